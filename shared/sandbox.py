@@ -1,0 +1,186 @@
+"""The record of one sandbox, and the moves it may make. Pure: a move takes a record and gives the next one.
+
+One vocabulary: `status` is the Pod's phase as Kubernetes spells it, and `Terminating`. `ready` is the Pod's Ready
+condition, apart, because a Running Pod may flap. What is known beyond that is `reason` (a closed list) and `message`.
+
+An id comes back: DeerFlow derives it from user and thread, so a delete and a create of one id seconds apart are normal.
+Every such life has a number, its `generation`, and a `token` that no other life of any sandbox has. Whatever acts for
+a life names it (`life`), so that what comes late for an earlier one cannot touch a later one, not even when Redis has
+forgotten the earlier one and counts from 1 again.
+"""
+
+import secrets
+from enum import StrEnum
+
+import msgspec
+from msgspec.structs import replace
+
+
+class Status(StrEnum):
+    PENDING = "Pending"
+    RUNNING = "Running"
+    SUCCEEDED = "Succeeded"
+    FAILED = "Failed"
+    UNKNOWN = "Unknown"
+    TERMINATING = "Terminating"
+
+
+class Reason(StrEnum):
+    """Why a sandbox is as it is; empty when there is nothing to say."""
+
+    NONE = ""
+    CLUSTER_UNAVAILABLE = "ClusterUnavailable"
+    FORBIDDEN = "Forbidden"
+    INVALID = "Invalid"
+    NODE_PORTS_EXHAUSTED = "NodePortsExhausted"
+    POD_FAILED = "PodFailed"
+    POD_LOST = "PodLost"
+    PROVISIONING_TIMED_OUT = "ProvisioningTimedOut"
+    QUOTA_EXCEEDED = "QuotaExceeded"
+    UNAUTHORIZED = "Unauthorized"
+
+
+NO_PROGRESS_SECONDS = 15.0
+"""A record that waits for a job and has not moved for this long needs another one: twice what a job takes at worst."""
+
+ENDED = frozenset({Status.SUCCEEDED, Status.FAILED})
+"""A life in one of these is over for the client: the next create of its id begins a new one."""
+
+ALLOWED: dict[Status, frozenset[Status]] = {
+    Status.PENDING: frozenset(Status),
+    Status.RUNNING: frozenset(Status) - {Status.PENDING},
+    Status.UNKNOWN: frozenset(Status) - {Status.PENDING},
+    Status.SUCCEEDED: frozenset({Status.SUCCEEDED, Status.TERMINATING}),
+    Status.FAILED: frozenset({Status.FAILED, Status.TERMINATING}),
+    Status.TERMINATING: frozenset({Status.TERMINATING}),
+}
+"""Within one life. A phase never goes back to Pending, and nothing comes back from its end or its delete."""
+
+
+class Mount(msgspec.Struct, frozen=True, omit_defaults=True):
+    host_path: str
+    container_path: str
+    read_only: bool = False
+
+
+class Spec(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What the caller asked for; with the settings it decides the whole Pod."""
+
+    user_id: str = "default"
+    thread_id: str | None = None
+    extra_mounts: tuple[Mount, ...] = ()
+    provision_lark_cli_runtime: bool = False
+    provision_lark_cli_broker: bool = False
+
+
+class Timings(msgspec.Struct, frozen=True, omit_defaults=True):
+    """When a life reached each stage, seconds since the epoch; None: not yet."""
+
+    queued: float | None = None
+    created: float | None = None
+    scheduled: float | None = None
+    running: float | None = None
+    ready: float | None = None
+
+
+class Sandbox(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Times are seconds since the epoch. `revision` counts the writes of one life, `attempt` its jobs."""
+
+    id: str
+    generation: int
+    token: str
+    cluster: str
+    spec: Spec
+    created_at: float
+    updated_at: float
+    last_used_at: float
+    revision: int = 1
+    attempt: int = 1
+    status: Status = Status.PENDING
+    ready: bool = False
+    url: str = ""
+    pod_name: str = ""
+    pod_uid: str = ""
+    reason: Reason = Reason.NONE
+    message: str = ""
+    expires_at: float | None = None
+    timings: Timings = Timings()
+
+    @property
+    def life(self) -> str:
+        """Names this life in jobs and on the Pod: `{generation}-{token}`, a valid label value."""
+        return f"{self.generation}-{self.token}"
+
+    @property
+    def is_provisioned(self) -> bool:
+        """Pod and Service have been made, and the record says where. (A ClusterIP URL is known before that.)"""
+        return self.timings.created is not None
+
+    @property
+    def wants_pod(self) -> bool:
+        """False once the life is over or being ended: nothing more may be made for it."""
+        return self.status not in ENDED and self.status is not Status.TERMINATING
+
+    @property
+    def due_at(self) -> float | None:
+        """When somebody must look at this record again if nothing happens to it; None: never."""
+        if self.status is Status.TERMINATING or (self.wants_pod and not self.is_provisioned):
+            return self.updated_at + NO_PROGRESS_SECONDS
+        return self.expires_at
+
+
+def object_name(sandbox_id: str, life: str) -> str:
+    """Name of a life's Pod. A function of the life, so that no retry can make a second one.
+
+    The first life has DeerFlow's own name for it; a later one cannot, for the old Pod may still be terminating.
+    """
+    generation, _, _ = life.partition("-")
+    return f"sandbox-{sandbox_id}" if generation == "1" else f"sandbox-{sandbox_id}-{generation}"
+
+
+def service_name(sandbox_id: str, life: str) -> str:
+    return f"{object_name(sandbox_id, life)}-svc"
+
+
+def accepted(sandbox_id: str, spec: Spec, *, cluster: str, now: float, generation: int = 1) -> Sandbox:
+    """The first record of a life: wanted, and nothing done yet."""
+    return Sandbox(
+        id=sandbox_id,
+        generation=generation,
+        token=secrets.token_hex(4),
+        cluster=cluster,
+        spec=spec,
+        created_at=now,
+        updated_at=now,
+        last_used_at=now,
+        timings=Timings(queued=now),
+    )
+
+
+def next_life(previous: Sandbox, spec: Spec, *, now: float) -> Sandbox:
+    """The same id again, when its last life is over or being ended."""
+    return accepted(previous.id, spec, cluster=previous.cluster, now=now, generation=previous.generation + 1)
+
+
+def provisioned(record: Sandbox, *, pod_name: str, pod_uid: str, url: str, now: float) -> Sandbox:
+    timings = replace(record.timings, created=now)
+    return replace(record, pod_name=pod_name, pod_uid=pod_uid, url=url, timings=timings, reason=Reason.NONE, message="")
+
+
+def failed(record: Sandbox, reason: Reason, message: str) -> Sandbox:
+    """Over for good, with its cause."""
+    return replace(record, status=Status.FAILED, ready=False, reason=reason, message=message)
+
+
+def terminating(record: Sandbox) -> Sandbox:
+    return replace(record, status=Status.TERMINATING, ready=False)
+
+
+def another_attempt(record: Sandbox) -> Sandbox:
+    """Each job of a life has a number of its own: one that is stuck or late neither blocks nor doubles the next."""
+    return replace(record, attempt=record.attempt + 1)
+
+
+def troubled(record: Sandbox, reason: Reason, message: str) -> Sandbox:
+    """Something stands in the way and is being tried again; the status stays what was last seen."""
+    return replace(record, reason=reason, message=message)

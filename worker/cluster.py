@@ -1,0 +1,218 @@
+"""The only caller of Kubernetes. The client library gives configuration, TLS, credentials and the connection pool.
+
+Requests and answers are our own structs (`worker.manifests.kinds`, `worker.seen`): the library's models cost
+milliseconds each. Every call has a timeout, and every failure is a `KubernetesError`.
+"""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from types import TracebackType
+from typing import NamedTuple, Self, TypeVar
+
+import aiohttp
+import msgspec
+from kubernetes_asyncio.client import ApiClient, Configuration
+
+from worker import seen
+from worker.kubernetes_errors import NO_ANSWER, AlreadyExists, Expired, KubernetesError, NamespaceMissing
+from worker.manifests import kinds
+from worker.manifests.labels import SELECTOR
+
+PAGE = "500"
+"""Objects a list call returns at most, as kubectl has it."""
+WATCH_SECONDS = 20
+"""A watch is asked to end after this long, so that one which is silent for longer is known to be dead."""
+WATCH_SILENCE_SECONDS = WATCH_SECONDS + 5
+
+T = TypeVar("T")
+_encode = msgspec.json.Encoder().encode
+_frame = msgspec.json.Decoder(seen.Frame).decode
+_pod = msgspec.json.Decoder(seen.Pod).decode
+_service = msgspec.json.Decoder(seen.Service).decode
+_pods = msgspec.json.Decoder(seen.Page[seen.Pod]).decode
+_failure = msgspec.json.Decoder(seen.Failure).decode
+
+
+class PodEvent(NamedTuple):
+    """One line of the watch; a BOOKMARK's Pod has a resourceVersion and nothing else."""
+
+    type: str
+    pod: seen.Pod
+
+
+class Pods(NamedTuple):
+    """All our Pods, as they were at `resource_version`."""
+
+    items: list[seen.Pod]
+    resource_version: str
+
+
+class Cluster:
+    """One cluster's Pods and Services in one namespace. Close it, or use it as an async context manager."""
+
+    def __init__(self, configuration: Configuration, namespace: str, timeout: float) -> None:
+        self._client = ApiClient(configuration)
+        self._configuration = configuration
+        self._namespace = namespace
+        self._timeout = aiohttp.ClientTimeout(total=timeout)
+        self._base = f"{configuration.host}/api/v1/namespaces/{namespace}"
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        await self._client.close()
+
+    async def create_pod(self, pod: kinds.Pod) -> seen.Pod:
+        """Raises AlreadyExists, NamespaceMissing."""
+        return _pod(await self._create("pods", _encode(pod)))
+
+    async def create_service(self, service: kinds.Service) -> seen.Service:
+        """The answer holds the node port. Raises AlreadyExists, NamespaceMissing."""
+        return _service(await self._create("services", _encode(service)))
+
+    async def create_namespace(self) -> None:
+        """Forgives that it is there already."""
+        namespace = kinds.Namespace(api_version="v1", kind="Namespace", metadata={"name": self._namespace})
+        try:
+            await self._call("POST", f"{self._configuration.host}/api/v1/namespaces", body=_encode(namespace))
+        except KubernetesError as error:
+            if error.http_status != 409:  # noqa: PLR2004 - Conflict: made by somebody else meanwhile
+                raise
+
+    async def get_pod(self, name: str) -> seen.Pod | None:
+        raw = await self._get(f"{self._base}/pods/{name}")
+        return _pod(raw) if raw else None
+
+    async def get_service(self, name: str) -> seen.Service | None:
+        raw = await self._get(f"{self._base}/services/{name}")
+        return _service(raw) if raw else None
+
+    async def delete_pod(self, name: str, uid: str) -> bool:
+        """Ask for the end of the Pod with this uid. False: it is not there any more."""
+        return await self._delete(f"{self._base}/pods/{name}", uid)
+
+    async def delete_service(self, name: str, uid: str) -> bool:
+        return await self._delete(f"{self._base}/services/{name}", uid)
+
+    async def list_pods(self) -> Pods:
+        """Page by page, all of one moment. Raises Expired when that took longer than the server keeps it."""
+        found: list[seen.Pod] = []
+        query = {"labelSelector": SELECTOR, "limit": PAGE}
+        while True:
+            page = _pods(await self._call("GET", f"{self._base}/pods", query=query))
+            found += page.items
+            if not page.metadata.continue_:
+                return Pods(found, page.metadata.resource_version)
+            query["continue"] = page.metadata.continue_
+
+    async def watch_pods(self, resource_version: str) -> AsyncIterator[PodEvent]:
+        """What happens to our Pods after `resource_version`, until the server ends the stream, as it regularly does.
+
+        Raises Expired when that version is too old: it comes as an event of a stream that began well.
+        """
+        query = {
+            "watch": "true",
+            "labelSelector": SELECTOR,
+            "resourceVersion": resource_version,
+            "allowWatchBookmarks": "true",
+            "timeoutSeconds": str(WATCH_SECONDS),
+        }
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=self._timeout.total, sock_read=WATCH_SILENCE_SECONDS)
+        async with self._request("GET", f"{self._base}/pods", query=query, timeout=timeout) as response:
+            async for line in response.content:
+                frame = _frame(line)
+                if frame.type == "ERROR":
+                    raise _error(_failure(frame.object), None)
+                yield PodEvent(frame.type, _pod(frame.object))
+
+    async def _create(self, resource: str, body: bytes) -> bytes:
+        try:
+            return await self._call("POST", f"{self._base}/{resource}", body=body)
+        except KubernetesError as error:
+            specific = {"AlreadyExists": AlreadyExists, "NotFound": NamespaceMissing}.get(error.reason)
+            if specific is None:
+                raise
+            raise specific(error.http_status, error.reason, error.message) from error
+
+    async def _get(self, url: str) -> bytes | None:
+        try:
+            return await self._call("GET", url)
+        except KubernetesError as error:
+            if error.http_status != 404:  # noqa: PLR2004 - Not Found
+                raise
+            return None
+
+    async def _delete(self, url: str, uid: str) -> bool:
+        """The uid is a precondition: 409 means that the name is another object's by now, hence ours is gone."""
+        options = {"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": {"uid": uid}}
+        try:
+            await self._call("DELETE", url, body=_encode(options))
+        except KubernetesError as error:
+            if error.http_status in {404, 409}:
+                return False
+            raise
+        return True
+
+    async def _call(
+        self, method: str, url: str, *, body: bytes | None = None, query: Mapping[str, str] | None = None
+    ) -> bytes:
+        async with self._request(method, url, body=body, query=query, timeout=self._timeout) as response:
+            return await response.read()
+
+    @asynccontextmanager
+    async def _request(
+        self,
+        method: str,
+        url: str,
+        *,
+        timeout: aiohttp.ClientTimeout,
+        body: bytes | None = None,
+        query: Mapping[str, str] | None = None,
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        session: aiohttp.ClientSession = self._client.rest_client.pool_manager
+        try:
+            async with session.request(
+                method,
+                url,
+                data=body,
+                params=query,
+                headers=await self._headers(),
+                timeout=timeout,
+                proxy=self._configuration.proxy,
+                server_hostname=self._configuration.tls_server_name,
+            ) as response:
+                if response.status >= 400:  # noqa: PLR2004 - the first of HTTP's errors
+                    raise _error(await _read_failure(response), response.headers.get("Retry-After"))
+                yield response
+        except (TimeoutError, aiohttp.ClientError, OSError) as error:
+            raise KubernetesError(NO_ANSWER, type(error).__name__, str(error) or "no answer in time") from error
+
+    async def _headers(self) -> dict[str, str]:
+        """With the token in force now: the library's hook reads a rotated one anew."""
+        headers = {"Content-Type": "application/json", "Accept": "application/json"}
+        token = (await self._configuration.auth_settings()).get("BearerToken")
+        if token and token["value"]:
+            headers["Authorization"] = token["value"]
+        return headers
+
+
+async def _read_failure(response: aiohttp.ClientResponse) -> seen.Failure:
+    """Kubernetes' own Status or, from a proxy before it, whatever text came."""
+    raw = await response.read()
+    try:
+        failure = _failure(raw)
+    except msgspec.DecodeError:
+        failure = seen.Failure(message=raw[:200].decode(errors="replace"))
+    return msgspec.structs.replace(failure, code=response.status)
+
+
+def _error(failure: seen.Failure, retry_after: str | None) -> KubernetesError:
+    kind = Expired if failure.code == 410 else KubernetesError  # noqa: PLR2004 - Gone
+    seconds = float(retry_after) if retry_after and retry_after.isdigit() else None
+    return kind(failure.code, failure.reason, failure.message, seconds)

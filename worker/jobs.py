@@ -1,0 +1,70 @@
+"""The functions arq calls. They bind the log context, bound the time, and turn trouble into arq's `Retry`.
+
+arq calls any other exception final, so nothing that is temporary may leave here as such.
+"""
+
+import asyncio
+from collections.abc import Awaitable
+from typing import Any, TypedDict, cast
+
+import structlog
+from arq import Retry
+
+from shared import logs
+from shared.errors import StoreUnavailable
+from shared.store import Store
+from worker import retries
+from worker.kubernetes_errors import KubernetesError
+from worker.provisioner import Provisioner, StillProvisioning
+from worker.sweep import sweep as sweep_once
+
+log = structlog.get_logger()
+
+JOB_SECONDS = 45.0
+"""What a job may take in all: at worst four calls to a Kubernetes that answers none. The next attempt goes on."""
+ARQ_TIMEOUT_SECONDS = JOB_SECONDS + 5
+"""arq's own limit is final, so ours comes first."""
+STILL_PROVISIONING_SECONDS = 0.25
+
+
+class Context(TypedDict):
+    """What `worker.main` puts into arq's context, and arq adds a job at a time."""
+
+    store: Store
+    provisioner: Provisioner
+    job_id: str
+    job_try: int
+
+
+async def provision(context: dict[Any, Any], sandbox_id: str, life: str, attempt: int) -> None:
+    ctx = cast(Context, context)
+    await _run(ctx, sandbox_id, ctx["provisioner"].provision(sandbox_id, life, attempt))
+
+
+async def terminate(context: dict[Any, Any], sandbox_id: str, life: str, attempt: int) -> None:
+    ctx = cast(Context, context)
+    await _run(ctx, sandbox_id, ctx["provisioner"].terminate(sandbox_id, life, attempt))
+
+
+async def sweep(context: dict[Any, Any]) -> None:
+    """What it does not get to, for Redis being away, the next one does."""
+    ctx = cast(Context, context)
+    with logs.about(job_id=ctx["job_id"]):
+        try:
+            await sweep_once(ctx["store"])
+        except StoreUnavailable as error:
+            log.warning("sweep ended early", error=str(error))
+
+
+async def _run(context: Context, sandbox_id: str, work: Awaitable[None]) -> None:
+    with logs.about(sandbox_id=sandbox_id, job_id=context["job_id"]):
+        try:
+            async with asyncio.timeout(JOB_SECONDS):
+                await work
+        except StillProvisioning:
+            raise Retry(STILL_PROVISIONING_SECONDS) from None
+        except (KubernetesError, StoreUnavailable, TimeoutError) as error:
+            retry_after = error.retry_after if isinstance(error, KubernetesError) else None
+            seconds = retries.delay(context["job_try"], retry_after)
+            log.warning("job will be tried again", error=str(error) or type(error).__name__, seconds=round(seconds, 2))
+            raise Retry(seconds) from None

@@ -1,0 +1,43 @@
+"""How the worker finds its cluster: a kubeconfig file or, in a cluster, the Pod's own service account."""
+
+from pathlib import Path
+
+from kubernetes_asyncio.client import Configuration
+from kubernetes_asyncio.config import ConfigException, load_incluster_config, load_kube_config
+
+from shared.errors import InvalidSettings
+from shared.settings import Settings
+
+SPARE_CONNECTIONS = 10
+"""Beyond one a job: lists and deletes that are not of a job."""
+
+
+async def configuration(settings: Settings) -> Configuration:
+    """Raises InvalidSettings: there is no usable configuration; it names the setting and what to do."""
+    found = Configuration()
+    await _load(settings.kubeconfig_path, found)
+    if settings.k8s_api_server:
+        found.host = settings.k8s_api_server.rstrip("/")
+    if settings.k8s_ca_file:
+        found.ssl_ca_cert = settings.k8s_ca_file
+    found.verify_ssl = found.verify_ssl and settings.k8s_verify_tls
+    found.tls_server_name = settings.k8s_tls_server_name or found.tls_server_name
+    found.connection_pool_maxsize = settings.worker_max_jobs + SPARE_CONNECTIONS
+    return found
+
+
+async def _load(path: str, into: Configuration) -> None:
+    file = Path(path).expanduser()  # noqa: ASYNC240 - at start, before anything else runs
+    if file.is_dir():
+        raise InvalidSettings(
+            f"KUBECONFIG_PATH: expected a file, {path} is a directory. Docker makes one when the file it is told to "
+            "mount is missing on the host: remove the directory and mount the real file."
+        )
+    try:
+        if file.is_file():
+            await load_kube_config(config_file=str(file), client_configuration=into, persist_config=False)
+        else:
+            load_incluster_config(client_configuration=into)  # type: ignore[no-untyped-call]
+    except (ConfigException, OSError) as error:
+        source = f"{path} cannot be used" if file.is_file() else f"{path} is missing, and this is no Pod in a cluster"
+        raise InvalidSettings(f"KUBECONFIG_PATH: {source}: {error}") from error

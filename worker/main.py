@@ -1,0 +1,106 @@
+"""The worker's only wiring: arq's settings, what its jobs need, and the observer beside them."""
+
+import asyncio
+import os
+import signal
+from contextlib import AsyncExitStack
+from typing import Any, cast
+
+import structlog
+from arq import cron
+from arq.typing import WorkerCoroutine
+from arq.worker import Function, func
+
+from shared import logs, queue
+from shared.connection import PATIENT, PROMPT, connect
+from shared.queue import Work
+from shared.settings import Settings, read_settings
+from shared.store import Store
+from worker import jobs
+from worker.cluster import Cluster
+from worker.kubeconfig import configuration
+from worker.observer import Observer
+from worker.provisioner import Provisioner
+
+log = structlog.get_logger()
+
+POLL_SECONDS = 0.05
+"""How often an idle worker asks the queue: 20 commands a second, and a job waits half of it on average."""
+SWEEP_SECONDS = set(range(0, 60, 10))
+ENDLESS = 1_000_000_000
+"""Tries: a job decides itself when to stop (`worker.provisioner`), by its deadline and not by counting."""
+
+
+def __getattr__(name: str) -> type:
+    """`arq worker.main.WorkerSettings`: made when asked for, so that importing this module reads no settings."""
+    if name != "WorkerSettings":
+        raise AttributeError(name)
+    settings = read_settings(os.environ)
+    logs.configure(settings, "worker")
+    return type(name, (), arq_settings(settings))
+
+
+def arq_settings(settings: Settings) -> dict[str, Any]:
+    """The arguments of arq's `Worker`. What jobs need is opened in its start-up hook, and closed in the other."""
+    stack = AsyncExitStack()
+
+    async def on_startup(context: dict[Any, Any]) -> None:
+        context.update(await _open(settings, stack))
+        log.info("worker started", cluster=settings.cluster_name, namespace=settings.k8s_namespace)
+
+    async def on_shutdown(_: dict[Any, Any]) -> None:
+        await stack.aclose()
+        log.info("worker stopped")
+
+    return {
+        "redis_pool": connect(settings, PATIENT),
+        "queue_name": queue.QUEUE,
+        "functions": [_function(jobs.provision, Work.PROVISION), _function(jobs.terminate, Work.TERMINATE)],
+        "cron_jobs": [cron(cast(WorkerCoroutine, jobs.sweep), second=SWEEP_SECONDS, timeout=jobs.ARQ_TIMEOUT_SECONDS)],
+        "on_startup": on_startup,
+        "on_shutdown": on_shutdown,
+        "job_serializer": queue.encode,
+        "job_deserializer": queue.decode,
+        "job_timeout": jobs.ARQ_TIMEOUT_SECONDS,
+        "keep_result": 0,
+        "max_jobs": settings.worker_max_jobs,
+        "max_tries": ENDLESS,
+        "poll_delay": POLL_SECONDS,
+        "job_completion_wait": settings.worker_shutdown_seconds,
+    }
+
+
+def _function(coroutine: object, name: Work) -> Function:
+    return func(cast(WorkerCoroutine, coroutine), name=name)
+
+
+async def _open(settings: Settings, stack: AsyncExitStack) -> dict[str, Any]:
+    redis = connect(settings, PROMPT)
+    stack.push_async_callback(redis.aclose)
+    store = Store(redis)
+    cluster = await stack.enter_async_context(await _cluster(settings))
+    await _observe(Observer(store, redis, await stack.enter_async_context(await _cluster(settings)), settings), stack)
+    return {"store": store, "provisioner": Provisioner(store, cluster, settings)}
+
+
+async def _cluster(settings: Settings) -> Cluster:
+    """With a connection pool of its own: a watch must not wait behind jobs, nor they behind it."""
+    return Cluster(await configuration(settings), settings.k8s_namespace, settings.k8s_timeout_seconds)
+
+
+async def _observe(observer: Observer, stack: AsyncExitStack) -> None:
+    task = asyncio.create_task(observer.run(), name="observer")
+    task.add_done_callback(_ended)
+    stack.push_async_callback(_stop, task)
+
+
+def _ended(observer: asyncio.Task[None]) -> None:
+    """An observer that fails is a bug. A worker without one would look well and see nothing: it stops instead."""
+    if not observer.cancelled():
+        log.critical("the observer failed; this worker stops", exc_info=observer.exception())
+        signal.raise_signal(signal.SIGTERM)
+
+
+async def _stop(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait([task])

@@ -1,0 +1,85 @@
+"""Where a sandbox's files come from: skills, the thread's user data, and extra mounts. Precedence is contract.md's."""
+
+from typing import NamedTuple
+
+from shared import paths
+from shared.sandbox import Mount, Sandbox
+from shared.settings import Settings
+from worker.manifests.kinds import Claim, EmptyDir, HostPath, Volume, VolumeMount
+
+SKILLS = "/mnt/skills"
+USER_DATA = "/mnt/user-data"
+USER_DATA_VOLUME = "user-data"
+
+
+class Mounted(NamedTuple):
+    """A container's view of a volume, and the volume; None: another mount of the same container brings it."""
+
+    mount: VolumeMount
+    volume: Volume | None
+
+
+def host_path(name: str, path: str, at: str, *, read_only: bool) -> Mounted:
+    """What is only read must be there already; what is written to may be made."""
+    kind = "Directory" if read_only else "DirectoryOrCreate"
+    volume = Volume(name=name, host_path=HostPath(path=path, type=kind))
+    return Mounted(VolumeMount(name=name, mount_path=at, read_only=read_only), volume)
+
+
+def skills(record: Sandbox, settings: Settings) -> list[Mounted]:
+    """A claim, else the older layout's one path, else the three views below the base, else none."""
+    if settings.skills_pvc_name:
+        return [_skills_claim(record, settings)]
+    if settings.skills_host_path:
+        return [host_path("skills", settings.skills_host_path, SKILLS, read_only=True)]
+    base = settings.deer_flow_host_base_dir
+    if not base:
+        return []
+    of_user = paths.join(base, "users", record.spec.user_id, "skills_view")
+    views = {
+        "public": paths.join(base, "skills_view", "public"),
+        "custom": paths.join(of_user, "custom"),
+        "legacy": paths.join(of_user, "legacy"),
+    }
+    return [host_path(f"skills-{view}", path, f"{SKILLS}/{view}", read_only=True) for view, path in views.items()]
+
+
+def _skills_claim(record: Sandbox, settings: Settings) -> Mounted:
+    template = settings.skills_pvc_subpath_template
+    sub_path = template.format(user_id=record.spec.user_id, thread_id=thread_of(record))
+    volume = Volume(name="skills", persistent_volume_claim=Claim(claim_name=settings.skills_pvc_name, read_only=True))
+    return Mounted(VolumeMount(name="skills", mount_path=SKILLS, read_only=True, sub_path=sub_path), volume)
+
+
+def user_data(record: Sandbox, settings: Settings) -> Mounted:
+    """A claim, else the thread's directory on the node, else a directory that goes with the Pod."""
+    if settings.userdata_pvc_name:
+        sub_path = f"deer-flow/users/{record.spec.user_id}/threads/{thread_of(record)}/user-data"
+        volume = Volume(name=USER_DATA_VOLUME, persistent_volume_claim=Claim(claim_name=settings.userdata_pvc_name))
+        return Mounted(_user_data_mount(USER_DATA, sub_path, read_only=False), volume)
+    if settings.threads_host_path:
+        path = paths.join(settings.threads_host_path, thread_of(record), "user-data")
+        return host_path(USER_DATA_VOLUME, path, USER_DATA, read_only=False)
+    return Mounted(
+        _user_data_mount(USER_DATA, "", read_only=False), Volume(name=USER_DATA_VOLUME, empty_dir=EmptyDir())
+    )
+
+
+def extra_mount(name: str, mount: Mount, at: str, settings: Settings) -> Mounted:
+    """An extra mount: a path on the node or, where user data is a claim, the same path inside that claim."""
+    if not settings.userdata_pvc_name:
+        return host_path(name, paths.normalise(mount.host_path), at, read_only=mount.read_only)
+    below = paths.below(mount.host_path, base_dir(settings))
+    return Mounted(_user_data_mount(at, f"deer-flow/{below}", read_only=mount.read_only), None)
+
+
+def _user_data_mount(at: str, sub_path: str, *, read_only: bool) -> VolumeMount:
+    return VolumeMount(name=USER_DATA_VOLUME, mount_path=at, read_only=read_only, sub_path=sub_path)
+
+
+def base_dir(settings: Settings) -> str:
+    return settings.deer_flow_host_base_dir or paths.parent(settings.threads_host_path)
+
+
+def thread_of(record: Sandbox) -> str:
+    return record.spec.thread_id or record.id

@@ -1,0 +1,147 @@
+"""One worker at a time looks at the cluster, for all: it lists, then watches, and records what has changed.
+
+Everything is written under the lease (`Lease.guard`), so that a leader which was frozen and has been replaced writes
+nothing. Whatever goes wrong ends in a new list, which compares both truths: nothing depends on having seen each event.
+"""
+
+import asyncio
+from collections.abc import Iterable
+
+import structlog
+from redis.asyncio import Redis
+
+from shared import logs
+from shared.errors import StoreUnavailable
+from shared.sandbox import Sandbox
+from shared.settings import Settings
+from shared.store import Change, Fenced, Guard, Move, Store
+from worker import retries, seen
+from worker.cluster import Cluster, PodEvent
+from worker.kubernetes_errors import Expired, KubernetesError
+from worker.lease import Lease, LeaseLost
+from worker.manifests.labels import LIFE, SANDBOX_ID
+from worker.observation import observed, vanished
+
+log = structlog.get_logger()
+
+
+def lease_name(cluster: str) -> str:
+    return f"observer:{cluster}"
+
+
+class Observer:
+    def __init__(self, store: Store, redis: Redis, cluster: Cluster, settings: Settings) -> None:
+        self._store = store
+        self._redis = redis
+        self._cluster = cluster
+        self._name = settings.cluster_name
+
+    async def run(self) -> None:
+        """Until cancelled: wait for the lease, lead, and wait again when it is lost or Redis is away."""
+        while True:
+            lease = Lease(self._redis, lease_name(self._name))
+            await lease.wait()
+            log.info("observing", cluster=self._name)
+            try:
+                await self._lead(lease)
+            finally:
+                await lease.give_back()
+
+    async def _lead(self, lease: Lease) -> None:
+        """Ends when this worker may no longer observe, or cannot write what it sees."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(lease.keep())
+                group.create_task(Term(self._store, self._cluster, self._name, lease.guard).observe())
+        except* (LeaseLost, Fenced) as lost:
+            log.warning("observing ended: another worker does it", cause=str(lost.exceptions[0]))
+        except* StoreUnavailable as away:
+            log.warning("observing ended: redis is away", cause=str(away.exceptions[0]))
+            await asyncio.sleep(retries.delay(1))
+
+
+class Term:
+    """One leader's time: all it writes is guarded by its lease."""
+
+    def __init__(self, store: Store, cluster: Cluster, name: str, guard: Guard) -> None:
+        self._store = store
+        self._cluster = cluster
+        self._name = name
+        self._guard = guard
+
+    async def observe(self) -> None:
+        """List, watch, and list again whenever a watch cannot go on. Raises Fenced, StoreUnavailable."""
+        trouble = 0
+        while True:
+            try:
+                version = await self.compare()
+                trouble = 0
+                await self._follow(version)
+            except Expired:
+                log.info("watch expired, listing again")
+            except KubernetesError as error:
+                trouble += 1
+                log.warning("cannot observe for now", error=str(error))
+                await asyncio.sleep(retries.delay(trouble, error.retry_after))
+
+    async def compare(self) -> str:
+        """Hold every record against every Pod; the version to watch from.
+
+        Records are read first: a Pod that a record knew of by then, and that the later list lacks, is gone.
+        """
+        records = [r for r in await self._store.all() if r.cluster == self._name]
+        pods = await self._cluster.list_pods()
+        for pod in pods.items:
+            await self._see(pod)
+        await self._miss(records, {pod.metadata.uid for pod in pods.items})
+        return pods.resource_version
+
+    async def _follow(self, version: str) -> None:
+        """Watch from `version` on, one stream after the other. Raises Expired, KubernetesError."""
+        while True:
+            async for event in self._cluster.watch_pods(version):
+                version = event.pod.metadata.resource_version
+                await self._apply(event)
+
+    async def _apply(self, event: PodEvent) -> None:
+        if event.type == "DELETED":
+            labels = event.pod.metadata.labels
+            await self._lost(labels.get(SANDBOX_ID, ""), labels.get(LIFE, ""), event.pod.metadata.uid)
+        elif event.type != "BOOKMARK":
+            await self._see(event.pod)
+
+    async def _see(self, pod: seen.Pod) -> None:
+        labels = pod.metadata.labels
+
+        def move(record: Sandbox | None) -> Change | None:
+            if record is None or record.life != labels.get(LIFE):
+                return None
+            new = observed(record, pod, now=self._store.now())
+            return None if new == record else Change(new)
+
+        await self._change(labels.get(SANDBOX_ID, ""), move)
+
+    async def _miss(self, records: Iterable[Sandbox], there: set[str]) -> None:
+        for record in records:
+            if record.pod_uid and record.pod_uid not in there:
+                await self._lost(record.id, record.life, record.pod_uid)
+
+    async def _lost(self, sandbox_id: str, life: str, uid: str) -> None:
+        def move(record: Sandbox | None) -> Change | None:
+            if record is None:
+                return None
+            new = vanished(record, life, uid)
+            return None if new == record else Change(new)
+
+        await self._change(sandbox_id, move)
+
+    async def _change(self, sandbox_id: str, move: Move) -> None:
+        outcome = await self._store.change(sandbox_id, move, guard=self._guard)
+        if not outcome.written:
+            return
+        with logs.about(sandbox_id=sandbox_id):
+            record = outcome.record
+            if record is None:
+                log.info("gone")
+            else:
+                log.info("observed", status=record.status, ready=record.ready, reason=record.reason)

@@ -1,0 +1,43 @@
+"""What is temporary and what is final: the one module that decides, and how long to wait in between.
+
+Temporary: no answer, 408, 429, 5xx, and a quota or node-port range that is full, for others leave.
+Final: what the same request would be told again, 400, 401, 403, 404, 409, 422.
+"""
+
+import random
+
+from shared.sandbox import Reason
+from worker.kubernetes_errors import NO_ANSWER, KubernetesError
+
+BASE_SECONDS = 0.2
+CAP_SECONDS = 10.0
+"""Short enough that a cluster's return is noticed soon, long enough not to be in its way."""
+
+_TEMPORARY = frozenset({NO_ANSWER, 408, 429})
+_SERVER_ERROR = 500
+
+
+def is_temporary(error: KubernetesError) -> bool:
+    return error.http_status in _TEMPORARY or error.http_status >= _SERVER_ERROR or _is_quota(error)
+
+
+def reason(error: KubernetesError) -> Reason:
+    """The closed list's word for it."""
+    if _is_quota(error):
+        return Reason.QUOTA_EXCEEDED
+    if "nodePort" in error.message and "range is full" in error.message:
+        return Reason.NODE_PORTS_EXHAUSTED
+    if is_temporary(error):
+        return Reason.CLUSTER_UNAVAILABLE
+    return {401: Reason.UNAUTHORIZED, 403: Reason.FORBIDDEN}.get(error.http_status, Reason.INVALID)
+
+
+def delay(attempt: int, retry_after: float | None = None) -> float:
+    """Seconds before the attempt after this one (the first is 1): growing, jittered, never before the server's word."""
+    ceiling = min(CAP_SECONDS, BASE_SECONDS * 2 ** min(attempt - 1, 10))
+    jittered = random.uniform(ceiling / 2, ceiling)  # noqa: S311 - spreads load, hides nothing
+    return max(jittered, retry_after or 0.0)
+
+
+def _is_quota(error: KubernetesError) -> bool:
+    return error.http_status == 403 and "exceeded quota" in error.message  # noqa: PLR2004 - Forbidden, as the quota has it

@@ -1,0 +1,103 @@
+"""What we read of Kubernetes' objects: the fields we need, decoded by msgspec, all else skipped.
+
+Field names are Kubernetes' own in snake case. Times stay strings: RFC 3339, whole seconds.
+"""
+
+from collections.abc import Mapping
+from typing import Generic, TypeVar
+
+import msgspec
+
+
+class _Seen(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    pass
+
+
+class Owner(_Seen, frozen=True):
+    uid: str
+
+
+class Metadata(_Seen, frozen=True):
+    name: str = ""
+    uid: str = ""
+    resource_version: str = ""
+    deletion_timestamp: str | None = None
+    labels: Mapping[str, str] = {}
+    annotations: Mapping[str, str] = {}
+    owner_references: tuple[Owner, ...] = ()
+
+
+class Condition(_Seen, frozen=True):
+    type: str
+    status: str
+    reason: str = ""
+    message: str = ""
+
+
+class PodSpec(_Seen, frozen=True):
+    node_name: str = ""
+
+
+class PodStatus(_Seen, frozen=True):
+    phase: str = ""
+    reason: str = ""
+    message: str = ""
+    conditions: tuple[Condition, ...] = ()
+
+
+class Pod(_Seen, frozen=True):
+    metadata: Metadata
+    spec: PodSpec = PodSpec()
+    status: PodStatus = PodStatus()
+
+    @property
+    def is_dying(self) -> bool:
+        return self.metadata.deletion_timestamp is not None
+
+    def has(self, condition: str) -> bool:
+        return any(c.type == condition and c.status == "True" for c in self.status.conditions)
+
+
+class ServicePort(_Seen, frozen=True):
+    node_port: int | None = None
+
+
+class ServiceSpec(_Seen, frozen=True):
+    ports: tuple[ServicePort, ...] = ()
+
+
+class Service(_Seen, frozen=True):
+    metadata: Metadata
+    spec: ServiceSpec = ServiceSpec()
+
+    @property
+    def node_port(self) -> int | None:
+        return self.spec.ports[0].node_port if self.spec.ports else None
+
+
+Kind = TypeVar("Kind", Pod, Service)
+
+
+class ListMetadata(_Seen, frozen=True):
+    resource_version: str = ""
+    continue_: str = msgspec.field(default="", name="continue")
+
+
+class Page(_Seen, Generic[Kind], frozen=True):
+    metadata: ListMetadata
+    items: tuple[Kind, ...]
+
+
+class Failure(_Seen, frozen=True):
+    """Kubernetes' `Status`, which is what its errors are."""
+
+    reason: str = ""
+    message: str = ""
+    code: int = 0
+
+
+class Frame(_Seen, frozen=True):
+    """One line of a watch: the object's kind depends on the type."""
+
+    type: str
+    object: msgspec.Raw
