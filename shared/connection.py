@@ -17,8 +17,8 @@ PROMPT = Retry(ExponentialBackoff(cap=0.2, base=0.02), retries=2)
 PATIENT = Retry(ExponentialBackoff(cap=1.0, base=0.02), retries=-1)
 """For arq's loop: no worker exits because Redis does; it goes on within a second of its return."""
 
-_TRANSIENT = [ConnectionError, TimeoutError, BusyLoadingError, ReadOnlyError]
-"""Away, slow, still reading its append-only file, or a replica that is about to be promoted."""
+_TRANSIENT = [ConnectionError, TimeoutError, OSError, BusyLoadingError, ReadOnlyError]
+"""Away (OSError: before there is a connection at all), slow, still reading its append-only file, or demoted."""
 
 _CREDENTIALS = frozenset({"db", "username", "password"})
 

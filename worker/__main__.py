@@ -27,8 +27,15 @@ async def run(settings: Settings) -> None:
     except asyncio.CancelledError:
         log.info("stopping")
     finally:
+        await close(worker)
+
+
+async def close(worker: Worker) -> None:
+    try:
         async with asyncio.timeout(CLOSE_SECONDS):
             await worker.close()
+    except TimeoutError:
+        log.warning("not closed in time; the lease ends by itself", seconds=CLOSE_SECONDS)
 
 
 def main() -> None:

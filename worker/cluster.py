@@ -4,6 +4,7 @@ Requests and answers are our own structs (`worker.manifests.kinds`, `worker.seen
 milliseconds each. Every call has a timeout, and every failure is a `KubernetesError`.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from types import TracebackType
@@ -13,13 +14,15 @@ import aiohttp
 import msgspec
 from kubernetes_asyncio.client import ApiClient, Configuration
 
-from worker import seen
-from worker.kubernetes_errors import NO_ANSWER, AlreadyExists, Expired, KubernetesError, NamespaceMissing
+from worker import retries, seen
+from worker.kubernetes_errors import NO_ANSWER, TIMED_OUT, AlreadyExists, Expired, KubernetesError, NamespaceMissing
 from worker.manifests import kinds
 from worker.manifests.labels import SELECTOR
 
 PAGE = "500"
 """Objects a list call returns at most, as kubectl has it."""
+QUICK_TRIES = 3
+"""Of one call, before its job is put off: one in a few that fails is a server that restarts, or a broken connection."""
 WATCH_SECONDS = 20
 """A watch is asked to end after this long, so that one which is silent for longer is known to be dead."""
 WATCH_SILENCE_SECONDS = WATCH_SECONDS + 5
@@ -162,8 +165,17 @@ class Cluster:
     async def _call(
         self, method: str, url: str, *, body: bytes | None = None, query: Mapping[str, str] | None = None
     ) -> bytes:
-        async with self._request(method, url, body=body, query=query, timeout=self._timeout) as response:
-            return await response.read()
+        """Tried again at once when it fails by a blip; which is safe: each of our calls finds what it has done."""
+        tries = 0
+        while True:
+            tries += 1
+            try:
+                async with self._request(method, url, body=body, query=query, timeout=self._timeout) as response:
+                    return await response.read()
+            except KubernetesError as error:
+                if tries == QUICK_TRIES or not retries.is_blip(error):
+                    raise
+            await asyncio.sleep(retries.delay(tries) / 4)
 
     @asynccontextmanager
     async def _request(
@@ -190,8 +202,10 @@ class Cluster:
                 if response.status >= 400:  # noqa: PLR2004 - the first of HTTP's errors
                     raise _error(await _read_failure(response), response.headers.get("Retry-After"))
                 yield response
-        except (TimeoutError, aiohttp.ClientError, OSError) as error:
-            raise KubernetesError(NO_ANSWER, type(error).__name__, str(error) or "no answer in time") from error
+        except TimeoutError as error:
+            raise KubernetesError(NO_ANSWER, TIMED_OUT, "no answer in time") from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise KubernetesError(NO_ANSWER, type(error).__name__, str(error)) from error
 
     async def _headers(self) -> dict[str, str]:
         """With the token in force now: the library's hook reads a rotated one anew."""

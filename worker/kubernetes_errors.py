@@ -3,6 +3,7 @@
 from shared.errors import ProvisionerError
 
 NO_ANSWER = 0
+TIMED_OUT = "TimedOut"
 
 
 class KubernetesError(ProvisionerError):

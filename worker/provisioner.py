@@ -4,6 +4,8 @@ Each may die between any two steps and be run again, or twice at once: names fol
 what the first has made; what it writes into the record, it writes only while the record is still of this life.
 """
 
+from collections.abc import Callable
+
 import structlog
 
 from shared.addresses import addressed, node_port_url
@@ -21,7 +23,7 @@ from shared.sandbox import (
     troubled,
 )
 from shared.settings import ServiceType, Settings
-from shared.store import Change, Store
+from shared.store import Change, Move, Store
 from worker import manifests, retries, seen
 from worker.cluster import Cluster
 from worker.kubernetes_errors import AlreadyExists, KubernetesError, NamespaceMissing
@@ -37,6 +39,17 @@ class StillProvisioning(Exception):
 
 class NameTaken(Exception):
     """The Pod name of this life belongs to something else; the next life has another name."""
+
+
+def while_wanted(record: Sandbox, then: Callable[[Sandbox], Change]) -> Move:
+    """A move of this very life; none once it is over, being ended, or followed by another."""
+
+    def move(current: Sandbox | None) -> Change | None:
+        if current is None or current.life != record.life or not current.wants_pod:
+            return None
+        return then(current)
+
+    return move
 
 
 class Provisioner:
@@ -94,12 +107,8 @@ class Provisioner:
         if self._settings.sandbox_service_type is ServiceType.NODE_PORT and service.node_port:
             url = node_port_url(service.node_port, self._settings)
 
-        def made(current: Sandbox | None) -> Change | None:
-            if current is None or current.life != record.life or not current.wants_pod:
-                return None
-            names = {"pod_name": pod.metadata.name, "pod_uid": pod.metadata.uid}
-            return Change(provisioned(current, url=url, now=self._store.now(), **names))
-
+        names = {"pod_name": pod.metadata.name, "pod_uid": pod.metadata.uid}
+        made = while_wanted(record, lambda r: Change(provisioned(r, url=url, now=self._store.now(), **names)))
         outcome = await self._store.change(record.id, made, believed=record)
         if outcome.written:
             log.info("provisioned", url=url, pod=pod.metadata.name)
@@ -149,11 +158,7 @@ class Provisioner:
             return
         log.warning("kubernetes refused for now", error=str(error))
 
-        def noted(current: Sandbox | None) -> Change | None:
-            if current is None or current.life != record.life or not current.wants_pod:
-                return None
-            return Change(troubled(current, retries.reason(error), error.message))
-
+        noted = while_wanted(record, lambda r: Change(troubled(r, retries.reason(error), error.message)))
         await self._store.change(record.id, noted, believed=record)
         raise error
 
@@ -161,22 +166,18 @@ class Provisioner:
         """Final: the record says why, and a job removes what was half made."""
         log.error("provisioning failed", reason=reason, message=message)
 
-        def given_up(current: Sandbox | None) -> Change | None:
-            if current is None or current.life != record.life or not current.wants_pod:
-                return None
+        def given_up(current: Sandbox) -> Change:
             over = another_attempt(failed(current, reason, message))
             return Change(over, (Job.of(Work.TERMINATE, over),))
 
-        await self._store.change(record.id, given_up, believed=record)
+        await self._store.change(record.id, while_wanted(record, given_up), believed=record)
 
     async def _move_on(self, record: Sandbox) -> None:
-        def moved(current: Sandbox | None) -> Change | None:
-            if current is None or current.life != record.life or not current.wants_pod:
-                return None
+        def moved(current: Sandbox) -> Change:
             following = addressed(next_life(current, current.spec, now=self._store.now()), self._settings)
             return Change(following, (Job.of(Work.PROVISION, following),))
 
-        await self._store.change(record.id, moved, believed=record)
+        await self._store.change(record.id, while_wanted(record, moved), believed=record)
         log.warning("pod name taken, going on as the next life", pod=object_name(record.id, record.life))
 
     async def _remove(self, sandbox_id: str, life: str) -> bool:

@@ -7,18 +7,26 @@ Final: what the same request would be told again, 400, 401, 403, 404, 409, 422.
 import random
 
 from shared.sandbox import Reason
-from worker.kubernetes_errors import NO_ANSWER, KubernetesError
+from worker.kubernetes_errors import NO_ANSWER, TIMED_OUT, KubernetesError
 
 BASE_SECONDS = 0.2
 CAP_SECONDS = 10.0
 """Short enough that a cluster's return is noticed soon, long enough not to be in its way."""
 
 _TEMPORARY = frozenset({NO_ANSWER, 408, 429})
+_BLIPS = frozenset({NO_ANSWER, 500, 502, 503})
 _SERVER_ERROR = 500
 
 
 def is_temporary(error: KubernetesError) -> bool:
     return error.http_status in _TEMPORARY or error.http_status >= _SERVER_ERROR or _is_quota(error)
+
+
+def is_blip(error: KubernetesError) -> bool:
+    """Worth another try at once: it failed quickly, and nobody asked us to wait."""
+    if error.retry_after is not None or error.reason == TIMED_OUT:
+        return False
+    return error.http_status in _BLIPS
 
 
 def reason(error: KubernetesError) -> Reason:

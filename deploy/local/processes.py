@@ -57,7 +57,7 @@ class Process:
         return await self._first
 
     async def wait(self) -> int:
-        await self._reading
+        await asyncio.shield(self._reading)  # which others may await too
         return await self._process.wait()
 
     def signal(self, number: signal.Signals) -> None:

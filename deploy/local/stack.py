@@ -5,7 +5,7 @@ import secrets
 import socket
 import sys
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack
+from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import TracebackType
@@ -37,7 +37,7 @@ class Options(NamedTuple):
 
 
 class Stack:
-    """Started with `async with`; whatever it started is stopped at the end, the last first."""
+    """Started with `async with`; whatever it started is stopped at the end."""
 
     def __init__(self, options: Options) -> None:
         self.options = options
@@ -50,7 +50,8 @@ class Stack:
         self.emulator_token = ""
         self.emulator_url = ""
         self._redis_port = free_port()
-        self._exit = AsyncExitStack()
+        self._exit = ExitStack()
+        self._processes: list[Process] = []
         self._environment: dict[str, str] = {}
         self._ended: asyncio.Queue[Process] = asyncio.Queue()
         self._watching: set[asyncio.Task[None]] = set()
@@ -67,16 +68,14 @@ class Stack:
         try:
             await self._start()
         except BaseException:
-            await self._exit.aclose()
+            await self._stop()
             raise
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        for watching in self._watching:
-            watching.cancel()
-        await self._exit.aclose()
+        await self._stop()
 
     async def ended(self) -> str:
         """Waits for a process to end by itself, and says which. Nothing is started in its place."""
@@ -106,6 +105,15 @@ class Stack:
         self.workers.append(process)
         return process
 
+    async def _stop(self) -> None:
+        """Those that need Redis and the cluster first, so that they end as they would in operation."""
+        for watching in self._watching:
+            watching.cancel()
+        ours = [*self.apis, *self.workers]
+        await asyncio.gather(*(process.stop() for process in ours))
+        await asyncio.gather(*(process.stop() for process in self._processes if process not in ours))
+        self._exit.close()
+
     async def _start(self) -> None:
         directory = Path(self._exit.enter_context(TemporaryDirectory(prefix="deer-flow-")))
         self._data = self.options.data or directory
@@ -122,8 +130,9 @@ class Stack:
         }
         for number in range(self.options.apis):
             await self.start_api(0 if number else self.options.port)
-        for _ in range(self.options.workers):
-            await self.start_worker()
+        workers = [await self.start_worker() for _ in range(self.options.workers)]
+        async with asyncio.timeout(START_SECONDS):
+            await asyncio.gather(*(worker.first_line() for worker in workers))
 
     async def _start_emulator(self, kubeconfig: Path) -> Path:
         self.emulator = await self._python(
@@ -139,7 +148,7 @@ class Stack:
 
     async def _spawn(self, name: str, command: list[str]) -> Process:
         process = await Process.start(name, command, self._environment, self.options.show)
-        self._exit.push_async_callback(process.stop)
+        self._processes.append(process)
         watching = asyncio.create_task(self._watch(process), name=f"watch {name}")
         self._watching.add(watching)
         watching.add_done_callback(self._watching.discard)
