@@ -23,11 +23,11 @@ demo: .venv/installed ## one life of three sandboxes, as a table; exits 0 if all
 	$(BIN)/python -m deploy.local --demo $(ARGS)
 
 test: .venv/installed ## all tests (ARGS="-k name")
-	$(BIN)/python -m pytest -n auto $(ARGS)
+	$(BIN)/python -m pytest -n 4 $(ARGS)
 
 test-cluster: .venv/installed ## the same tests against a real cluster: make test-cluster KUBECONFIG=~/.kube/config
 	@test -n "$(KUBECONFIG)" || { echo "make test-cluster KUBECONFIG=FILE: expected the kubeconfig of a real cluster"; exit 2; }
-	TEST_KUBECONFIG="$(abspath $(KUBECONFIG))" $(BIN)/python -m pytest -m cluster $(ARGS)
+	TEST_KUBECONFIG="$(abspath $(KUBECONFIG))" $(BIN)/python -m pytest -m cluster --timeout 900 $(ARGS)
 
 check: .venv/installed ## format, lint, types, import contract
 	$(BIN)/ruff format --check --quiet $(SOURCES) || { echo "run: make format"; exit 1; }

@@ -13,9 +13,8 @@ import pytest
 from kubernetes_asyncio import client, config
 from redis.asyncio import Redis
 
-from deploy.local.processes import Process
 from deploy.local.stack import Options, Stack
-from worker.manifests.labels import LIFE, SANDBOX_ID, SELECTOR
+from worker.manifests.labels import SANDBOX_ID, SELECTOR
 
 REAL = os.environ.get("TEST_KUBECONFIG")
 SECONDS = 120.0 if REAL else 30.0
@@ -28,17 +27,27 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="needs the emulator's misbehaviour"))
 
 
+async def eventually(
+    check: Callable[[], Awaitable[Any]], what: str, seen: Callable[[], Awaitable[object]] | None = None
+) -> Any:
+    """The first truthy answer of `check`. What was seen instead is in the failure."""
+    try:
+        async with asyncio.timeout(SECONDS):
+            while not (answer := await check()):
+                await asyncio.sleep(0.05)
+            return answer
+    except TimeoutError:
+        pytest.fail(f"not within {SECONDS:.0f} s: {what}; instead: {await seen() if seen else 'no more is known'}")
+
+
 class System:
     """One stack as its users see it: over HTTP, in the cluster, and in Redis."""
 
-    def __init__(
-        self, stack: Stack, api: httpx.AsyncClient, core: client.CoreV1Api, redis: Redis, log: list[str]
-    ) -> None:
+    def __init__(self, stack: Stack, api: httpx.AsyncClient, core: client.CoreV1Api, redis: Redis) -> None:
         self.stack = stack
         self.api = api
         self.core = core
         self.redis = redis
-        self.log = log
         self.namespace = stack.options.environment["K8S_NAMESPACE"]
 
     async def create(self, sandbox_id: str, **fields: object) -> dict[str, Any]:
@@ -67,6 +76,8 @@ class System:
         async with httpx.AsyncClient(timeout=10) as outside:
             response = await outside.get(f"{url}/v1/sandbox")
         assert response.status_code == 200, response.text
+        if "json" not in response.headers.get("Content-Type", ""):
+            return {}
         body: dict[str, Any] = response.json()
         return body
 
@@ -99,30 +110,12 @@ class System:
         async with httpx.AsyncClient(base_url=self.stack.emulator_url, headers=headers) as emulator:
             (await emulator.put("/emulator/faults", json=list(rules))).raise_for_status()
 
-    def life_of(self, pod: Any) -> str:
-        return str(pod.metadata.labels[LIFE])
+    until = staticmethod(eventually)
 
 
 def is_housekeeping(key: str) -> bool:
-    """What belongs to the processes and not to a sandbox: the observer's lease, arq's cron marks and health."""
-    return (
-        key.startswith(("observer:", "arq:in-progress:cron:", "arq:queue:health-check"))
-        or "cron:sweep" in key
-        or key == "arq:queue"
-    )
-
-
-async def eventually(
-    check: Callable[[], Awaitable[Any]], what: str, seen: Callable[[], Awaitable[object]] | None = None
-) -> Any:
-    """The first truthy answer of `check`. What was seen instead is in the failure."""
-    try:
-        async with asyncio.timeout(SECONDS):
-            while not (answer := await check()):
-                await asyncio.sleep(0.05)
-            return answer
-    except TimeoutError:
-        pytest.fail(f"not within {SECONDS:.0f} s: {what}; instead: {await seen() if seen else 'no more is known'}")
+    """What belongs to the processes and not to a sandbox: the observer's lease, marks of the sweep, arq's health."""
+    return key == "arq:queue" or key.startswith(("observer:", "arq:queue:")) or "cron:sweep" in key
 
 
 Start = Callable[..., Awaitable[System]]
@@ -143,16 +136,11 @@ async def start(tmp_path: Path, worker_id: str) -> AsyncIterator[Start]:
                 port=0,
                 data=tmp_path / secrets.token_hex(2),
                 emulator=("--node-address", node_address(worker_id), *emulator),
-                environment=_environment(worker_id, environment),
+                environment=await _environment(worker_id, environment),
             )
             return await exit_stack.enter_async_context(_system(options))
 
         yield started
-
-
-@pytest.fixture
-def until() -> Callable[..., Awaitable[Any]]:
-    return eventually
 
 
 def node_address(worker_id: str) -> str:
@@ -161,20 +149,25 @@ def node_address(worker_id: str) -> str:
     return f"127.0.0.{101 + number}"
 
 
-def _environment(worker_id: str, extra: dict[str, str]) -> dict[str, str]:
-    host = os.environ.get("NODE_HOST", "") if REAL else node_address(worker_id)
+async def _environment(worker_id: str, extra: dict[str, str]) -> dict[str, str]:
+    host = await _real_node() if REAL else node_address(worker_id)
     return {"K8S_NAMESPACE": f"deer-flow-test-{secrets.token_hex(4)}", "NODE_HOST": host, "LOG_FORMAT": "json", **extra}
+
+
+async def _real_node() -> str:
+    """Where node ports answer: what NODE_HOST says, or else the first node's own address."""
+    if host := os.environ.get("NODE_HOST"):
+        return host
+    configuration = client.Configuration()
+    await config.load_kube_config(config_file=REAL, client_configuration=configuration)
+    async with client.ApiClient(configuration) as kubernetes:
+        nodes = await client.CoreV1Api(kubernetes).list_node()
+    return str(next(a.address for a in nodes.items[0].status.addresses if a.type == "InternalIP"))
 
 
 @asynccontextmanager
 async def _system(options: Options) -> AsyncIterator[System]:
-    log: list[str] = []
-
-    def keep(name: str, line: str) -> None:
-        log.append(f"{name} | {line}")
-        print(f"{name:>9} | {line}")
-
-    async with Stack(options._replace(show=keep)) as stack:
+    async with Stack(options) as stack:
         configuration = client.Configuration()
         await config.load_kube_config(config_file=str(stack.kubeconfig), client_configuration=configuration)
         headers = {"X-API-Key": stack.key}
@@ -183,7 +176,7 @@ async def _system(options: Options) -> AsyncIterator[System]:
             httpx.AsyncClient(base_url=stack.urls[0], headers=headers, timeout=30) as api,
             Redis.from_url(stack.redis_url) as redis,
         ):
-            system = System(stack, api, client.CoreV1Api(kubernetes), redis, log)
+            system = System(stack, api, client.CoreV1Api(kubernetes), redis)
             try:
                 yield system
             finally:
@@ -194,8 +187,3 @@ async def _remove_namespace(system: System) -> None:
     """A real cluster outlives the test."""
     if REAL:
         await system.core.delete_namespace(system.namespace)
-
-
-@pytest.fixture
-def is_over() -> Callable[[Process], bool]:
-    return lambda process: process.exit_code is not None

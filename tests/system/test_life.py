@@ -44,7 +44,7 @@ async def test_many_sandboxes_at_once_are_all_ready_and_leave_nothing_behind(sta
 
 
 @pytest.mark.parametrize("lives", [int(os.environ.get("TEST_LIVES", "50"))])
-async def test_an_id_that_is_deleted_and_created_at_once_ends_up_alive(start, until, lives):
+async def test_an_id_that_is_deleted_and_created_at_once_ends_up_alive(start, lives):
     """The last life is Running, and its URL reaches the living Pod, while earlier ones still terminate."""
     system = await start(workers=2, emulator=("--termination-seconds", "3"))
     await system.create("again")
@@ -57,7 +57,7 @@ async def test_an_id_that_is_deleted_and_created_at_once_ends_up_alive(start, un
         pods, services = await system.pods("again"), await system.services("again")
         return len(pods) == len(services) == 1
 
-    await until(alone, "one Pod and one Service", lambda: system.pods("again"))
+    await system.until(alone, "one Pod and one Service", lambda: system.pods("again"))
     (pod,), (service,) = await system.pods("again"), await system.services("again")
     assert pod.metadata.deletion_timestamp is None
     assert [owner.uid for owner in service.metadata.owner_references] == [pod.metadata.uid]
@@ -67,8 +67,8 @@ async def test_an_id_that_is_deleted_and_created_at_once_ends_up_alive(start, un
     assert (await system.read("again"))["status"] == "Running"
 
 
-async def test_a_sandbox_that_runs_is_followed_by_its_next_life_while_the_old_pod_terminates(start, until):
-    """Delete, then create at once: the new life has its own Pod and Service, and its URL never reaches the dying one."""
+async def test_a_sandbox_that_runs_is_followed_by_its_next_life_while_the_old_pod_terminates(start):
+    """Delete, then create at once: the new life has its own Pod, and its URL never reaches the dying one."""
     system = await start(workers=2, emulator=("--termination-seconds", "3"))
     await system.create("phoenix")
     first = await system.until_ready("phoenix")
@@ -83,7 +83,7 @@ async def test_a_sandbox_that_runs_is_followed_by_its_next_life_while_the_old_po
     assert body.get("uid", living[0].metadata.uid) == living[0].metadata.uid
 
 
-async def test_two_identical_creates_at_one_instant_make_one_sandbox(start, until):
+async def test_two_identical_creates_at_one_instant_make_one_sandbox(start):
     """From two API processes: the same answer, one Pod, one Service."""
     system = await start(workers=2, apis=2)
     headers = {"X-API-Key": system.stack.key}

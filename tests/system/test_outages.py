@@ -10,7 +10,7 @@ pytestmark = pytest.mark.anyio
 SLOW = {"kind": "delay", "seconds": 1.0, "verb": "create"}
 
 
-async def test_a_worker_finishes_what_it_has_on_sigterm(start, until):
+async def test_a_worker_finishes_what_it_has_on_sigterm(start):
     """It picks no more jobs, makes the sandbox it was making, and exits with 0."""
     system = await start(workers=1)
     await system.faults(SLOW)
@@ -21,7 +21,7 @@ async def test_a_worker_finishes_what_it_has_on_sigterm(start, until):
             key.startswith(b"arq:in-progress:provision:last") for key in await system.redis.keys("arq:in-progress:*")
         )
 
-    await until(begun, "the job has begun")
+    await system.until(begun, "the job has begun")
     (worker,) = system.stack.workers
     worker.signal(signal.SIGTERM)
     await system.create("after")
@@ -30,7 +30,7 @@ async def test_a_worker_finishes_what_it_has_on_sigterm(start, until):
     assert (await system.read("after"))["sandbox_url"] is None
 
 
-async def test_a_killed_worker_loses_no_sandbox_and_doubles_none(start, until):
+async def test_a_killed_worker_loses_no_sandbox_and_doubles_none(start):
     """What it had begun is begun again by another, and finds what was made."""
     system = await start(workers=1)
     await system.faults(SLOW | {"after": True})
@@ -39,7 +39,7 @@ async def test_a_killed_worker_loses_no_sandbox_and_doubles_none(start, until):
     async def made() -> bool:
         return bool(await system.pods("orphan"))
 
-    await until(made, "the Pod is made, and the worker does not know yet")
+    await system.until(made, "the Pod is made, and the worker does not know yet")
     await system.stack.workers[0].kill()
     await system.faults()
     await system.stack.start_worker()
@@ -48,7 +48,7 @@ async def test_a_killed_worker_loses_no_sandbox_and_doubles_none(start, until):
     assert len(await system.pods()) == len(await system.services()) == 1
 
 
-async def test_the_api_says_503_while_redis_is_away_and_works_again_by_itself(start, until):
+async def test_the_api_says_503_while_redis_is_away_and_works_again_by_itself(start):
     """No restart, no wrong status; a sandbox made before is still there, and its worker still works."""
     system = await start(workers=1)
     await system.create("before")
