@@ -1,0 +1,73 @@
+"""The command: `python -m deploy.local.emulator --kubeconfig FILE`."""
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+
+import msgspec
+import uvloop
+
+from deploy.local.emulator import kubeconfig
+from deploy.local.emulator.options import Options
+from deploy.local.emulator.running import run
+
+_HELP = {
+    "host": "address the API listens on",
+    "port": "its port; 0 takes a free one",
+    "node_address": "address node ports listen on, and every Pod's hostIP",
+    "schedule_seconds": "from a Pod's creation to its binding",
+    "start_seconds": "from the binding to running containers, once more for each init container",
+    "ready_seconds": "from running to ready, for containers with a readiness probe",
+    "termination_seconds": "how long a container takes to stop; the Pod's grace caps it",
+    "proxy_seconds": "until a new Service or a Pod that became ready is reached on its node port",
+    "garbage_seconds": "from an owner's end to the deletion of what it owned",
+    "bookmark_seconds": "between two bookmarks of a watch that allows them",
+    "history": "events kept per kind for watches to resume from",
+    "seed": "makes node ports, uids and the strokes of faults repeat",
+}
+
+
+def arguments() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m deploy.local.emulator", description="An emulated Kubernetes API.")
+    parser.add_argument("--kubeconfig", type=Path, required=True, help="written once the API listens")
+    parser.add_argument("--node-ports", type=_span, default=Options().node_ports, metavar="LOW-HIGH")
+    for name, words in _HELP.items():
+        default = getattr(Options(), name)
+        kind = int if name == "seed" else type(default)
+        parser.add_argument(
+            f"--{name.replace('_', '-')}", type=kind, default=default, help=f"{words} (default: {default})"
+        )
+    return parser
+
+
+def _span(text: str) -> tuple[int, int]:
+    low, _, high = text.partition("-")
+    return int(low), int(high)
+
+
+async def serve(path: Path, options: Options) -> None:
+    """Until SIGTERM or SIGINT."""
+    ended = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, ended.set)
+    async with run(options) as running:
+        token = running.cluster.token
+        kubeconfig.write(path, running.url, token)
+        told = {"server": running.url, "kubeconfig": str(path), "token": token, "pid": os.getpid()}
+        print(msgspec.json.encode(told).decode(), flush=True)
+        await ended.wait()
+
+
+def main() -> None:
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
+    given = vars(arguments().parse_args())
+    path = given.pop("kubeconfig")
+    uvloop.run(serve(path, Options(**given)))
+
+
+if __name__ == "__main__":
+    main()

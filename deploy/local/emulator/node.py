@@ -1,0 +1,65 @@
+"""The one node: what its kubelet and the scheduler need, and how it looks over the API."""
+
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from random import Random
+
+from deploy.local.emulator.events import Recorder
+from deploy.local.emulator.faults import Faults
+from deploy.local.emulator.identities import uid
+from deploy.local.emulator.objects import Store
+from deploy.local.emulator.options import Options
+from deploy.local.emulator.statuses import Object
+from deploy.local.emulator.times import now
+
+NAME = "emulated-node-1"
+LABELS = {
+    "kubernetes.io/hostname": NAME,
+    "kubernetes.io/os": "linux",
+    "kubernetes.io/arch": "amd64",
+    "beta.kubernetes.io/os": "linux",
+    "beta.kubernetes.io/arch": "amd64",
+}
+CAPACITY: Object = {"cpu": "64", "memory": "256Gi", "ephemeral-storage": "1Ti", "pods": "110"}
+_ADDRESSES = 250 * 250  # Pod addresses are dealt in turn from 10.244.0.0/16
+
+
+@dataclass(slots=True)
+class Node:
+    """What every Pod's life is lived with."""
+
+    store: Store
+    recorder: Recorder
+    faults: Faults
+    options: Options
+    random: Random
+    stopped: Callable[[str], None]  # tells the proxy that a Pod's container ended
+    running: set[str] = field(default_factory=set)  # uids of Pods whose containers run
+    _addresses: Iterator[int] = field(default_factory=itertools.count)
+
+    def address(self) -> str:
+        number = next(self._addresses) % _ADDRESSES
+        return f"10.244.{number // 250}.{number % 250 + 2}"
+
+
+def node_object(random: Random, address: str) -> Object:
+    moment = now()
+    ready = {"type": "Ready", "status": "True", "lastHeartbeatTime": moment, "lastTransitionTime": moment}
+    ready |= {"reason": "KubeletReady", "message": "kubelet is posting ready status"}
+    return {
+        "metadata": {
+            "name": NAME,
+            "uid": uid(random),
+            "creationTimestamp": moment,
+            "labels": LABELS,
+        },
+        "spec": {"podCIDR": "10.244.0.0/16", "podCIDRs": ["10.244.0.0/16"]},
+        "status": {
+            "capacity": CAPACITY,
+            "allocatable": CAPACITY,
+            "conditions": [ready],
+            "addresses": [{"type": "InternalIP", "address": address}, {"type": "Hostname", "address": NAME}],
+            "nodeInfo": {"kubeletVersion": "v1.36.2", "operatingSystem": "linux", "architecture": "amd64"},
+        },
+    }

@@ -1,0 +1,89 @@
+"""Node ports: which are free, and the listening socket behind each that is taken."""
+
+import errno
+import socket
+from random import Random
+
+_BACKLOG = 128
+
+_STATIC_SHARE = 32  # the lowest 1/32 of the range, 16 to 128 ports, is kept for who names a port (KEP-3668)
+_STATIC_MIN, _STATIC_MAX = 16, 128
+
+
+class RangeFull(Exception):
+    """No port is left; the words are those of `pkg/registry/core/service/portallocator`."""
+
+    def __init__(self) -> None:
+        super().__init__("range is full")
+
+
+class NodePorts:
+    """Takes a port by binding it, in one step: who is told of a port can reach it."""
+
+    def __init__(self, address: str, span: tuple[int, int], random: Random) -> None:
+        self.span = span
+        self._address = address
+        self._random = random
+        self._taken: dict[int, socket.socket] = {}
+        self._free = set(range(span[0], span[1] + 1))
+
+    def taken(self, port: int) -> bool:
+        return port in self._taken
+
+    def take(self, port: int) -> socket.socket:
+        """A named port. Raises OSError where something else on this machine holds it."""
+        listener = _listen(self._address, port)
+        self._taken[port] = listener
+        self._free.discard(port)
+        return listener
+
+    def draw(self) -> int:
+        """Any free port, of the upper part of the range while there are some."""
+        for candidates in self._bands():
+            while candidates:
+                port = candidates.pop(self._random.randrange(len(candidates)))
+                if self._try(port):
+                    return port
+        raise RangeFull
+
+    def listener(self, port: int) -> socket.socket:
+        return self._taken[port]
+
+    def give_back(self, port: int) -> None:
+        if (listener := self._taken.pop(port, None)) is not None:
+            listener.close()
+            self._free.add(port)
+
+    def close(self) -> None:
+        for port in list(self._taken):
+            self.give_back(port)
+
+    def _try(self, port: int) -> bool:
+        try:
+            self.take(port)
+        except OSError as error:
+            if error.errno not in {errno.EADDRINUSE, errno.EACCES}:
+                raise
+            return False
+        return True
+
+    def _bands(self) -> list[list[int]]:
+        low, high = self.span
+        size = high - low + 1
+        kept = 0 if size <= _STATIC_MIN else min(max(_STATIC_MIN, size // _STATIC_SHARE), _STATIC_MAX)
+        free = sorted(self._free)
+        return [[port for port in free if port >= low + kept], [port for port in free if port < low + kept]]
+
+
+def _listen(address: str, port: int) -> socket.socket:
+    """Listening, not only bound: a connection made before the server starts is kept by the kernel."""
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((address, port))
+        listener.listen(_BACKLOG)
+        listener.setblocking(False)
+    except OSError:
+        listener.close()
+        raise
+    return listener

@@ -1,0 +1,73 @@
+"""Quantities: reading, comparing and the canonical form in which the API server gives them back."""
+
+import re
+from decimal import ROUND_UP, Decimal
+
+_PATTERN = re.compile(r"^([+-]?(?:\d+\.?\d*|\.\d+))(Ki|Mi|Gi|Ti|Pi|Ei|n|u|m|k|M|G|T|P|E|(?:[eE][+-]?\d+))?$")
+_BINARY = {"Ki": 1, "Mi": 2, "Gi": 3, "Ti": 4, "Pi": 5, "Ei": 6}
+_DECIMAL = {"n": -9, "u": -6, "m": -3, "": 0, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18}
+_SUFFIX_OF_EXPONENT = {exponent: suffix for suffix, exponent in _DECIMAL.items()}
+_NANO = Decimal("1e-9")
+_THOUSAND = 1000
+_KIBI = 1024
+
+
+class NotAQuantity(ValueError):
+    """The text is none; the words are those of `resource.ErrFormatWrong`."""
+
+    def __init__(self) -> None:
+        super().__init__("quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'")
+
+
+def amount(text: str | float) -> Decimal:
+    """Its value, rounded up to a nano as Kubernetes does."""
+    number, suffix = _parts(text)
+    value: Decimal
+    if suffix in _BINARY:
+        value = number * _KIBI ** _BINARY[suffix]
+    elif suffix[:1] in {"e", "E"} and len(suffix) > 1:
+        value = number.scaleb(int(suffix[1:]))
+    else:
+        value = number.scaleb(_DECIMAL[suffix])
+    rounded = value.quantize(_NANO, rounding=ROUND_UP)
+    return rounded if rounded != value else value
+
+
+def canonical(text: str | float) -> str:
+    """The same amount with the largest suffix that leaves no fraction: 0.5 is 500m, 1024Mi is 1Gi."""
+    value, suffix = amount(text), _parts(text)[1]
+    if suffix in _BINARY and value == value.to_integral_value():
+        return _binary(int(value))
+    exponent = _exponent(value)
+    if suffix[:1] in {"e", "E"} and len(suffix) > 1:
+        return f"{value.scaleb(-exponent):f}" + (f"e{exponent}" if exponent else "")
+    return f"{int(value.scaleb(-exponent))}{_SUFFIX_OF_EXPONENT[exponent]}"
+
+
+def sized(value: Decimal, name: str) -> str:
+    """An amount of that resource: memory in Ki and more, everything else in thousands."""
+    if name.endswith("memory") and value == value.to_integral_value():
+        return _binary(int(value))
+    return canonical(f"{value:f}")
+
+
+def _parts(text: str | float) -> tuple[Decimal, str]:
+    found = _PATTERN.match(text if isinstance(text, str) else repr(text))
+    if not found:
+        raise NotAQuantity
+    return Decimal(found[1]), found[2] or ""
+
+
+def _binary(value: int) -> str:
+    names, power = ["", *_BINARY], 0
+    while value and value % _KIBI == 0 and power < len(_BINARY):
+        value, power = value // _KIBI, power + 1
+    return f"{value}{names[power]}"
+
+
+def _exponent(value: Decimal) -> int:
+    """The largest multiple of three between nano and exa that leaves a whole number."""
+    scaled, exponent = value.scaleb(9), -9
+    while scaled and scaled % _THOUSAND == 0 and exponent < max(_SUFFIX_OF_EXPONENT):
+        scaled, exponent = scaled / _THOUSAND, exponent + 3
+    return exponent if scaled else 0

@@ -1,0 +1,54 @@
+"""A running emulator: a cluster and the HTTP server before it, opened and closed together."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from aiohttp import StreamReader, web
+from aiohttp.abc import AbstractStreamWriter
+from aiohttp.http import RawRequestMessage
+from aiohttp.web_protocol import RequestHandler
+
+from deploy.local.emulator.cluster import Cluster
+from deploy.local.emulator.options import Options
+from deploy.local.emulator.server import BODY_MAX, Server
+
+_CLOSE_SECONDS = 0.1  # open watches are cut, not waited for
+_BACKLOG = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    cluster: Cluster
+    url: str
+
+
+@asynccontextmanager
+async def run(options: Options) -> AsyncIterator[Running]:
+    """Listens when entered; gone when left, with every Pod and node port."""
+    cluster = Cluster(options)
+    server = web.Server(
+        Server(cluster).handle, request_factory=_large_request, handler_cancellation=True, access_log=None
+    )
+    listener = socket.create_server((options.host, options.port), backlog=_BACKLOG)
+    serving = await asyncio.get_running_loop().create_server(server, sock=listener)
+    try:
+        yield Running(cluster, f"http://{options.host}:{listener.getsockname()[1]}")
+    finally:
+        serving.close()
+        cluster.close()
+        await server.shutdown(_CLOSE_SECONDS)
+
+
+def _large_request(
+    message: RawRequestMessage,
+    payload: StreamReader,
+    protocol: RequestHandler,
+    writer: AbstractStreamWriter,
+    task: asyncio.Task[None],
+) -> web.BaseRequest:
+    """aiohttp's own limit is lower than the one to be emulated."""
+    loop = asyncio.get_running_loop()
+    return web.BaseRequest(message, payload, protocol, writer, task, loop, client_max_size=BODY_MAX)

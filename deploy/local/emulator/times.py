@@ -1,0 +1,12 @@
+"""Timestamps as Kubernetes writes them: whole seconds, but microseconds in an Event's `eventTime`."""
+
+from datetime import UTC, datetime, timedelta
+
+
+def now(ahead: float = 0) -> str:
+    moment = datetime.now(UTC) + timedelta(seconds=ahead)
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def now_micro() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

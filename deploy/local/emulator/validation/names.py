@@ -1,0 +1,95 @@
+"""Names, labels and annotations: the rules of `k8s.io/apimachinery/pkg/util/validation`, 1.36."""
+
+import re
+
+_LABEL_NAME = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?")
+_DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
+_DNS_SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
+_PORT_NAME = re.compile(r"[-a-z0-9]+")
+_ENVIRONMENT_NAME = re.compile(r"[ -<>-~]+")
+
+NAME_MAX = 63
+SUBDOMAIN_MAX = 253
+PORT_NAME_MAX = 15
+
+_DNS_LABEL_WORDS = (
+    "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end "
+    "with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is "
+    "'[a-z0-9]([-a-z0-9]*[a-z0-9])?')"
+)
+_DNS_SUBDOMAIN_WORDS = (
+    "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start "
+    "and end with an alphanumeric character (e.g. 'example.com', regex used for validation is "
+    r"'[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')"
+)
+_LABEL_VALUE_WORDS = (
+    "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and "
+    "end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used for validation is "
+    "'(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')"
+)
+_LABEL_NAME_WORDS = (
+    "name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric "
+    "character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is "
+    "'([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')"
+)
+_LABEL_KEY_WORDS = (
+    "a valid label key must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an "
+    "alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is "
+    "'([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]') with an optional DNS subdomain prefix and '/' "
+    "(e.g. 'example.com/MyName')"
+)
+
+
+def _too_long(value: str, limit: int, unit: str) -> list[str]:
+    return [f"must be no more than {limit} {unit}"] if len(value.encode()) > limit else []
+
+
+def dns_label_faults(value: str, unit: str = "bytes") -> list[str]:
+    words = [] if _DNS_LABEL.fullmatch(value) else [_DNS_LABEL_WORDS]
+    return _too_long(value, NAME_MAX, unit) + words
+
+
+def dns_subdomain_faults(value: str) -> list[str]:
+    words = [] if _DNS_SUBDOMAIN.fullmatch(value) else [_DNS_SUBDOMAIN_WORDS]
+    return _too_long(value, SUBDOMAIN_MAX, "bytes") + words
+
+
+def label_value_faults(value: str) -> list[str]:
+    words = [] if not value or _LABEL_NAME.fullmatch(value) else [_LABEL_VALUE_WORDS]
+    return _too_long(value, NAME_MAX, "bytes") + words
+
+
+def label_key_faults(key: str) -> list[str]:
+    prefix, slash, name = key.rpartition("/")
+    if "/" in prefix:
+        return [_LABEL_KEY_WORDS]
+    faults = [f"prefix part {words}" for words in _prefix_faults(prefix)] if slash else []
+    if not name:
+        return [*faults, "name part must be non-empty", _LABEL_NAME_WORDS]
+    faults += [f"name part {words}" for words in _too_long(name, NAME_MAX, "bytes")]
+    return faults if _LABEL_NAME.fullmatch(name) else [*faults, _LABEL_NAME_WORDS]
+
+
+def _prefix_faults(prefix: str) -> list[str]:
+    return dns_subdomain_faults(prefix) if prefix else ["must be non-empty"]
+
+
+def port_name_faults(value: str) -> list[str]:
+    """IANA service names: what a named port may be called."""
+    faults = [f"must be no more than {PORT_NAME_MAX} characters"] if len(value) > PORT_NAME_MAX else []
+    if not _PORT_NAME.fullmatch(value):
+        faults.append("must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)")
+    if not any(letter.isalpha() for letter in value):
+        faults.append("must contain at least one letter (a-z)")
+    if "--" in value:
+        faults.append("must not contain consecutive hyphens")
+    if value.startswith("-") or value.endswith("-"):
+        faults.append("must not begin or end with a hyphen")
+    return faults
+
+
+def environment_name_faults(value: str) -> list[str]:
+    """Since 1.34 (RelaxedEnvironmentVariableValidation) any printable ASCII but `=`."""
+    if _ENVIRONMENT_NAME.fullmatch(value):
+        return []
+    return ["a valid environment variable name must consist only of printable ASCII characters other than '='"]

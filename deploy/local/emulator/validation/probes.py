@@ -1,0 +1,60 @@
+"""Probes and lifecycle handlers."""
+
+from deploy.local.emulator.statuses import (
+    FieldError,
+    Object,
+    forbidden_value,
+    invalid_value,
+    required_value,
+    unsupported_value,
+)
+from deploy.local.emulator.validation.names import port_name_faults
+
+_HANDLERS = ("exec", "httpGet", "tcpSocket", "grpc", "sleep")
+_SCHEMES = ("HTTP", "HTTPS")
+_PORT_MAX = 65535
+_NUMBERS = ("initialDelaySeconds", "timeoutSeconds", "periodSeconds", "successThreshold", "failureThreshold")
+
+
+def probe_faults(probe: Object, field: str, *, readiness: bool) -> list[FieldError]:
+    errors = handler_faults(probe, field)
+    for name in _NUMBERS:
+        if probe.get(name, 0) < 0:
+            errors.append(invalid_value(f"{field}.{name}", probe[name], "must be greater than or equal to 0"))
+    grace, grace_field = probe.get("terminationGracePeriodSeconds"), f"{field}.terminationGracePeriodSeconds"
+    if grace is not None and grace <= 0:
+        errors.append(invalid_value(grace_field, grace, "must be greater than 0"))
+    if readiness and grace is not None:
+        errors.append(invalid_value(grace_field, grace, "must not be set for readinessProbes"))
+    if not readiness and probe["successThreshold"] != 1:
+        errors.append(invalid_value(f"{field}.successThreshold", probe["successThreshold"], "must be 1"))
+    return errors
+
+
+def handler_faults(handler: Object, field: str) -> list[FieldError]:
+    given = [name for name in _HANDLERS if name in handler]
+    if not given:
+        return [required_value(field, "must specify a handler type")]
+    first = given[0]
+    errors = []
+    if first == "exec" and not handler["exec"].get("command"):
+        errors.append(required_value(f"{field}.exec.command"))
+    elif first == "httpGet":
+        errors += _http_faults(handler["httpGet"], f"{field}.httpGet")
+    elif first in {"tcpSocket", "grpc"}:
+        errors += port_faults(handler[first].get("port", 0), f"{field}.{first}.port")
+    return errors + [forbidden_value(f"{field}.{n}", "may not specify more than 1 handler type") for n in given[1:]]
+
+
+def _http_faults(handler: Object, field: str) -> list[FieldError]:
+    errors = port_faults(handler.get("port", 0), f"{field}.port")
+    if handler["scheme"] not in _SCHEMES:
+        errors.append(unsupported_value(f"{field}.scheme", handler["scheme"], _SCHEMES))
+    return errors
+
+
+def port_faults(port: int | str, field: str) -> list[FieldError]:
+    """A number, or the name of one."""
+    if isinstance(port, str):
+        return [invalid_value(field, port, words) for words in port_name_faults(port)]
+    return [] if 0 < port <= _PORT_MAX else [invalid_value(field, port, "must be between 1 and 65535, inclusive")]

@@ -1,0 +1,185 @@
+"""Pods on their node: how they come up, what can go wrong with them, and how that shows."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from deploy.local.emulator.client import Client
+
+pytestmark = pytest.mark.anyio
+
+Make = Callable[..., dict[str, Any]]
+Start = Callable[..., Awaitable[Client]]
+
+
+def condition(pod: dict[str, Any], name: str) -> dict[str, Any]:
+    return next((c for c in pod["status"].get("conditions", []) if c["type"] == name), {})
+
+
+def state(pod: dict[str, Any]) -> dict[str, Any]:
+    return pod["status"].get("containerStatuses", [{}])[0].get("state", {})
+
+
+def waits_for(reason: str) -> Callable[[dict[str, Any]], bool]:
+    return lambda pod: state(pod).get("waiting", {}).get("reason") == reason
+
+
+async def reasons(client: Client) -> list[str]:
+    return [event["reason"] for event in (await client.list("events")).body["items"]]
+
+
+async def test_without_a_probe_running_is_ready(client: Client, pod: Make):
+    version = (await client.list("pods")).body["metadata"]["resourceVersion"]
+    await client.create("pods", pod(containers=[{"name": "c", "image": "x"}]))
+    async with asyncio.timeout(5):
+        async for event in client.watch("pods", f"resourceVersion={version}"):
+            if event["object"]["status"]["phase"] == "Running":
+                break
+    assert condition(event["object"], "Ready")["status"] == "True"
+
+
+async def test_events_of_a_life(client: Client, pod: Make):
+    await client.create("pods", pod())
+    await client.ready("p")
+    await client.delete("pods", "p")
+    await client.until(lambda: missing(client))
+    assert await reasons(client) == ["Scheduled", "Pulled", "Created", "Started", "Killing"]
+
+
+async def missing(client: Client) -> bool:
+    return (await client.get("pods", "p")).status == 404
+
+
+async def test_init_containers_come_first(start: Start, pod: Make):
+    client = await start(start_seconds=0.1)
+    await client.create("pods", pod(initContainers=[{"name": "i", "image": "x"}]))
+    waiting = await client.pod_where("p", lambda pod: "running" in first_init(pod).get("state", {}))
+    assert condition(waiting, "Initialized")["reason"] == "ContainersNotInitialized"
+    assert condition(waiting, "Initialized")["message"] == "containers with incomplete status: [i]"
+    assert state(waiting) == {"waiting": {"reason": "PodInitializing"}}
+    ready = await client.ready("p")
+    assert condition(ready, "Initialized")["status"] == "True"
+    assert first_init(ready)["state"]["terminated"]["reason"] == "Completed"
+
+
+def first_init(pod: dict[str, Any]) -> dict[str, Any]:
+    return pod["status"].get("initContainerStatuses", [{}])[0]
+
+
+async def test_a_deadline_passes(client: Client, pod: Make):
+    await client.create("pods", pod(activeDeadlineSeconds=1))
+    await client.ready("p")
+    failed = await client.pod_where("p", lambda pod: pod["status"]["phase"] == "Failed")
+    assert failed["status"]["reason"] == "DeadlineExceeded"
+    assert failed["status"]["message"] == "Pod was active on the node longer than the specified deadline"
+    assert condition(failed, "Ready")["reason"] == "PodFailed"
+
+
+async def test_a_claim_that_comes_late(client: Client, pod: Make):
+    await client.create("pods", pod(volumes=[{"name": "v", "persistentVolumeClaim": {"claimName": "late"}}]))
+    stuck = await client.pod_where("p", lambda pod: condition(pod, "PodScheduled"))
+    assert condition(stuck, "PodScheduled")["reason"] == "Unschedulable"
+    spec = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}
+    assert (await client.create("persistentvolumeclaims", {"metadata": {"name": "late"}})).status == 422
+    assert (await client.create("persistentvolumeclaims", {"metadata": {"name": "late"}, "spec": spec})).status == 201
+    assert await client.ready("p")
+
+
+async def test_a_node_nobody_has(client: Client, pod: Make):
+    await client.create("pods", pod(nodeSelector={"disk": "ssd"}))
+    stuck = await client.pod_where("p", lambda pod: condition(pod, "PodScheduled"))
+    assert "didn't match Pod's node affinity/selector" in condition(stuck, "PodScheduled")["message"]
+
+
+STUCK = [
+    ({"kind": "image-pull", "seconds": 0.1}, waits_for("ImagePullBackOff")),
+    ({"kind": "unschedulable"}, lambda pod: condition(pod, "PodScheduled").get("reason") == "Unschedulable"),
+    ({"kind": "crash-loop", "seconds": 0.05}, waits_for("CrashLoopBackOff")),
+    ({"kind": "out-of-memory", "seconds": 0.05}, waits_for("CrashLoopBackOff")),
+    ({"kind": "no-mount", "seconds": 0.05}, waits_for("ContainerCreating")),
+    ({"kind": "never-ready", "seconds": 0.05}, lambda pod: pod["status"]["phase"] == "Running"),
+    ({"kind": "slow-start", "seconds": 0.2}, waits_for("ContainerCreating")),
+]
+
+
+@pytest.mark.parametrize(("rule", "shows"), STUCK, ids=[rule["kind"] for rule, _ in STUCK])
+async def test_a_stuck_pod_heals_when_its_fault_is_lifted(client: Client, pod: Make, rule: Any, shows: Any):
+    await client.faults({**rule, "name": "^p$"})
+    await client.create("pods", pod())
+    await client.create("pods", pod("well"))
+    await client.pod_where("p", shows)
+    assert condition((await client.get("pods", "p")).body, "Ready").get("status") != "True"
+    await client.ready("well")
+    await client.faults()
+    assert await client.ready("p")
+
+
+async def test_out_of_memory_is_told_by_the_last_state(client: Client, pod: Make):
+    await client.faults({"kind": "out-of-memory", "label": "app=sandbox", "seconds": 0.1})
+    await client.create("pods", pod())
+    looping = await client.pod_where("p", waits_for("CrashLoopBackOff"))
+    last = looping["status"]["containerStatuses"][0]["lastState"]["terminated"]
+    assert (last["exitCode"], last["reason"]) == (137, "OOMKilled")
+
+
+async def test_a_crash_that_is_not_repaired(client: Client, pod: Make):
+    """`restartPolicy: Never` makes the Pod Failed."""
+    await client.faults({"kind": "crash-loop", "exit_code": 9})
+    await client.create("pods", pod(restartPolicy="Never"))
+    failed = await client.pod_where("p", lambda pod: pod["status"]["phase"] == "Failed")
+    assert state(failed)["terminated"]["exitCode"] == 9
+
+
+async def test_eviction(client: Client, pod: Make):
+    await client.faults({"kind": "evicted"})
+    await client.create("pods", pod())
+    evicted = await client.pod_where("p", lambda pod: pod["status"].get("reason") == "Evicted")
+    assert evicted["status"]["phase"] == "Failed"
+    assert condition(evicted, "DisruptionTarget")["reason"] == "TerminationByKubelet"
+    assert evicted["status"]["message"].startswith("The node was low on resource: memory.")
+    assert (await client.delete("pods", "p")).body["metadata"]["deletionGracePeriodSeconds"] == 0
+
+
+async def test_readiness_flaps(client: Client, pod: Make):
+    """A Pod that stays Running while Ready comes and goes."""
+    await client.faults({"kind": "readiness-flaps", "seconds": 0.02})
+    await client.create("pods", pod())
+    seen = []
+    async with asyncio.timeout(5):
+        async for event in client.watch("pods"):
+            status = condition(event["object"], "Ready").get("status")
+            if not seen or seen[-1] != status:
+                seen.append(status)
+            if seen[-3:] == ["True", "False", "True"]:
+                break
+    assert event["object"]["status"]["phase"] == "Running"
+    assert "Unhealthy" in await reasons(client)
+
+
+async def test_events_are_counted_up(client: Client, pod: Make):
+    await client.faults({"kind": "no-mount", "seconds": 0.02})
+    await client.create("pods", pod(volumes=[{"name": "v", "hostPath": {"path": "/gone"}}]))
+
+    async def repeated() -> Any:
+        events = (await client.list("events", "fieldSelector=reason%3DFailedMount")).body["items"]
+        return events if events and events[0]["count"] > 1 else None
+
+    [event] = await client.until(repeated)
+    assert (
+        event["message"]
+        == 'MountVolume.SetUp failed for volume "v" : hostPath type check failed: /gone is not a directory'
+    )
+
+
+async def test_a_rule_that_is_kept_keeps_its_pods(client: Client, pod: Make):
+    """Adding a rule does not heal what the others have struck."""
+    rule = {"kind": "image-pull", "name": "^p$", "seconds": 0.05}
+    await client.faults(rule)
+    await client.create("pods", pod())
+    await client.pod_where("p", waits_for("ImagePullBackOff"))
+    await client.faults(rule, {"kind": "delay"})
+    version = (await client.get("pods", "p")).body["metadata"]["resourceVersion"]
+    later = await client.pod_where("p", lambda pod: pod["metadata"]["resourceVersion"] != version)
+    assert state(later)["waiting"]["reason"] in {"ErrImagePull", "ImagePullBackOff"}

@@ -1,0 +1,140 @@
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from deploy.local.emulator.client import Answer, Client
+
+pytestmark = pytest.mark.anyio
+
+Make = Callable[..., dict[str, Any]]
+MERGE = "application/merge-patch+json"
+
+
+async def patch(client: Client, body: Any, kind: str = MERGE) -> Answer:
+    return await client.call("PATCH", client.path("pods", "p"), body, kind)
+
+
+async def test_labels_and_annotations_change(client: Client, pod: Make):
+    await client.create("pods", pod())
+    answer = await patch(client, {"metadata": {"labels": {"app": None, "new": "x"}, "annotations": {"a": "1"}}})
+    assert answer.body["metadata"]["labels"] == {"sandbox-id": "p", "new": "x"}
+    assert answer.body["metadata"]["annotations"] == {"a": "1"}
+    assert answer.body["metadata"]["generation"] == 1
+
+
+async def test_a_list_of_steps(client: Client, pod: Make):
+    await client.create("pods", pod())
+    steps = [
+        {"op": "test", "path": "/metadata/labels/app", "value": "sandbox"},
+        {"op": "add", "path": "/metadata/labels/a~1b", "value": "x"},
+        {"op": "remove", "path": "/metadata/labels/app"},
+    ]
+    answer = await patch(client, steps, "application/json-patch+json")
+    assert answer.body["metadata"]["labels"] == {"sandbox-id": "p", "a/b": "x"}
+
+
+async def test_a_patch_that_changes_nothing_writes_nothing(client: Client, pod: Make):
+    await client.create("pods", pod())
+    before = await client.ready("p")
+    answer = await patch(client, {"metadata": {"labels": {"app": "sandbox"}}})
+    assert answer.body["metadata"]["resourceVersion"] == before["metadata"]["resourceVersion"]
+
+
+REFUSED = [
+    ({"metadata": {"labels": {"app": "a b"}}}, MERGE, 422, "metadata.labels: Invalid value"),
+    ({"spec": {"nodeName": "other"}}, MERGE, 422, "pod updates may not change fields other than"),
+    ({"metadata": {"resourceVersion": "1"}}, MERGE, 409, "the object has been modified; please apply your changes"),
+    ({"metadata": {"uid": "x"}}, MERGE, 409, "Precondition failed: UID in precondition: x"),
+    ({"metadata": {"name": "q"}}, MERGE, 400, "the name of the object (q) does not match the name on the URL (p)"),
+    (
+        [{"op": "test", "path": "/metadata/name", "value": "q"}],
+        "application/json-patch+json",
+        400,
+        "testing value failed",
+    ),
+    ({}, "application/apply-patch+yaml", 415, "the body of the request was in an unknown format"),
+]
+
+
+@pytest.mark.parametrize(("body", "kind", "status", "words"), REFUSED)
+async def test_a_patch_that_is_refused(client: Client, pod: Make, body: Any, kind: str, status: int, words: str):
+    await client.create("pods", pod())
+    await client.ready("p")
+    answer = await patch(client, body, kind)
+    assert answer.status == status
+    assert words in answer.body["message"]
+
+
+async def test_an_image_may_change(client: Client, pod: Make):
+    await client.create("pods", pod())
+    await client.ready("p")
+    answer = await patch(client, [{"op": "replace", "path": "/spec/containers/0/image", "value": "b:2"}], JSON_PATCH)
+    assert (answer.status, answer.body["metadata"]["generation"]) == (200, 2)
+
+
+JSON_PATCH = "application/json-patch+json"
+
+
+async def test_replace_needs_the_version_it_replaces(client: Client, pod: Make):
+    await client.create("pods", pod())
+    read = await client.ready("p")
+    read["metadata"]["labels"]["app"] = "mine"
+    first = await client.call("PUT", client.path("pods", "p"), read)
+    stale = await client.call("PUT", client.path("pods", "p"), read)
+    assert (first.status, stale.status, stale.body["reason"]) == (200, 409, "Conflict")
+    assert stale.body["details"] == {"name": "p", "kind": "pods"}
+
+
+async def test_the_status_is_not_replaced_with_the_rest(client: Client, pod: Make):
+    await client.create("pods", pod())
+    read = await client.ready("p")
+    answer = await client.call("PUT", client.path("pods", "p"), {**read, "status": {"phase": "Failed"}})
+    assert answer.body["status"]["phase"] == "Running"
+
+
+METHODS = [
+    ("POST", "/api/v1/pods"),
+    ("PUT", "/api/v1/namespaces/default/pods"),
+    ("POST", "/api/v1/namespaces/default/pods/p"),
+]
+
+
+@pytest.mark.parametrize(("method", "path"), METHODS)
+async def test_a_verb_that_is_not_there(client: Client, method: str, path: str):
+    answer = await client.call(method, path, {})
+    assert (answer.status, answer.body["reason"]) == (405, "MethodNotAllowed")
+
+
+@pytest.mark.parametrize(
+    "path", ["/nothing", "/api/v1/things", "/api/v1/namespaces/default/pods/p/log", "/api/v2/pods"]
+)
+async def test_a_path_that_is_not_there(client: Client, path: str):
+    answer = await client.call("GET", path)
+    assert (answer.status, answer.body) == (404, "404 page not found\n")
+
+
+OPEN = [
+    ("/version", 200),
+    ("/healthz", 200),
+    ("/livez", 200),
+    ("/readyz", 200),
+    ("/api", 401),
+    ("/emulator/calls", 401),
+]
+
+
+@pytest.mark.parametrize(("path", "status"), OPEN)
+async def test_what_is_open_to_all(client: Client, path: str, status: int):
+    del client.http.headers["Authorization"]
+    assert (await client.call("GET", path)).status == status
+
+
+async def test_discovery(client: Client):
+    names = [resource["name"] for resource in (await client.call("GET", "/api/v1")).body["resources"]]
+    assert {"pods", "services", "namespaces", "events"} <= set(names)
+
+
+async def test_dry_runs_are_refused(client: Client, pod: Make):
+    answer = await client.call("POST", client.path("pods") + "?dryRun=All", pod())
+    assert (answer.status, (await client.get("pods", "p")).status) == (400, 404)
