@@ -2,20 +2,27 @@
 
 import os
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import cast
 
+import litestar_offline_docs
 from litestar import Litestar, Router
+from litestar.datastructures import State
 from litestar.di import Provide
-from litestar.openapi import OpenAPIConfig
+from litestar.static_files import create_static_files_router
 
-from api import probes, sandboxes
+from api import openapi, probes, sandboxes
 from api.auth import key_guard
 from api.problems import HANDLERS
+from api.waiting import Waiting
 from shared import logs
 from shared.connection import PROMPT, connect
 from shared.settings import Settings, read_settings
 from shared.store import Store
 
+SCRIPTS = Path(litestar_offline_docs.__file__).parent / "static"
+"""Of the browsable documentation, from a package that does nothing but bring them."""
 MAX_BODY_BYTES = 64 * 1024
 """A create with ten mounts is about 2 KiB; what is larger is not one."""
 
@@ -30,20 +37,14 @@ def create_app(settings: Settings | None = None, store: Store | None = None) -> 
     """
     settings = settings or read_settings(os.environ)
     logs.configure(settings, "api")
-    opened: list[Store] = [store] if store else []
 
     @asynccontextmanager
-    async def lifespan(_: Litestar) -> AsyncIterator[None]:
-        if store:
+    async def lifespan(app: Litestar) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            app.state.store = store or await stack.enter_async_context(_opened(settings))
+            app.state.waiting = Waiting(app.state.store)
+            await stack.enter_async_context(app.state.waiting.running())
             yield
-            return
-        redis = connect(settings, PROMPT)
-        opened.append(Store(redis))
-        try:
-            yield
-        finally:
-            opened.clear()
-            await redis.aclose()
 
     api = Router(
         "/api",
@@ -56,15 +57,33 @@ def create_app(settings: Settings | None = None, store: Store | None = None) -> 
             sandboxes.destroy,
         ],
     )
+    scripts = create_static_files_router(openapi.STATIC, directories=[SCRIPTS], include_in_schema=False)
     return Litestar(
-        [probes.health, api],
+        [probes.health, api, scripts],
         dependencies={
             "settings": Provide(lambda: settings, use_cache=True, sync_to_thread=False),
-            "store": Provide(lambda: opened[0], sync_to_thread=False),
+            "store": Provide(_store, sync_to_thread=False),
+            "waiting": Provide(_waiting, sync_to_thread=False),
         },
         exception_handlers=HANDLERS,
         lifespan=[lifespan],
         logging_config=None,
-        openapi_config=OpenAPIConfig(title="DeerFlow Sandbox Provisioner", version="1"),
+        openapi_config=openapi.config(),
         request_max_body_size=MAX_BODY_BYTES,
     )
+
+
+def _store(state: State) -> Store:
+    return cast(Store, state.store)
+
+
+def _waiting(state: State) -> Waiting:
+    return cast(Waiting, state.waiting)
+
+
+@asynccontextmanager
+async def _opened(settings: Settings) -> AsyncIterator[Store]:
+    async with AsyncExitStack() as stack:
+        redis = connect(settings, PROMPT)
+        stack.push_async_callback(redis.aclose)
+        yield Store(redis)

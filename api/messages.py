@@ -67,9 +67,12 @@ class SandboxAnswer(msgspec.Struct, frozen=True, kw_only=True):
     expires_at: datetime | None
 
 
-class SandboxList(msgspec.Struct, frozen=True):
+class SandboxList(msgspec.Struct, frozen=True, omit_defaults=True):
+    """`next_cursor` is there when there are more pages: not in a whole list, nor in the last page of one."""
+
     sandboxes: list[SandboxAnswer]
     count: int
+    next_cursor: str | None = None
 
 
 class Deleted(msgspec.Struct, frozen=True):
@@ -96,7 +99,7 @@ def answer(record: Sandbox) -> SandboxAnswer:
         message=record.message,
         generation=record.generation,
         user_id=record.spec.user_id,
-        thread_id=record.spec.thread_id or record.id,
+        thread_id=record.thread_id,
         created_at=_time(record.created_at),
         updated_at=_time(record.updated_at),
         expires_at=None if record.expires_at is None else _time(record.expires_at),

@@ -7,10 +7,10 @@ from typing import Any
 
 import structlog
 from litestar import Request, Response
-from litestar.exceptions import HTTPException
+from litestar.exceptions import HTTPException, ValidationException
 from litestar.types import ExceptionHandlersMap
 
-from shared.errors import ProvisionerError
+from shared.errors import InvalidRequest, ProvisionerError
 
 log = structlog.get_logger()
 
@@ -25,12 +25,20 @@ def ours(_: Handled, error: ProvisionerError) -> Problem:
     return response
 
 
-def litestars(_: Handled, error: HTTPException) -> Problem:
-    """What Litestar itself refuses: an unknown route, a method, a body that is too large."""
+def litestars(request: Handled, error: HTTPException) -> Problem:
+    """What Litestar itself refuses: an unknown route, a method, a query parameter, a body that is too large."""
+    if isinstance(error, ValidationException):
+        return ours(request, _invalid(error))
     phrase = HTTPStatus(error.status_code).phrase
     response = _problem(error.status_code, re.sub(r"\W+", "_", phrase.lower()), phrase, error.detail, {})
     response.headers.update(error.headers or {})
     return response
+
+
+def _invalid(error: ValidationException) -> InvalidRequest:
+    first = error.extra[0] if isinstance(error.extra, list) and error.extra else {}
+    field, message = str(first.get("key", "request")), str(first.get("message", error.detail))
+    return InvalidRequest(f"{field}: {message}", field=field)
 
 
 def unexpected(_: Handled, error: Exception) -> Problem:

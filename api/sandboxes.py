@@ -1,98 +1,204 @@
-"""The routes of `/api/sandboxes`. They read and write the store only: no request waits for Kubernetes."""
+"""The routes of `/api/sandboxes`. They read and write the store only: no request waits for Kubernetes itself."""
 
 import secrets
 from http import HTTPStatus
-from typing import Any
+from typing import Annotated, Any
 
 import structlog
 from litestar import Request, Response, delete, get, post
 from litestar.di import NamedDependency
-from litestar.params import FromPath
+from litestar.params import FromPath, HeaderParameter, QueryParameter
 
+from api import openapi
+from api.etags import etag, matches, means
 from api.messages import Deleted, SandboxAnswer, SandboxList, answer, read_create, read_id
-from shared import logs
-from shared.addresses import addressed
-from shared.errors import SandboxNotFound
-from shared.queue import Job, Work
-from shared.sandbox import Sandbox, Spec, Status, accepted, another_attempt, next_life, terminating
+from api.moves import unwanted, wanted
+from api.openapi import problems
+from api.preferences import (
+    COMPAT_CREATE_SECONDS,
+    COMPAT_READ_SECONDS,
+    MAX_WAIT_SECONDS,
+    applied,
+    wait_seconds,
+)
+from api.waiting import Waiting
+from shared import logs, mounts
+from shared.errors import SandboxNotFound, SandboxNotReady
+from shared.indexes import Selection
+from shared.pages import BEGINNING, read_cursor
+from shared.sandbox import ENDED, Sandbox, Status
 from shared.settings import Settings
-from shared.store import Change, Move, Store
+from shared.store import Store
 
 log = structlog.get_logger()
 
 POLL_SECONDS = "1"
 """Retry-After of an answer without a URL yet: a Pod takes a second or more."""
 
+DEFAULT_PAGE = 100
+"""Sandboxes in a page when only a cursor is given."""
 
-@post("/sandboxes")
+Prefer = Annotated[
+    str | None,
+    HeaderParameter(
+        name="Prefer", description=f"`wait=N`: hold the answer up to N seconds, at most {MAX_WAIT_SECONDS}"
+    ),
+]
+
+
+@post(
+    "/sandboxes",
+    status_code=HTTPStatus.ACCEPTED,
+    operation_class=openapi.Create,
+    responses={200: openapi.answers("the sandbox that the id has already, or with its URL"), **problems(400, 404, 413)},
+)
 async def create(
-    request: Request[Any, Any, Any], store: NamedDependency[Store], settings: NamedDependency[Settings]
+    request: Request[Any, Any, Any],
+    store: NamedDependency[Store],
+    settings: NamedDependency[Settings],
+    waiting: NamedDependency[Waiting],
+    prefer: Prefer = None,
 ) -> Response[SandboxAnswer]:
-    """Make a sandbox, or name the one that this id already has. Answers at once; poll the `Location` for its URL."""
+    """Make a sandbox, or name the one that this id already has.
+
+    Answers at once, 202 and perhaps no URL yet: poll `Location`, or wait with `Prefer: wait=N`.
+    """
     asked = read_create(await request.body())
+    spec = asked.spec()
+    mounts.check(spec.extra_mounts, settings)
     sandbox_id = asked.sandbox_id or secrets.token_hex(8)
-    move = wanted(sandbox_id, asked.spec(), settings, now=store.now())
-    outcome = await store.change(sandbox_id, move, believed=None)
-    assert outcome.record is not None  # noqa: S101 - `wanted` leaves a record in every case
-    with logs.about(sandbox_id=sandbox_id, generation=outcome.record.generation):
-        log.info("create accepted" if outcome.written else "create found the existing sandbox")
-    return _created(outcome.record)
+    record, written = await store.change(sandbox_id, wanted(sandbox_id, spec, settings, now=store.now()), believed=None)
+    with logs.about(sandbox_id=sandbox_id):
+        log.info("create accepted" if written else "create found the sandbox there")
+    wait = wait_seconds(prefer)
+    seconds = COMPAT_CREATE_SECONDS if settings.deerflow_compat else wait or 0
+    if seconds and not _is_settled(record):
+        record = await waiting.until(sandbox_id, _is_settled, seconds)
+    record = _there(sandbox_id, record)
+    if settings.deerflow_compat:
+        return _with_url(record, {})
+    return _created(record, applied(wait))
 
 
-@get("/sandboxes")
-async def list_live(store: NamedDependency[Store]) -> SandboxList:
-    """All sandboxes that are not being deleted, oldest first."""
-    live = [answer(record) for record in await store.all() if record.status is not Status.TERMINATING]
-    return SandboxList(live, len(live))
+@get("/sandboxes", responses=problems(400))
+async def list_live(
+    store: NamedDependency[Store],
+    settings: NamedDependency[Settings],
+    status: Annotated[Status | None, QueryParameter(description="only those in this status")] = None,
+    user_id: Annotated[str | None, QueryParameter(description="only this user's")] = None,
+    thread_id: Annotated[str | None, QueryParameter(description="only this thread's")] = None,
+    limit: Annotated[int | None, QueryParameter(ge=1, le=1000, description="a page of so many at most")] = None,
+    cursor: Annotated[str | None, QueryParameter(description="`next_cursor` of the page before")] = None,
+) -> SandboxList:
+    """Sandboxes that are not being deleted, oldest first: all in one answer, or with `limit` in pages.
+
+    A page may be short, or empty, and not be the last: that is the one without `next_cursor`.
+    """
+    selection = Selection(status, user_id, thread_id)
+    if limit is None and cursor is None:
+        page, following = [r for r in await store.all() if selection.holds(r)], None
+    else:
+        after = read_cursor(cursor) if cursor else BEGINNING
+        page, following = await store.page(selection, after, limit or DEFAULT_PAGE)
+    if settings.deerflow_compat and status is None:
+        page = [record for record in page if record.status not in ENDED]
+    return SandboxList([answer(record) for record in page], len(page), str(following) if following else None)
 
 
-@get("/sandboxes/{sandbox_id:str}")
-async def read(sandbox_id: FromPath[str], store: NamedDependency[Store]) -> SandboxAnswer:
+@get(
+    "/sandboxes/{sandbox_id:str}",
+    responses={304: openapi.empty("nothing newer than `If-None-Match`"), **problems(400, 404)},
+)
+async def read(
+    sandbox_id: FromPath[str],
+    store: NamedDependency[Store],
+    settings: NamedDependency[Settings],
+    waiting: NamedDependency[Waiting],
+    prefer: Prefer = None,
+    if_none_match: Annotated[str | None, HeaderParameter(name="If-None-Match", description="an earlier `ETag`")] = None,
+) -> Response[SandboxAnswer]:
+    """One sandbox as last seen.
+
+    With `Prefer: wait=N` as soon as it differs from `If-None-Match` or, without that, as soon as it has its URL.
+    """
     record = await store.get(read_id(sandbox_id))
+    wait = wait_seconds(prefer)
+    seconds = wait or (COMPAT_READ_SECONDS if settings.deerflow_compat and wait is None else 0)
+
+    def enough(current: Sandbox | None) -> bool:
+        if if_none_match is None or current is None:
+            return _is_settled(current)
+        return current.status is Status.TERMINATING or not matches(if_none_match, current)
+
+    if seconds and not enough(record):
+        record = await waiting.until(sandbox_id, enough, seconds)
+    record = _there(sandbox_id, record)
+    if settings.deerflow_compat:
+        _refuse_ended(record)
+        return _with_url(record, applied(wait))
+    headers = {"ETag": etag(record), **applied(wait)}
+    if matches(if_none_match, record):
+        return Response(None, status_code=HTTPStatus.NOT_MODIFIED, headers=headers)  # type: ignore[arg-type]
+    return Response(answer(record), headers=headers)
+
+
+@delete("/sandboxes/{sandbox_id:str}", status_code=HTTPStatus.OK, responses=problems(400, 412))
+async def destroy(
+    sandbox_id: FromPath[str],
+    store: NamedDependency[Store],
+    waiting: NamedDependency[Waiting],
+    generation: Annotated[int | None, QueryParameter(ge=1, description="the life meant")] = None,
+    prefer: Prefer = None,
+    if_match: Annotated[
+        str | None, HeaderParameter(name="If-Match", description="`ETag` of the life that is meant")
+    ] = None,
+) -> Response[Deleted]:
+    """End a sandbox. Answers at once, and the same whether it is there, already going, or was never there."""
+
+    def is_meant(record: Sandbox) -> bool:
+        return generation in {None, record.generation} and (if_match is None or means(if_match, record))
+
+    ending, written = await store.change(read_id(sandbox_id), unwanted(is_meant))
+    if written:
+        with logs.about(sandbox_id=sandbox_id):
+            log.info("delete accepted")
+    wait = wait_seconds(prefer)
+    if wait and ending is not None:
+        await waiting.until(sandbox_id, lambda r: r is None or r.life != ending.life, wait)
+    return Response(Deleted(sandbox_id), headers=applied(wait))
+
+
+def _is_settled(record: Sandbox | None) -> bool:
+    """Nothing to wait for: its Service is made, so that its URL is one, or it will have none."""
+    return record is None or record.is_provisioned or not record.wants_pod
+
+
+def _there(sandbox_id: str, record: Sandbox | None) -> Sandbox:
+    """Raises SandboxNotFound: a sandbox that is being deleted is not there any more, in every mode."""
     if record is None:
         raise SandboxNotFound(f"There is no sandbox {sandbox_id}.")
     if record.status is Status.TERMINATING:
         raise SandboxNotFound(f"Sandbox {sandbox_id} is being deleted.", status=Status.TERMINATING.value)
-    return answer(record)
+    return record
 
 
-@delete("/sandboxes/{sandbox_id:str}", status_code=HTTPStatus.OK)
-async def destroy(sandbox_id: FromPath[str], store: NamedDependency[Store]) -> Deleted:
-    """End a sandbox. Answers at once and the same whether it is there, already going, or was never there."""
-    outcome = await store.change(read_id(sandbox_id), unwanted)
-    if outcome.written:
-        with logs.about(sandbox_id=sandbox_id):
-            log.info("delete accepted")
-    return Deleted(sandbox_id)
+def _refuse_ended(record: Sandbox) -> None:
+    """To today's client every status but Running means "delete it", and 404 means "make a new one"."""
+    if record.status in ENDED:
+        raise SandboxNotFound(
+            f"Sandbox {record.id} is over: {record.reason} {record.message}", status=record.status.value
+        )
 
 
-def wanted(sandbox_id: str, spec: Spec, settings: Settings, *, now: float) -> Move:
-    """The move of a create: a first life, the life there is, or the next one when the last is over."""
-
-    def move(current: Sandbox | None) -> Change | None:
-        if current is None:
-            record = addressed(accepted(sandbox_id, spec, cluster=settings.cluster_name, now=now), settings)
-            return Change(record, (Job.of(Work.PROVISION, record),))
-        if current.wants_pod:
-            return None
-        record = addressed(next_life(current, spec, now=now), settings)
-        # A life that is being deleted has its job already; one that ended by itself may have left things behind.
-        leftovers = () if current.status is Status.TERMINATING else (Job.of(Work.TERMINATE, another_attempt(current)),)
-        return Change(record, (*leftovers, Job.of(Work.PROVISION, record)))
-
-    return move
+def _with_url(record: Sandbox, headers: dict[str, str]) -> Response[SandboxAnswer]:
+    """For today's client: a 2xx has a URL. Raises SandboxNotReady."""
+    if not record.is_provisioned or record.status in ENDED:
+        raise SandboxNotReady(f"Sandbox {record.id} is {record.status} and has no URL. {record.message}".strip())
+    return Response(answer(record), status_code=HTTPStatus.OK, headers={"ETag": etag(record), **headers})
 
 
-def unwanted(current: Sandbox | None) -> Change | None:
-    """The move of a delete."""
-    if current is None or current.status is Status.TERMINATING:
-        return None
-    record = another_attempt(terminating(current))
-    return Change(record, (Job.of(Work.TERMINATE, record),))
-
-
-def _created(record: Sandbox) -> Response[SandboxAnswer]:
-    headers = {"Location": f"/api/sandboxes/{record.id}"}
+def _created(record: Sandbox, headers: dict[str, str]) -> Response[SandboxAnswer]:
+    headers = {"Location": f"/api/sandboxes/{record.id}", "ETag": etag(record), **headers}
     pending = record.status is Status.PENDING
     if pending:
         headers["Retry-After"] = POLL_SECONDS

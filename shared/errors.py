@@ -4,6 +4,8 @@ ProvisionerError
 ├── InvalidRequest      400  what the caller sent breaks a rule of the contract
 ├── Unauthorized        401  no key, a wrong key, or a server that has none
 ├── SandboxNotFound     404  no live sandbox has this id
+├── LaterLife           412  the id's present life is not the one that the caller means
+├── SandboxNotReady     503  (DEERFLOW_COMPAT only) the sandbox has no URL yet, or will have none
 ├── StoreUnavailable    503  Redis does not answer
 └── InvalidSettings     (at start only) the environment breaks a rule
 
@@ -49,6 +51,23 @@ class SandboxNotFound(ProvisionerError):
     status = 404
     code = "sandbox_not_found"
     title = "There is no such sandbox"
+
+
+class LaterLife(ProvisionerError):
+    status = 412
+    code = "later_life"
+    title = "This is another life of the sandbox than you mean"
+
+
+class SandboxNotReady(ProvisionerError):
+    """Today's client must not be given a 2xx without a URL, nor be told a status on which it would delete."""
+
+    status = 503
+    code = "sandbox_not_ready"
+    title = "The sandbox has no URL yet"
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail, headers={"Retry-After": "1"})
 
 
 class StoreUnavailable(ProvisionerError):

@@ -41,7 +41,8 @@ class Reason(StrEnum):
 
 
 NO_PROGRESS_SECONDS = 15.0
-"""A record that waits for a job and has not moved for this long needs another one: twice what a job takes at worst."""
+"""A record that waits for a job and has not moved for this long gets another one. A healthy job takes a tenth of
+it; one that still runs then does no harm beside its successor."""
 
 ENDED = frozenset({Status.SUCCEEDED, Status.FAILED})
 """A life in one of these is over for the client: the next create of its id begins a new one."""
@@ -110,6 +111,11 @@ class Sandbox(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     def life(self) -> str:
         """Names this life in jobs and on the Pod: `{generation}-{token}`, a valid label value."""
         return f"{self.generation}-{self.token}"
+
+    @property
+    def thread_id(self) -> str:
+        """The thread it is for; asked for none, it is for itself."""
+        return self.spec.thread_id or self.id
 
     @property
     def is_provisioned(self) -> bool:

@@ -51,6 +51,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     # API
     provisioner_api_key: A[str, about("the `X-API-Key` of `/api`; empty: every call is refused", secret=True)] = ""
     provisioner_allow_anonymous: A[bool, about("with no key set: `true` says that an open API is meant")] = False
+    deerflow_compat: A[
+        bool, about("`true`: answers that today's DeerFlow client needs (it waits for the URL itself)")
+    ] = False
     # Cluster
     cluster_name: A[str, DNS_LABEL, about("what records and leases call the one cluster the workers talk to")] = (
         "default"

@@ -3,10 +3,7 @@
 | key | type | holds |
 |---|---|---|
 | `sandbox:{id}` | string | the record, JSON |
-| `sandboxes:created` | sorted set | id → `created_at` |
-| `sandboxes:deadline` | sorted set | id → when somebody must look again |
-| `sandboxes:status:{status}` | sorted set | id → `created_at` |
-| `sandboxes:user:{user_id}` | sorted set | id → `created_at` |
+| `sandboxes:…` | sorted sets | the indexes (`shared.indexes`) |
 | `sandboxes:changes` | channel | the id of each record that changed |
 
 Every change is one atomic step: read, apply a pure function, write if nobody wrote since, and in the same step the
@@ -16,7 +13,7 @@ sent again: the record is then no longer the one it was based on, so the functio
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -25,24 +22,24 @@ from msgspec.structs import replace
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from shared import queue
+from shared import indexes, queue
 from shared.errors import StoreUnavailable
+from shared.indexes import Selection
+from shared.pages import Cursor
 from shared.queue import Job, Work
 from shared.sandbox import Sandbox
 
 Clock = Callable[[], float]
 """Seconds since the epoch; tests own it."""
 
-CREATED = "sandboxes:created"
-DEADLINE = "sandboxes:deadline"
-STATUS = "sandboxes:status:"
-USER = "sandboxes:user:"
 CHANGES = "sandboxes:changes"
 
 _KEY = "sandbox:"
 _NO_GUARD = "-"
 _LIST_CHUNK = 500
 """Records a read: so few that Redis answers others in between."""
+_PAGE_CHUNKS = 4
+"""Reads a page, however few of what they find is of the selection."""
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Sandbox).decode
@@ -92,6 +89,13 @@ class Guard(NamedTuple):
     value: str
 
 
+class Page(NamedTuple):
+    """`next` is None after the last page."""
+
+    records: list[Sandbox]
+    next: Cursor | None
+
+
 class Outcome(NamedTuple):
     """The record in force after a change, and whether this call wrote it."""
 
@@ -120,16 +124,48 @@ class Store:
     async def all(self) -> list[Sandbox]:
         """Every record, oldest first. Several reads: what is removed in between is left out, what is made may be."""
         with _unavailable():
-            ids = await self._redis.zrange(CREATED, 0, -1)
+            ids = await self._redis.zrange(indexes.CREATED, 0, -1)
+        names = [sandbox_id.decode() for sandbox_id in ids]
+        found: list[Sandbox | None] = []
+        for start in range(0, len(names), _LIST_CHUNK):
+            found += await self._many(names[start : start + _LIST_CHUNK])
+        return [record for record in found if record is not None]
+
+    async def page(self, selection: Selection, after: Cursor, limit: int) -> Page:
+        """At most `limit` records of the selection that come after `after`, oldest first, and where to go on.
+
+        Looks at no more than a few chunks of the narrowest index, so a page may be short or empty and yet not the last.
+        """
         found: list[Sandbox] = []
-        for start in range(0, len(ids), _LIST_CHUNK):
-            found += await self._many(ids[start : start + _LIST_CHUNK])
-        return found
+        for _ in range(_PAGE_CHUNKS):
+            places, is_end = await self._after(selection.narrowest, after)
+            for place, record in zip(places, await self._many([p.sandbox_id for p in places]), strict=True):
+                after = place
+                if record is not None and selection.holds(record):
+                    found.append(record)
+                if len(found) == limit:
+                    return Page(found, after)
+            if is_end:
+                return Page(found, None)
+        return Page(found, after)
+
+    async def changes(self) -> AsyncIterator[str | None]:
+        """The id of each sandbox that changes from now on; None whenever some may have been missed, as at the start.
+
+        Raises StoreUnavailable when the subscription breaks.
+        """
+        with _unavailable():
+            async with self._redis.pubsub() as subscription:
+                await subscription.subscribe(CHANGES)
+                while True:
+                    message = await subscription.get_message(timeout=None)
+                    if message is not None:
+                        yield message["data"].decode() if message["type"] == "message" else None
 
     async def due(self, limit: int) -> list[str]:
         """Ids of at most `limit` records whose `due_at` has come, longest due first."""
         with _unavailable():
-            ids = await self._redis.zrangebyscore(DEADLINE, "-inf", self.now(), start=0, num=limit)
+            ids = await self._redis.zrangebyscore(indexes.DEADLINE, "-inf", self.now(), start=0, num=limit)
         return [sandbox_id.decode() for sandbox_id in ids]
 
     async def change(
@@ -172,13 +208,27 @@ class Store:
         with _unavailable():
             return bool(await self._redis.exists(*(queue.IN_PROGRESS_KEY + job.id for job in jobs)))
 
+    async def _after(self, index: str, after: Cursor) -> tuple[list[Cursor], bool]:
+        """The next entries of an index, and whether there are no more. Those of one time are ordered by id."""
+        offset = 0
+        while True:
+            with _unavailable():
+                entries = await self._redis.zrangebyscore(
+                    index, after.created_at, "+inf", start=offset, num=_LIST_CHUNK, withscores=True
+                )
+            places = [Cursor(score, sandbox_id.decode()) for sandbox_id, score in entries]
+            following = [place for place in places if place > after]
+            if following or len(entries) < _LIST_CHUNK:
+                return following, len(entries) < _LIST_CHUNK
+            offset += _LIST_CHUNK
+
     def _stamped(self, current: Sandbox | None, wanted: Sandbox | None) -> Sandbox | None:
         if wanted is None or current is None or current.token != wanted.token:
             return wanted
         return replace(wanted, revision=current.revision + 1, updated_at=self.now())
 
     async def _try(self, sandbox_id: str, raw: bytes, change: Change, guard: Guard | None) -> tuple[bytes, bytes]:
-        scores = _scores(_record(raw), change.record)
+        scores = indexes.changed(_record(raw), change.record)
         keys = [_KEY + sandbox_id, guard.key if guard else _NO_GUARD, *scores]
         arguments: list[str | bytes | float] = [sandbox_id, raw, _bytes(change.record), guard.value if guard else ""]
         arguments += scores.values()
@@ -192,31 +242,13 @@ class Store:
         with _unavailable():
             return await self._redis.get(_KEY + sandbox_id) or b""
 
-    async def _many(self, ids: Sequence[bytes]) -> list[Sandbox]:
+    async def _many(self, ids: Sequence[str]) -> list[Sandbox | None]:
+        """One record an id; None: it is gone by now."""
+        if not ids:
+            return []
         with _unavailable():
-            raws = await self._redis.mget([_KEY.encode() + i for i in ids])
-        return [_decode(raw) for raw in raws if raw]
-
-
-def _scores(current: Sandbox | None, wanted: Sandbox | None) -> dict[str, float | str]:
-    """Each index that the step touches, with the sandbox's score in it; empty: it leaves that index."""
-    before, after = _indexes(current), _indexes(wanted)
-    scores: dict[str, float | str] = dict.fromkeys(before.keys() - after.keys(), "")
-    scores.update({key: score for key, score in after.items() if before.get(key) != score})
-    return scores
-
-
-def _indexes(record: Sandbox | None) -> dict[str, float]:
-    if record is None:
-        return {}
-    indexes = {
-        CREATED: record.created_at,
-        STATUS + record.status: record.created_at,
-        USER + record.spec.user_id: record.created_at,
-    }
-    if record.due_at is not None:
-        indexes[DEADLINE] = record.due_at
-    return indexes
+            raws = await self._redis.mget([_KEY + sandbox_id for sandbox_id in ids])
+        return [_record(raw or b"") for raw in raws]
 
 
 def _record(raw: bytes) -> Sandbox | None:

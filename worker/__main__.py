@@ -7,11 +7,13 @@ import sys
 import structlog
 import uvloop
 from arq.worker import Worker
+from redis.exceptions import RedisError
 
 from shared import command, logs
+from shared.connection import PROMPT, connect
 from shared.errors import InvalidSettings
 from shared.settings import Settings
-from worker.main import arq_settings
+from worker.main import arq_settings, health_key
 
 log = structlog.get_logger()
 
@@ -21,6 +23,7 @@ CLOSE_SECONDS = 5
 
 async def run(settings: Settings) -> None:
     """Until SIGTERM or SIGINT: then no new jobs, those under way are finished, and everything is closed."""
+    await _say_if_redis_is_away(settings)
     worker = Worker(**arq_settings(settings))
     try:
         await worker.async_run()
@@ -28,6 +31,26 @@ async def run(settings: Settings) -> None:
         log.info("stopping")
     finally:
         await close(worker)
+
+
+async def check(settings: Settings) -> str | None:
+    """What is wrong, for the exit of a health check; None: a worker of this host has lately said that it lives."""
+    async with connect(settings, PROMPT) as redis:
+        try:
+            async for _ in redis.scan_iter(f"{health_key()}:*"):
+                return None
+        except (RedisError, OSError) as error:
+            return f"Redis does not answer: {error}"
+    return "No worker on this host has said that it lives."
+
+
+async def _say_if_redis_is_away(settings: Settings) -> None:
+    """arq waits for it without a word."""
+    async with connect(settings, PROMPT) as redis:
+        try:
+            await redis.ping()
+        except (RedisError, OSError) as error:
+            log.warning("redis does not answer; waiting for it", error=str(error))
 
 
 async def close(worker: Worker) -> None:
@@ -41,8 +64,12 @@ async def close(worker: Worker) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m worker", description="Run one worker of the sandbox provisioner.")
     command.add_print_settings(parser)
-    settings = command.settings_or_exit(show=parser.parse_args().print_settings)
+    parser.add_argument("--check", action="store_true", help="exit 0 if a worker on this host is alive, or else 1")
+    arguments = parser.parse_args()
+    settings = command.settings_or_exit(show=arguments.print_settings)
     logs.configure(settings, "worker")
+    if arguments.check:
+        sys.exit(asyncio.run(check(settings)))
     try:
         uvloop.run(run(settings))
     except InvalidSettings as error:

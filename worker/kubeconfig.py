@@ -27,17 +27,26 @@ async def configuration(settings: Settings) -> Configuration:
 
 
 async def _load(path: str, into: Configuration) -> None:
-    file = Path(path).expanduser()  # noqa: ASYNC240 - at start, before anything else runs
+    try:
+        await _read(Path(path).expanduser(), path, into)
+    except InvalidSettings:
+        raise
+    except Exception as error:  # whatever the library, its YAML parser or the file system finds wrong with it
+        raise InvalidSettings(f"KUBECONFIG_PATH: {path} cannot be used: {type(error).__name__}: {error}") from error
+
+
+async def _read(file: Path, path: str, into: Configuration) -> None:
     if file.is_dir():
         raise InvalidSettings(
             f"KUBECONFIG_PATH: expected a file, {path} is a directory. Docker makes one when the file it is told to "
             "mount is missing on the host: remove the directory and mount the real file."
         )
+    if file.is_file():
+        await load_kube_config(config_file=str(file), client_configuration=into, persist_config=False)
+        return
     try:
-        if file.is_file():
-            await load_kube_config(config_file=str(file), client_configuration=into, persist_config=False)
-        else:
-            load_incluster_config(client_configuration=into)  # type: ignore[no-untyped-call]
-    except (ConfigException, OSError) as error:
-        source = f"{path} cannot be used" if file.is_file() else f"{path} is missing, and this is no Pod in a cluster"
-        raise InvalidSettings(f"KUBECONFIG_PATH: {source}: {error}") from error
+        load_incluster_config(client_configuration=into)  # type: ignore[no-untyped-call]
+    except ConfigException as error:
+        raise InvalidSettings(
+            f"KUBECONFIG_PATH: {path} is missing, and this is no Pod in a cluster: {error}"
+        ) from error

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import socket
 from contextlib import AsyncExitStack
 from typing import Any, cast
 
@@ -27,8 +28,15 @@ log = structlog.get_logger()
 POLL_SECONDS = 0.05
 """How often an idle worker asks the queue: 20 commands a second, and a job waits half of it on average."""
 SWEEP_SECONDS = set(range(0, 60, 10))
+HEALTH_SECONDS = 10
+"""How often a worker says that it lives; `python -m worker --check` believes it one second longer."""
 ENDLESS = 1_000_000_000
 """Tries: a job decides itself when to stop (`worker.provisioner`), by its deadline and not by counting."""
+
+
+def health_key() -> str:
+    """Under which the workers of this host, or container, say that they live: each with its pid after it."""
+    return f"{queue.QUEUE}:health-check:{socket.gethostname()}"
 
 
 def __getattr__(name: str) -> type:
@@ -66,6 +74,8 @@ def arq_settings(settings: Settings) -> dict[str, Any]:
         "max_jobs": settings.worker_max_jobs,
         "max_tries": ENDLESS,
         "poll_delay": POLL_SECONDS,
+        "health_check_interval": HEALTH_SECONDS,
+        "health_check_key": f"{health_key()}:{os.getpid()}",
         "job_completion_wait": settings.worker_shutdown_seconds,
     }
 

@@ -137,19 +137,20 @@ class Provisioner:
             return await self._cluster.create_pod(pod)
 
     async def _service(self, record: Sandbox, pod: seen.Pod) -> seen.Service:
+        """Made now, or by an earlier try. A full range of node ports hides that one: it is found before the name is."""
         wanted = manifests.service(record, pod.metadata.uid, self._settings)
         try:
             return await self._cluster.create_service(wanted)
-        except AlreadyExists as error:
+        except KubernetesError as error:
+            if not isinstance(error, AlreadyExists) and retries.reason(error) is not Reason.NODE_PORTS_EXHAUSTED:
+                raise
             found = await self._cluster.get_service(wanted.metadata.name)
-            if found is None:
-                return await self._cluster.create_service(wanted)
-            if any(owner.uid == pod.metadata.uid for owner in found.metadata.owner_references):
+            if found and any(owner.uid == pod.metadata.uid for owner in found.metadata.owner_references):
                 return found
-            if found.metadata.labels.get(SANDBOX_ID) != record.id:
+            if found and found.metadata.labels.get(SANDBOX_ID) != record.id:
                 raise KubernetesError(error.http_status, error.reason, f"{error.message}, and is not ours") from error
-            # Left by a Pod that is gone, and not yet collected with it.
-            await self._cluster.delete_service(found.metadata.name, found.metadata.uid)
+            if found:  # left by a Pod that is gone, and not yet collected with it
+                await self._cluster.delete_service(found.metadata.name, found.metadata.uid)
             return await self._cluster.create_service(wanted)
 
     async def _refused(self, record: Sandbox, error: KubernetesError) -> None:

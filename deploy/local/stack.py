@@ -1,6 +1,7 @@
 """The whole service on one machine: Valkey, a cluster, the API and its workers, each a process of its own."""
 
 import asyncio
+import os
 import secrets
 import socket
 import sys
@@ -41,7 +42,8 @@ class Stack:
 
     def __init__(self, options: Options) -> None:
         self.options = options
-        self.key = options.environment.get("PROVISIONER_API_KEY") or secrets.token_hex(16)
+        given = {**os.environ, **options.environment}.get("PROVISIONER_API_KEY")
+        self.key = given or secrets.token_hex(16)
         self.urls: list[str] = []
         self.apis: list[Process] = []
         self.workers: list[Process] = []
@@ -120,8 +122,9 @@ class Stack:
         self._data.mkdir(parents=True, exist_ok=True)
         await self.start_valkey()
         kubeconfig = self.options.kubeconfig or await self._start_emulator(directory / "kubeconfig")
+        node = {} if self.options.kubeconfig else {"NODE_HOST": os.environ.get("NODE_HOST", "127.0.0.1")}
         self._environment = {
-            "NODE_HOST": "127.0.0.1",
+            **node,
             "LOG_FORMAT": "console" if sys.stdout.isatty() else "json",
             **self.options.environment,
             "REDIS_URL": self.redis_url,

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from shared import paths
+from shared import mounts, paths
 from shared.sandbox import Mount, Sandbox
 from shared.settings import Settings
 from worker.manifests.kinds import Claim, EmptyDir, HostPath, Volume, VolumeMount
@@ -46,7 +46,7 @@ def skills(record: Sandbox, settings: Settings) -> list[Mounted]:
 
 def _skills_claim(record: Sandbox, settings: Settings) -> Mounted:
     template = settings.skills_pvc_subpath_template
-    sub_path = template.format(user_id=record.spec.user_id, thread_id=thread_of(record))
+    sub_path = template.format(user_id=record.spec.user_id, thread_id=record.thread_id)
     volume = Volume(name="skills", persistent_volume_claim=Claim(claim_name=settings.skills_pvc_name, read_only=True))
     return Mounted(VolumeMount(name="skills", mount_path=SKILLS, read_only=True, sub_path=sub_path), volume)
 
@@ -54,11 +54,11 @@ def _skills_claim(record: Sandbox, settings: Settings) -> Mounted:
 def user_data(record: Sandbox, settings: Settings) -> Mounted:
     """A claim, else the thread's directory on the node, else a directory that goes with the Pod."""
     if settings.userdata_pvc_name:
-        sub_path = f"deer-flow/users/{record.spec.user_id}/threads/{thread_of(record)}/user-data"
+        sub_path = f"deer-flow/users/{record.spec.user_id}/threads/{record.thread_id}/user-data"
         volume = Volume(name=USER_DATA_VOLUME, persistent_volume_claim=Claim(claim_name=settings.userdata_pvc_name))
         return Mounted(_user_data_mount(USER_DATA, sub_path, read_only=False), volume)
     if settings.threads_host_path:
-        path = paths.join(settings.threads_host_path, thread_of(record), "user-data")
+        path = paths.join(settings.threads_host_path, record.thread_id, "user-data")
         return host_path(USER_DATA_VOLUME, path, USER_DATA, read_only=False)
     return Mounted(
         _user_data_mount(USER_DATA, "", read_only=False), Volume(name=USER_DATA_VOLUME, empty_dir=EmptyDir())
@@ -69,17 +69,9 @@ def extra_mount(name: str, mount: Mount, at: str, settings: Settings) -> Mounted
     """An extra mount: a path on the node or, where user data is a claim, the same path inside that claim."""
     if not settings.userdata_pvc_name:
         return host_path(name, paths.normalise(mount.host_path), at, read_only=mount.read_only)
-    below = paths.below(mount.host_path, base_dir(settings))
+    below = paths.below(mount.host_path, mounts.root(settings))
     return Mounted(_user_data_mount(at, f"deer-flow/{below}", read_only=mount.read_only), None)
 
 
 def _user_data_mount(at: str, sub_path: str, *, read_only: bool) -> VolumeMount:
     return VolumeMount(name=USER_DATA_VOLUME, mount_path=at, read_only=read_only, sub_path=sub_path)
-
-
-def base_dir(settings: Settings) -> str:
-    return settings.deer_flow_host_base_dir or paths.parent(settings.threads_host_path)
-
-
-def thread_of(record: Sandbox) -> str:
-    return record.spec.thread_id or record.id

@@ -1,0 +1,105 @@
+"""What the OpenAPI document says beyond the handlers' own types: the create's body, errors, the key; and its page."""
+
+from dataclasses import dataclass
+from typing import Any, cast
+
+import msgspec
+from litestar.openapi import OpenAPIConfig, ResponseSpec
+from litestar.openapi.plugins import SwaggerRenderPlugin
+from litestar.openapi.spec import (
+    Components,
+    OpenAPIMediaType,
+    Operation,
+    Reference,
+    RequestBody,
+    Schema,
+    SecurityScheme,
+)
+
+from api.auth import HEADER
+from api.messages import CreateSandbox, SandboxAnswer
+from api.problems import MEDIA_TYPE
+
+KEY = "key"
+STATIC = "/schema/static"
+"""Where the browsable page finds its scripts: here, so that it works without a network."""
+
+_TEMPLATE = "#/components/schemas/{name}"
+_TEXTS = {
+    400: "something breaks a rule; `field` names it",
+    401: "no key, or not this server's",
+    404: "there is no such sandbox, or it is being deleted (`status` then says so)",
+    412: "the present life of the sandbox is not the one that is meant",
+    413: "the body is over 64 KiB",
+    503: "Redis does not answer, or (DEERFLOW_COMPAT) there is no URL yet; nothing is claimed",
+}
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """RFC 9457. `code` is stable (docs/errors.md lists them), `detail` is for people. `status` is the HTTP status, but
+    of a sandbox that is being deleted `Terminating`, and of one that is over (DEERFLOW_COMPAT) how it ended."""
+
+    type: str
+    title: str
+    status: int | str
+    detail: str
+    code: str
+    field: str = ""
+    generation: int = 0
+
+
+def problems(*statuses: int) -> dict[int, ResponseSpec]:
+    """The error answers of a handler; 401 and 503 are everybody's."""
+    return {
+        status: ResponseSpec(Problem, generate_examples=False, description=_TEXTS[status], media_type=_PROBLEM)
+        for status in sorted({*statuses, 401, 503})
+    }
+
+
+_PROBLEM = cast(Any, MEDIA_TYPE)  # Litestar's type names its own media types only, and takes any
+
+
+def answers(text: str) -> ResponseSpec:
+    return ResponseSpec(SandboxAnswer, generate_examples=False, description=text)
+
+
+def empty(text: str) -> ResponseSpec:
+    return ResponseSpec(None, generate_examples=False, description=text)
+
+
+@dataclass
+class Create(Operation):
+    """The create decodes its body itself, once and straight into its struct; so its body is said here."""
+
+    def __post_init__(self) -> None:
+        reference = Reference(ref=_TEMPLATE.format(name=CreateSandbox.__name__))
+        example = {"sandbox_id": "0123456789abcdef", "user_id": "u1", "thread_id": "t1"}
+        media = OpenAPIMediaType(schema=reference, example=example)
+        self.request_body = RequestBody(content={"application/json": media}, required=True)
+
+
+def config() -> OpenAPIConfig:
+    return OpenAPIConfig(
+        title="DeerFlow Sandbox Provisioner",
+        version="1",
+        description="Sandboxes for DeerFlow: one Kubernetes Pod and Service each. Answers tell what was last seen.",
+        security=[{KEY: []}],
+        components=Components(
+            schemas=_schemas(),
+            security_schemes={KEY: SecurityScheme(type="apiKey", name=HEADER, security_scheme_in="header")},
+        ),
+        use_handler_docstrings=True,
+        render_plugins=[
+            SwaggerRenderPlugin(
+                js_url=f"{STATIC}/swagger-ui-bundle.js",
+                css_url=f"{STATIC}/swagger-ui.css",
+                standalone_preset_js_url=f"{STATIC}/swagger-ui-standalone-preset.js",
+            )
+        ],
+    )
+
+
+def _schemas() -> dict[str, Schema]:
+    """Of the create's body. msgspec's JSON Schema objects have the very fields that Litestar's have."""
+    _, components = msgspec.json.schema_components([CreateSandbox], ref_template=_TEMPLATE)
+    return {name: Schema(**raw) for name, raw in components.items()}

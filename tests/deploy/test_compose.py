@@ -1,0 +1,131 @@
+"""docker-compose-dev.yaml: every setting is passed on, and what README.md says of it is so."""
+
+import os
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from shared.settings import TABLE, read_settings
+from worker.__main__ import CLOSE_SECONDS
+
+ROOT = Path(__file__).parents[2]
+FILE = ROOT / "docker-compose-dev.yaml"
+COMPOSE: dict[str, Any] = yaml.safe_load(FILE.read_text())
+SERVICES: dict[str, Any] = COMPOSE["services"]
+PROCESSES = ("api", "worker")
+REDIS_OF_THIS_FILE = "redis://redis:6379/0"
+
+
+def test_it_starts_redis_the_api_and_two_workers():
+    assert SERVICES.keys() == {"redis", "api", "worker"}
+    assert SERVICES["worker"]["deploy"]["replicas"] == 2
+    assert SERVICES["worker"]["command"] == ["python", "-m", "worker"]
+    assert "command" not in SERVICES["api"], "the image's own command is the API"
+
+
+@pytest.mark.parametrize("process", PROCESSES)
+def test_each_setting_is_passed_through_and_no_other(process):
+    """`NAME: ${NAME:-}`: an empty one counts as not set. Redis alone has a default of this file's."""
+    passed = dict(SERVICES[process]["environment"])
+    assert passed.pop("REDIS_URL") == f"${{REDIS_URL:-{REDIS_OF_THIS_FILE}}}"
+    assert passed == {row.name: f"${{{row.name}:-}}" for row in TABLE if row.name != "REDIS_URL"}
+
+
+def test_what_an_empty_environment_gives_is_valid():
+    passed = {row.name: "" for row in TABLE} | {"REDIS_URL": REDIS_OF_THIS_FILE}
+    assert read_settings(passed).redis_url == REDIS_OF_THIS_FILE
+
+
+def test_no_secret_has_a_value_in_the_file():
+    for row in TABLE:
+        if row.secret:
+            assert re.search(rf"^  {row.name}: \$\{{{row.name}:-", FILE.read_text(), re.MULTILINE)
+
+
+def test_the_cluster_is_the_workers_alone():
+    (kubeconfig,) = SERVICES["worker"]["volumes"]
+    assert kubeconfig["type"] == "bind"
+    assert kubeconfig["read_only"] is True
+    assert kubeconfig["bind"]["create_host_path"] is False
+    assert kubeconfig["target"] == next(row.default for row in TABLE if row.name == "KUBECONFIG_PATH")
+    assert "volumes" not in SERVICES["api"]
+
+
+def test_a_worker_may_be_made_the_owner_of_the_kubeconfig():
+    """Which is usually readable by its owner only, while the image's own user is nobody's."""
+    assert SERVICES["worker"]["user"] == "${PROVISIONER_UID:-1000}:${PROVISIONER_GID:-1000}"
+
+
+@pytest.mark.parametrize("process", PROCESSES)
+def test_a_process_is_confined_and_finds_the_machine_it_runs_on(process):
+    service = SERVICES[process]
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert service["extra_hosts"] == ["host.docker.internal:host-gateway"]
+    assert service["depends_on"] == {"redis": {"condition": "service_healthy"}}
+
+
+def test_redis_keeps_every_record():
+    """On disk, over restarts; and it would rather refuse a write than drop a key."""
+    command = " ".join(SERVICES["redis"]["command"])
+    assert "--appendonly yes" in command
+    assert "--maxmemory-policy noeviction" in command
+    assert SERVICES["redis"]["volumes"] == ["redis-data:/data"]
+    assert "redis-data" in COMPOSE["volumes"]
+
+
+def test_only_the_api_is_published_and_on_this_machine_only():
+    published = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
+    assert published == {"api": ["127.0.0.1:8002:8002"]}
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_each_service_is_checked_restarted_and_of_a_known_version(name):
+    service = SERVICES[name]
+    assert service["healthcheck"]["test"][0] == "CMD"
+    assert {"interval", "timeout", "retries", "start_period"} <= service["healthcheck"].keys()
+    assert service["restart"] == "unless-stopped"
+    assert not service["image"].endswith(":latest")
+    assert ":" in service["image"]
+
+
+def test_the_health_checks_are_commands_that_exist():
+    """The API is asked over HTTP; a worker's own command tells whether one on its host is alive."""
+    _, python, flag, source = SERVICES["api"]["healthcheck"]["test"]
+    assert (python, flag) == ("python", "-c")
+    compile(source, "health check of api", "exec")
+    assert SERVICES["worker"]["healthcheck"]["test"] == ["CMD", "python", "-m", "worker", "--check"]
+
+
+def test_a_stopping_worker_has_the_time_it_takes():
+    grace = int(SERVICES["worker"]["stop_grace_period"].removesuffix("s"))
+    assert grace > read_settings({}).worker_shutdown_seconds + CLOSE_SECONDS
+
+
+def test_docker_compose_finds_it_valid(tmp_path):
+    command = compose_command()
+    if command is None:
+        pytest.skip("no working `docker compose` or `docker-compose` on this machine")
+    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}
+    if "DOCKER_CONFIG" in os.environ:  # where the plugin may be
+        environment["DOCKER_CONFIG"] = os.environ["DOCKER_CONFIG"]
+    checked = subprocess.run(
+        [*command, "-f", str(FILE), "config", "-q"], env=environment, capture_output=True, text=True, check=False
+    )
+    assert checked.returncode == 0, checked.stderr
+    assert not checked.stderr, "nor has it anything to warn of"
+
+
+def compose_command() -> list[str] | None:
+    for command in (["docker", "compose"], ["docker-compose"]):
+        try:
+            subprocess.run([*command, "version"], capture_output=True, check=True, timeout=30)
+        except (OSError, subprocess.SubprocessError):
+            continue
+        return command
+    return None

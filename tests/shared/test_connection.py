@@ -1,0 +1,232 @@
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+from arq.connections import ArqRedis
+
+from shared.connection import PATIENT, PROMPT, connect
+from shared.errors import StoreUnavailable
+from shared.queue import JOB_KEY
+from shared.sandbox import Sandbox, Spec, accepted
+from shared.settings import read_settings
+from shared.store import Change, Store
+from tests.conftest import StartValkey, Valkey
+from tests.shared.conftest import created
+
+pytestmark = pytest.mark.anyio
+
+PASSWORD = ("--requirepass", "word")
+
+
+def open_at(url: str, **environment: str) -> ArqRedis:
+    return connect(read_settings({"REDIS_URL": url, **environment}), PROMPT)
+
+
+@asynccontextmanager
+async def open_through(sentinels: str, url: str, master: str = "deer") -> AsyncIterator[ArqRedis]:
+    redis = open_at(url, REDIS_SENTINELS=sentinels, REDIS_SENTINEL_MASTER=master)
+    async with redis:
+        yield redis
+    for sentinel in redis.connection_pool.sentinel_manager.sentinels:  # which redis-py leaves open
+        await sentinel.aclose()
+
+
+async def works(redis: ArqRedis) -> bool:
+    """Whether a store on it keeps what it is given."""
+    store = Store(redis)
+    outcome = await store.change("abc", created("abc", store.now()))
+    return outcome.record is not None and await store.get("abc") == outcome.record
+
+
+async def test_url(valkey_url: str):
+    """A URL names host and port."""
+    async with open_at(valkey_url) as redis:
+        assert await works(redis)
+
+
+async def test_socket(start_valkey: StartValkey):
+    """A URL may name a socket instead."""
+    server = start_valkey()
+    async with open_at(f"unix://{server.socket}?db=2") as redis:
+        assert await works(redis)
+        assert (await redis.client_info())["db"] == 2
+
+
+async def test_password(start_valkey: StartValkey):
+    """A URL may hold a user, a password, and the number of a database."""
+    server = start_valkey(*PASSWORD)
+    async with open_at(f"redis://default:word@127.0.0.1:{server.port}/3") as redis:
+        assert await works(redis)
+        assert (await redis.client_info())["db"] == 3
+
+
+@pytest.mark.parametrize("credentials", ["", ":mistaken@"])
+async def test_wrong_password(start_valkey: StartValkey, credentials: str):
+    """A Redis that does not let us in is a Redis that is not available, and the password is not told."""
+    server = start_valkey(*PASSWORD)
+    async with open_at(f"redis://{credentials}127.0.0.1:{server.port}/0") as redis:
+        with pytest.raises(StoreUnavailable) as refused:
+            await Store(redis).get("abc")
+    assert "mistaken" not in refused.value.detail
+
+
+def sentinel_of(start_valkey: StartValkey, master: Valkey) -> str:
+    """`host:port` of a Sentinel that watches it."""
+    watch = f"sentinel monitor deer 127.0.0.1 {master.port} 1\nsentinel auth-pass deer word\n"
+    return f"127.0.0.1:{start_valkey('--sentinel', config=watch).port}"
+
+
+async def test_sentinel(start_valkey: StartValkey):
+    """Sentinels say where the master is; password and database come from the URL, whose host is not asked."""
+    master = start_valkey(*PASSWORD)
+    sentinels = sentinel_of(start_valkey, master)
+    async with open_through(sentinels, "redis://:word@nowhere.invalid:1/4") as redis:
+        assert await works(redis)
+        assert (await redis.config_get("port"))["port"] == str(master.port)
+        assert (await redis.client_info())["db"] == 4
+
+
+async def test_some_sentinel(start_valkey: StartValkey, away_url: str):
+    """One Sentinel that answers is enough."""
+    master = start_valkey(*PASSWORD)
+    away = away_url.removeprefix("redis://").removesuffix("/0")
+    sentinels = f"{away}, {sentinel_of(start_valkey, master)}"
+    async with open_through(sentinels, "redis://:word@localhost/0") as redis:
+        assert await works(redis)
+
+
+async def test_no_sentinel(away_url: str):
+    """Without any Sentinel that answers, Redis is not available."""
+    away = away_url.removeprefix("redis://").removesuffix("/0")
+    async with open_through(away, away_url) as redis:
+        with pytest.raises(StoreUnavailable):
+            await Store(redis).get("abc")
+
+
+async def test_sentinel_of_another_master(start_valkey: StartValkey):
+    """A master that no Sentinel knows is not available."""
+    sentinels = sentinel_of(start_valkey, start_valkey(*PASSWORD))
+    async with open_through(sentinels, "redis://:word@localhost/0", master="elk") as redis:
+        with pytest.raises(StoreUnavailable, match="elk"):
+            await Store(redis).get("abc")
+
+
+async def test_away(away_url: str):
+    """While Redis is away, whatever is asked of the store says so, and what to do: try again in a second."""
+    record = accepted("abc", Spec(), cluster="default", now=0.0)
+    async with open_at(away_url) as redis:
+        store = Store(redis)
+        asked = (
+            store.get("abc"),
+            store.all(),
+            store.due(1),
+            store.change("abc", lambda _: None),
+            store.change("abc", lambda _: Change(record), believed=None),
+            store.is_provisioning(record),
+        )
+        errors = await asyncio.gather(*asked, return_exceptions=True)
+    assert [type(error) for error in errors] == [StoreUnavailable] * len(asked)
+    assert {error.headers["Retry-After"] for error in errors if isinstance(error, StoreUnavailable)} == {"1"}
+
+
+async def test_tries_are_bounded():
+    """A Redis that takes connections and drops them is given up after a few tries at most."""
+    tries = 0
+
+    async def drop(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal tries
+        tries += 1
+        writer.close()
+        await writer.wait_closed()
+
+    async with await asyncio.start_server(drop, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        async with open_at(f"redis://127.0.0.1:{port}/0") as redis:
+            with pytest.raises(StoreUnavailable):
+                await Store(redis).get("abc")
+    assert 0 < tries <= 10
+
+
+async def test_returns(start_valkey: StartValkey):
+    """A store whose Redis went away and came back works again by itself, with nothing of what Redis had learnt."""
+    server = start_valkey()
+    async with open_at(server.url) as redis:
+        assert await works(redis)
+        server.stop()
+        with pytest.raises(StoreUnavailable):
+            await Store(redis).get("abc")
+        server.start()
+        assert await works(redis)
+
+
+async def test_restarted(start_valkey: StartValkey):
+    """Whoever asks nothing while Redis restarts does not notice."""
+    server = start_valkey()
+    async with open_at(server.url) as redis:
+        store = Store(redis)
+        await store.change("abc", created("abc", store.now()))
+        server.stop()
+        server.start()
+        assert (await store.change("abd", created("abd", store.now()), believed=None)).written
+
+
+async def test_patience(start_valkey: StartValkey):
+    """The client of arq's loop waits for Redis, however long it is away."""
+    server = start_valkey()
+    async with connect(read_settings({"REDIS_URL": server.url}), PATIENT) as redis:
+        await redis.ping()
+        server.stop()
+        waiting = asyncio.create_task(redis.ping())
+        async with open_at(server.url) as hasty:
+            for _ in range(3):
+                with pytest.raises(StoreUnavailable):
+                    await Store(hasty).get("abc")
+        assert not waiting.done()
+        server.start()
+        assert await waiting
+
+
+class LossyLine:
+    """Between a client and Redis; drops the connection in place of the next answer, when it is told to."""
+
+    def __init__(self, upstream: int) -> None:
+        self.lose = False
+        self._upstream = upstream
+
+    @asynccontextmanager
+    async def listening(self) -> AsyncIterator[str]:
+        async with await asyncio.start_server(self._connected, "127.0.0.1", 0) as server:
+            yield f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}/0"
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self._upstream)
+        asking = asyncio.create_task(self._ask(reader, up_writer))
+        while (answer := await up_reader.read(65536)) and not self.lose:
+            writer.write(answer)
+        self.lose = False
+        for each in (writer, up_writer):
+            each.close()
+            await each.wait_closed()
+        await asking
+
+    async def _ask(self, reader: asyncio.StreamReader, up_writer: asyncio.StreamWriter) -> None:
+        while asked := await reader.read(65536):
+            up_writer.write(asked)
+        up_writer.close()
+
+
+async def test_lost_answer(valkey: ArqRedis, valkey_url: str):
+    """A create that was carried out, but whose answer was lost, is found done: one record, one job, no error."""
+    line = LossyLine(int(valkey_url.rpartition(":")[2].partition("/")[0]))
+    async with line.listening() as url, open_at(url) as redis:
+        store = Store(redis)
+        await store.change("first", created("first", store.now()))
+        line.lose = True
+        outcome = await store.change("abc", created("abc", store.now()), believed=None)
+        assert not line.lose
+    record: Sandbox | None = await Store(valkey).get("abc")
+    assert record is not None
+    assert outcome == (record, False)
+    assert record.revision == 1
+    assert len(await valkey.keys(f"{JOB_KEY}provision:abc:*")) == 1

@@ -1,0 +1,186 @@
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from shared import addresses, sandbox
+from shared.sandbox import ALLOWED, ENDED, NO_PROGRESS_SECONDS, Reason, Sandbox, Spec, Status
+from shared.settings import read_settings
+
+NOW = 1_750_000_000.0
+LATER = NOW + 7
+SPEC = Spec(user_id="ada", thread_id="t-1")
+FIRST = sandbox.accepted("abc", SPEC, cluster="default", now=NOW)
+MADE = sandbox.provisioned(FIRST, pod_name="sandbox-abc", pod_uid="u-1", url="http://h:1", now=LATER)
+
+DNS_LABELS = st.from_regex(r"[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?", fullmatch=True)
+
+
+def test_accepted():
+    """A new life is wanted, queued, and nothing else is known of it."""
+    assert (
+        Sandbox(
+            id="abc",
+            generation=1,
+            token=FIRST.token,
+            cluster="default",
+            spec=SPEC,
+            created_at=NOW,
+            updated_at=NOW,
+            last_used_at=NOW,
+            timings=sandbox.Timings(queued=NOW),
+        )
+        == FIRST
+    )
+    assert FIRST.status is Status.PENDING
+    assert not FIRST.is_provisioned
+
+
+def test_no_two_lives_are_alike():
+    """Even when counting begins at 1 again, because Redis forgot, a life has a name that no other has."""
+    again = sandbox.accepted("abc", SPEC, cluster="default", now=NOW)
+    assert again.generation == FIRST.generation
+    assert again.life != FIRST.life
+
+
+def test_next_life():
+    """The next life of an id counts one up, and takes nothing over but the id and its cluster."""
+    ended = sandbox.failed(replace(MADE, cluster="east", attempt=4, revision=9), Reason.POD_LOST, "gone")
+    spec = Spec(user_id="bob")
+    following = sandbox.next_life(ended, spec, now=LATER)
+    assert following.generation == 2
+    assert following == replace(
+        sandbox.accepted("abc", spec, cluster="east", now=LATER, generation=2), token=following.token
+    )
+
+
+def test_provisioned():
+    """A life that is made says where, when, and that nothing is in its way any more."""
+    record = sandbox.troubled(FIRST, Reason.QUOTA_EXCEEDED, "wait")
+    made = sandbox.provisioned(record, pod_name="sandbox-abc", pod_uid="u-1", url="http://h:1", now=LATER)
+    assert made.is_provisioned
+    assert (made.pod_name, made.pod_uid, made.url) == ("sandbox-abc", "u-1", "http://h:1")
+    assert (made.reason, made.message, made.timings.created) == (Reason.NONE, "", LATER)
+    assert (made.status, made.timings.queued) == (Status.PENDING, NOW)
+
+
+def test_failed():
+    """A failed life is over, not ready, and says why."""
+    record = sandbox.failed(replace(MADE, status=Status.RUNNING, ready=True), Reason.POD_LOST, "gone")
+    assert (record.status, record.ready, record.reason, record.message) == (
+        *(Status.FAILED, False, Reason.POD_LOST, "gone"),
+    )
+    assert not record.wants_pod
+
+
+def test_terminating():
+    """A life that is being ended is not ready and wants no Pod, and is the same life still."""
+    record = sandbox.terminating(replace(MADE, status=Status.RUNNING, ready=True))
+    assert (record.status, record.ready, record.wants_pod) == (Status.TERMINATING, False, False)
+    assert record.life == MADE.life
+
+
+def test_troubled():
+    """Trouble that is being tried again changes what is said, and not the status that was last seen."""
+    record = sandbox.troubled(FIRST, Reason.CLUSTER_UNAVAILABLE, "no answer")
+    assert (record.status, record.reason, record.message) == (
+        *(Status.PENDING, Reason.CLUSTER_UNAVAILABLE, "no answer"),
+    )
+
+
+def test_another_attempt():
+    """Each attempt has a number of its own, in one and the same life."""
+    record = sandbox.another_attempt(sandbox.another_attempt(FIRST))
+    assert (record.attempt, record.life) == (3, FIRST.life)
+
+
+@dataclass
+class Due:
+    why: str
+    record: Sandbox
+    at: float | None
+
+
+DUE = [
+    Due("waits for its Pod", FIRST, NOW + NO_PROGRESS_SECONDS),
+    Due("waits for its Pod, and has a URL already", replace(FIRST, url="http://h:1"), NOW + NO_PROGRESS_SECONDS),
+    Due("is made", MADE, None),
+    Due("is made and expires", replace(MADE, expires_at=LATER), LATER),
+    Due("runs", replace(MADE, status=Status.RUNNING), None),
+    Due("runs, unseen by us when it was made", replace(FIRST, status=Status.RUNNING), NOW + NO_PROGRESS_SECONDS),
+    Due("is being deleted", sandbox.terminating(MADE), NOW + NO_PROGRESS_SECONDS),
+    Due(
+        "is being deleted, whenever it expires",
+        sandbox.terminating(replace(MADE, expires_at=LATER)),
+        NOW + NO_PROGRESS_SECONDS,
+    ),
+    Due("has failed", sandbox.failed(FIRST, Reason.INVALID, "no"), None),
+    Due("has ended and is kept for a while", replace(MADE, status=Status.SUCCEEDED, expires_at=LATER), LATER),
+]
+
+
+@pytest.mark.parametrize("due", DUE, ids=lambda due: due.why)
+def test_due_at(due: Due):
+    """What waits for a job is looked at again when it made no progress; all else when it expires, if it does."""
+    assert due.record.due_at == due.at
+
+
+@pytest.mark.parametrize(
+    ("life", "pod", "service"),
+    [
+        ("1-0a1b2c3d", "sandbox-abc", "sandbox-abc-svc"),
+        ("2-0a1b2c3d", "sandbox-abc-2", "sandbox-abc-2-svc"),
+        ("12-0a1b2c3d", "sandbox-abc-12", "sandbox-abc-12-svc"),
+    ],
+)
+def test_names(life: str, pod: str, service: str):
+    """The first life has DeerFlow's own names; a later one its number in them."""
+    assert (sandbox.object_name("abc", life), sandbox.service_name("abc", life)) == (pod, service)
+
+
+@given(sandbox_id=DNS_LABELS, generation=st.integers(1, 10**9))
+def test_names_are_dns_labels(sandbox_id: str, generation: int):
+    """No id of 40 characters, in no life, makes a name too long for Kubernetes; and each life has its own."""
+    record = sandbox.accepted(sandbox_id, SPEC, cluster="default", now=NOW, generation=generation)
+    following = sandbox.next_life(record, SPEC, now=NOW)
+    service = sandbox.service_name(sandbox_id, record.life)
+    assert len(service) <= 63
+    assert sandbox.object_name(sandbox_id, record.life) != sandbox.object_name(sandbox_id, following.life)
+
+
+@pytest.mark.parametrize("status", Status)
+def test_allowed_moves(status: Status):
+    """Whatever a life is, it may stay that and be deleted; nothing comes back from its end or its delete."""
+    allowed = ALLOWED[status]
+    assert {status, Status.TERMINATING} <= allowed
+    assert (Status.PENDING in allowed) == (status is Status.PENDING)
+    if status in ENDED or status is Status.TERMINATING:
+        assert allowed == {status, Status.TERMINATING}
+    else:
+        assert allowed >= ENDED
+
+
+@pytest.mark.parametrize(
+    ("life", "url"),
+    [
+        ("1-x", "http://sandbox-abc-svc.agents.svc.cluster.local:9000"),
+        ("3-x", "http://sandbox-abc-3-svc.agents.svc.cluster.local:9000"),
+    ],
+)
+def test_cluster_ip_url_is_known_at_once(life: str, url: str):
+    """With ClusterIP a sandbox has its URL before its Service exists: a name of this life in the cluster's DNS."""
+    settings = read_settings(
+        {"SANDBOX_SERVICE_TYPE": "ClusterIP", "K8S_NAMESPACE": "agents", "SANDBOX_CONTAINER_PORT": "9000"}
+    )
+    generation, _, token = life.partition("-")
+    record = replace(FIRST, generation=int(generation), token=token)
+    assert addresses.addressed(record, settings).url == url
+
+
+def test_node_port_url():
+    """With NodePort a sandbox has no URL until its Service has a port, which then is one of the node."""
+    settings = read_settings({"NODE_HOST": "10.0.0.7"})
+    assert addresses.addressed(FIRST, settings) == FIRST
+    assert addresses.node_port_url(30123, settings) == "http://10.0.0.7:30123"

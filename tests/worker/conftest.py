@@ -1,0 +1,203 @@
+"""The worker's real parts: an emulated Kubernetes as a process, a namespace of it a test, and what works on both."""
+
+import asyncio
+import secrets
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import httpx
+import msgspec
+import pytest
+from arq.connections import ArqRedis
+
+from deploy.local.emulator.client import Client
+from shared.queue import QUEUE
+from shared.sandbox import Sandbox
+from shared.settings import Settings, read_settings
+from shared.store import Change, Store
+from tests.conftest import Clock
+from worker.cluster import Cluster
+from worker.kubeconfig import configuration
+from worker.provisioner import Provisioner
+
+SECONDS = 15.0
+"""An upper bound for anything to come true; what is waited for comes as soon as it does."""
+
+
+async def eventually(check: Callable[[], Awaitable[Any]], what: str) -> Any:
+    """The first truthy answer of `check`."""
+    try:
+        async with asyncio.timeout(SECONDS):
+            while not (answer := await check()):
+                await asyncio.sleep(0.01)
+            return answer
+    except TimeoutError:
+        pytest.fail(f"not within {SECONDS:.0f} s: {what}")
+
+
+class Emulator(NamedTuple):
+    url: str
+    token: str
+    kubeconfig: str
+    node_address: str
+
+
+class Kubernetes(Client):
+    """One namespace of the emulated cluster, as its administrator sees it."""
+
+    async def found(self, resource: str) -> list[dict[str, Any]]:
+        items: list[dict[str, Any]] = (await self.list(resource)).body["items"]
+        return items
+
+    async def names(self, resource: str) -> list[str]:
+        return sorted(item["metadata"]["name"] for item in await self.found(resource))
+
+    async def misbehave(self, *rules: dict[str, Any]) -> None:
+        """In this namespace, until told otherwise."""
+        answer = await self.faults(*({"namespace": self.namespace, **rule} for rule in rules))
+        assert answer.status == 200, answer.body
+
+    async def struck(self) -> list[int]:
+        """How often each rule has struck."""
+        return [rule["struck"] for rule in (await self.call("GET", "/emulator/faults")).body]
+
+    async def until_struck(self) -> None:
+        async def struck() -> bool:
+            return any(await self.struck())
+
+        await eventually(struck, "the fault has struck")
+
+    async def until_empty(self) -> None:
+        async def empty() -> bool:
+            return not await self.found("pods") and not await self.found("services")
+
+        await eventually(empty, "no Pod and no Service is left")
+
+    async def lose(self, pod: str) -> None:
+        """At once, behind everyone's back."""
+        body = {"resource": "pods", "namespace": self.namespace, "name": pod}
+        assert (await self.call("POST", "/emulator/lose", body)).status == 200
+
+    async def made(self, resource: str, name: str, **parts: Any) -> dict[str, Any]:
+        answer = await self.create(resource, {"metadata": {"name": name, **parts.pop("metadata", {})}, **parts})
+        assert answer.status == 201, answer.body
+        made: dict[str, Any] = answer.body
+        return made
+
+    async def made_pod(self, name: str, **metadata: Any) -> dict[str, Any]:
+        """Any Pod, not one of ours."""
+        return await self.made("pods", name, metadata=metadata, spec={"containers": [{"name": "c", "image": "i"}]})
+
+    async def made_service(self, name: str, **metadata: Any) -> dict[str, Any]:
+        return await self.made("services", name, metadata=metadata, spec={"ports": [{"port": 80}]})
+
+
+def node_address(worker_id: str) -> str:
+    """Emulators that run at once share the range of node ports, so each has an address of its own."""
+    number = int(worker_id.removeprefix("gw")) if worker_id.startswith("gw") else 0
+    return f"127.0.0.{151 + number}"
+
+
+@pytest.fixture(scope="session")
+def emulator(worker_id: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
+    """One for all the tests of this process, each in a namespace of its own."""
+    kubeconfig = tmp_path_factory.mktemp("emulator") / "kubeconfig"
+    quick = ("--start-seconds", "0.02", "--ready-seconds", "0.02", "--garbage-seconds", "0.05")
+    where = ("--kubeconfig", str(kubeconfig), "--node-address", node_address(worker_id))
+    command = [sys.executable, "-m", "deploy.local.emulator", *where, *quick]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            said = msgspec.json.decode(process.stdout.readline())
+            yield Emulator(said["server"], said["token"], str(kubeconfig), node_address(worker_id))
+        finally:
+            process.send_signal(signal.SIGTERM)
+
+
+@pytest.fixture
+def namespace() -> str:
+    return f"test-{secrets.token_hex(4)}"
+
+
+@pytest.fixture
+async def kubernetes(emulator: Emulator, namespace: str) -> AsyncIterator[Kubernetes]:
+    """A namespace that is this test's alone; it behaves again, and goes with all it holds, at the end."""
+    async with Kubernetes(emulator.url, emulator.token, namespace) as client:
+        await client.made("namespaces", namespace)
+        yield client
+        await client.faults()
+        await client.delete("namespaces", namespace)
+
+
+@pytest.fixture
+def environment(emulator: Emulator, namespace: str, valkey_url: str) -> dict[str, str]:
+    """What a worker of this test is set to."""
+    return {
+        "REDIS_URL": valkey_url,
+        "KUBECONFIG_PATH": emulator.kubeconfig,
+        "K8S_NAMESPACE": namespace,
+        "NODE_HOST": emulator.node_address,
+        "SANDBOX_IMAGE": "sandbox:1",
+        "THREADS_HOST_PATH": "/srv/threads",
+        "LOG_FORMAT": "json",
+    }
+
+
+@pytest.fixture
+def settings(environment: dict[str, str]) -> Settings:
+    return read_settings(environment)
+
+
+@pytest.fixture
+async def cluster(settings: Settings, kubernetes: Kubernetes) -> AsyncIterator[Cluster]:
+    """As the worker opens it, in the namespace of `kubernetes`."""
+    configured = await configuration(settings)
+    async with Cluster(configured, kubernetes.namespace, settings.k8s_timeout_seconds) as opened:
+        yield opened
+
+
+@pytest.fixture
+def store(valkey: ArqRedis, clock: Clock) -> Store:
+    return Store(valkey, clock)
+
+
+@pytest.fixture
+def provisioner(store: Store, cluster: Cluster, settings: Settings) -> Provisioner:
+    return Provisioner(store, cluster, settings)
+
+
+async def put(store: Store, record: Sandbox) -> Sandbox:
+    """As it is, whatever is there."""
+    outcome = await store.change(record.id, lambda _: Change(record))
+    assert outcome.record is not None
+    return outcome.record
+
+
+async def read(store: Store, sandbox_id: str) -> Sandbox:
+    record = await store.get(sandbox_id)
+    assert record is not None
+    return record
+
+
+async def queued(redis: ArqRedis) -> list[str]:
+    """Ids of the jobs that wait."""
+    return [job.decode() for job in await redis.zrange(QUEUE, 0, -1)]
+
+
+async def answers(url: str) -> bool:
+    """Whether a sandbox does, at its URL."""
+    async with httpx.AsyncClient(trust_env=False) as outside:
+        try:
+            return (await outside.get(f"{url}/v1/sandbox")).is_success
+        except httpx.HTTPError:
+            return False
+
+
+@pytest.fixture
+def root(pytestconfig: pytest.Config) -> Path:
+    """Of the repository."""
+    return pytestconfig.rootpath

@@ -1,0 +1,32 @@
+"""Records and settings as the worker's tests need them, short to write."""
+
+from typing import Any
+
+import msgspec
+from msgspec.structs import replace
+
+from shared.sandbox import Sandbox, Spec, Status, accepted
+from shared.settings import Settings, read_settings
+
+NOW = 1_750_000_000.0
+CLUSTER = "default"
+
+
+def settings_of(**environment: str) -> Settings:
+    return read_settings(environment)
+
+
+def spec_of(**fields: Any) -> Spec:
+    """As `POST /api/sandboxes` has it."""
+    return msgspec.convert(fields, Spec)
+
+
+def record_of(sandbox_id: str = "0123456789abcdef", *, now: float = NOW, generation: int = 1, **fields: Any) -> Sandbox:
+    """A life as it is accepted; its token is always the same, `spec` may be given as a mapping."""
+    spec = spec_of(**fields.pop("spec", {}))
+    record = accepted(sandbox_id, spec, cluster=CLUSTER, now=now, generation=generation)
+    return replace(record, token="0a1b2c3d", **fields)
+
+
+def of_status(status: Status, **fields: Any) -> Sandbox:
+    return record_of(status=status, **fields)

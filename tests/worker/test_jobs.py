@@ -1,0 +1,101 @@
+from typing import Any
+
+import pytest
+from arq import Retry
+from arq.connections import ArqRedis
+
+from shared.connection import PROMPT, connect
+from shared.queue import IN_PROGRESS_KEY, Job, Work
+from shared.sandbox import NO_PROGRESS_SECONDS, terminating
+from shared.settings import Settings
+from shared.store import Store
+from tests.conftest import Clock
+from tests.worker.conftest import Kubernetes, put, queued, read
+from tests.worker.records import record_of, settings_of
+from worker import jobs
+from worker.cluster import Cluster
+from worker.provisioner import Provisioner
+
+pytestmark = pytest.mark.anyio
+
+ACCEPTED = record_of("abc")
+ABOUT = ("abc", ACCEPTED.life, 1)
+
+
+@pytest.fixture
+def context(store: Store, provisioner: Provisioner) -> dict[Any, Any]:
+    """What arq hands to a job at its first try."""
+    return {"store": store, "provisioner": provisioner, "job_id": "the-job", "job_try": 1}
+
+
+async def test_a_life(context: dict[Any, Any], store: Store, kubernetes: Kubernetes):
+    """The two jobs make a sandbox and take it away again."""
+    await put(store, ACCEPTED)
+    await jobs.provision(context, *ABOUT)
+    assert (await read(store, "abc")).is_provisioned
+    await put(store, terminating(await read(store, "abc")))
+    await jobs.terminate(context, *ABOUT)
+    await kubernetes.until_empty()
+
+
+@pytest.mark.parametrize("job", [jobs.provision, jobs.terminate])
+async def test_a_cluster_in_trouble(context: dict[Any, Any], store: Store, kubernetes: Kubernetes, job: Any):
+    """A job that cannot be done now is put off, so that arq does not take it for one that failed."""
+    await put(store, ACCEPTED if job is jobs.provision else terminating(ACCEPTED))
+    await kubernetes.misbehave({"kind": "error", "status": 503})
+    with pytest.raises(Retry) as put_off:
+        await job(context, *ABOUT)
+    assert 0 < (put_off.value.defer_score or 0) < 1000
+
+
+async def test_the_servers_word(context: dict[Any, Any], store: Store, kubernetes: Kubernetes):
+    """A job is put off for as long as Kubernetes says."""
+    await put(store, ACCEPTED)
+    await kubernetes.misbehave({"kind": "error", "status": 429, "retry_after": 7})
+    with pytest.raises(Retry) as put_off:
+        await jobs.provision(context, *ABOUT)
+    assert (put_off.value.defer_score or 0) >= 7000
+
+
+async def test_each_try_waits_longer(context: dict[Any, Any], store: Store, kubernetes: Kubernetes):
+    """A job that has failed often waits longer than one that failed once."""
+    await put(store, ACCEPTED)
+    await kubernetes.misbehave({"kind": "error", "status": 503})
+    waits = []
+    for job_try in (1, 4, 8):
+        with pytest.raises(Retry) as put_off:
+            await jobs.provision({**context, "job_try": job_try}, *ABOUT)
+        waits.append(put_off.value.defer_score or 0)
+    assert waits == sorted(waits)
+
+
+async def test_still_provisioning(context: dict[Any, Any], store: Store, valkey: ArqRedis):
+    """A terminate that must wait for a provision looks again soon."""
+    await put(store, terminating(ACCEPTED))
+    await valkey.set(IN_PROGRESS_KEY + Job.of(Work.PROVISION, ACCEPTED).id, b"1")
+    with pytest.raises(Retry) as put_off:
+        await jobs.terminate(context, *ABOUT)
+    assert 0 < (put_off.value.defer_score or 0) <= 1000
+
+
+async def test_redis_away(cluster: Cluster, settings: Settings, away_url: str):
+    """A job that cannot read its record is put off; a sweep that cannot is left to the next one."""
+    async with connect(settings_of(REDIS_URL=away_url), PROMPT) as away:
+        store = Store(away)
+        context = {"store": store, "provisioner": Provisioner(store, cluster, settings), "job_id": "j", "job_try": 1}
+        with pytest.raises(Retry):
+            await jobs.provision(context, *ABOUT)
+        await jobs.sweep(context)
+
+
+async def test_sweep(context: dict[Any, Any], store: Store, clock: Clock, valkey: ArqRedis):
+    """The scheduled job sweeps."""
+    await put(store, ACCEPTED)
+    clock.advance(NO_PROGRESS_SECONDS)
+    await jobs.sweep(context)
+    assert len(await queued(valkey)) == 1
+
+
+def test_our_limit_comes_before_arqs():
+    """arq's own limit is final, so a job ends itself before."""
+    assert jobs.JOB_SECONDS < jobs.ARQ_TIMEOUT_SECONDS

@@ -1,0 +1,229 @@
+from typing import NamedTuple
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from shared.sandbox import ALLOWED, ENDED, Reason, Sandbox, Status, failed, provisioned, terminating
+from tests.worker.records import NOW, of_status, record_of
+from tests.worker.transcripts import pod_life, stuck_pod
+from worker.observation import observed, vanished
+from worker.seen import Condition, Metadata, Pod, PodSpec, PodStatus
+
+UID = "4bac641e-9787-412d-8533-464a73917551"
+"""The Pod's of the transcripts."""
+LATER = NOW + 60
+
+
+def provisioned_record() -> Sandbox:
+    return provisioned(record_of("life"), pod_name="life", pod_uid=UID, url="http://node:30001", now=NOW)
+
+
+def a_pod(
+    phase: str = "Running", *, ready: bool = True, dying: bool = False, reason: str = "", message: str = ""
+) -> Pod:
+    condition = Condition(type="Ready", status="True" if ready else "False")
+    return Pod(
+        metadata=Metadata(name="life", uid=UID, deletion_timestamp="2026-11-22T19:55:09Z" if dying else None),
+        spec=PodSpec(node_name="node-1"),
+        status=PodStatus(phase=phase, reason=reason, message=message, conditions=(condition,)),
+    )
+
+
+class Step(NamedTuple):
+    what: str
+    status: Status
+    ready: bool
+
+
+PENDING, RUNNING = Status.PENDING, Status.RUNNING
+LIFE = [
+    Step("added", PENDING, ready=False),
+    Step("scheduled", PENDING, ready=False),
+    Step("containers are being created", PENDING, ready=False),
+    Step("its network is there", PENDING, ready=False),
+    Step("its container runs", RUNNING, ready=False),
+    Step("ready", RUNNING, ready=True),
+    Step("being deleted", RUNNING, ready=False),
+    Step("told again", RUNNING, ready=False),
+    Step("dying as phase Failed", RUNNING, ready=False),
+    Step("its grace is over", RUNNING, ready=False),
+]
+
+
+def test_a_pods_life_step_by_step():
+    """Status and readiness follow the Pod; that it dies as phase Failed is not a failure."""
+    events = pod_life()
+    assert [event.type for event in events] == ["ADDED", *["MODIFIED"] * 9, "DELETED"]
+    record = provisioned_record()
+    for event, step in zip(events[:-1], LIFE, strict=True):
+        record = observed(record, event.pod, now=NOW)
+        assert (record.status, record.ready) == (step.status, step.ready), step.what
+        assert record.reason is Reason.NONE, step.what
+    gone = vanished(record, record.life, UID)
+    assert gone is not None
+    assert (gone.status, gone.reason, gone.ready) == (Status.FAILED, Reason.POD_LOST, False)
+
+
+def test_a_pods_life_while_it_is_being_deleted_by_us():
+    """A record being ended stays Terminating, whatever its Pod still goes through, and is forgotten with it."""
+    record = terminating(provisioned_record())
+    for event in pod_life():
+        assert observed(record, event.pod, now=LATER) is record
+    assert vanished(record, record.life, UID) is None
+
+
+@pytest.mark.parametrize(
+    ("how", "status"),
+    [
+        ("badimage", PENDING),
+        ("nomount", PENDING),
+        ("nopvc", PENDING),
+        ("toobig", PENDING),
+        ("crash", RUNNING),
+        ("oom", RUNNING),
+    ],
+)
+def test_a_pod_that_is_stuck(how: str, status: Status):
+    """A Pod that gets nowhere keeps the phase Kubernetes gives it, is not ready, and has not failed."""
+    record = observed(provisioned_record(), stuck_pod(how), now=NOW)
+    assert (record.status, record.ready) == (status, False)
+
+
+def test_timings_are_of_the_first_time():
+    """Each stage's time is when it was first seen; what comes after does not move it."""
+    record, now, times = provisioned_record(), NOW, {}
+    for event, step in zip(pod_life()[:-1], LIFE, strict=True):
+        now += 1
+        record = observed(record, event.pod, now=now)
+        times[step.what] = now
+    assert record.timings.scheduled == times["scheduled"]
+    assert record.timings.running == times["its container runs"]
+    assert record.timings.ready == times["ready"]
+
+
+def test_readiness_flaps_and_status_does_not():
+    """A running Pod whose readiness comes and goes stays Running."""
+    record = provisioned_record()
+    seen = []
+    for ready in (True, False, True):
+        record = observed(record, a_pod(ready=ready), now=NOW)
+        seen.append((record.status, record.ready))
+    assert seen == [(RUNNING, True), (RUNNING, False), (RUNNING, True)]
+
+
+@pytest.mark.parametrize(
+    ("reason", "message", "expected"),
+    [
+        ("Evicted", "The node was low on resource: memory.", "The node was low on resource: memory."),
+        ("DeadlineExceeded", "", "DeadlineExceeded"),
+    ],
+)
+def test_a_pod_that_failed_says_why(reason: str, message: str, expected: str):
+    """A Pod that failed while nobody deleted it ends its life, with Kubernetes' words for it."""
+    record = observed(provisioned_record(), a_pod("Failed", ready=False, reason=reason, message=message), now=NOW)
+    assert (record.status, record.reason, record.ready) == (Status.FAILED, Reason.POD_FAILED, False)
+    assert expected in record.message
+
+
+def test_a_pod_that_failed_without_a_cause_still_says_something():
+    """The message is never empty when a life has failed."""
+    assert observed(provisioned_record(), a_pod("Failed", ready=False), now=NOW).message
+
+
+def test_trouble_is_over_once_the_pod_goes_on():
+    """A reason that stood in the way of a Pending sandbox goes when it runs."""
+    troubled = replace(provisioned_record(), reason=Reason.QUOTA_EXCEEDED, message="exceeded quota")
+    record = observed(troubled, a_pod(), now=NOW)
+    assert (record.reason, record.message) == (Reason.NONE, "")
+
+
+@pytest.mark.parametrize("phase", ["", "Weird"])
+def test_a_phase_that_kubernetes_does_not_have(phase: str):
+    """What cannot be understood is Unknown, as Kubernetes has it for a node that does not report."""
+    assert observed(of_status(RUNNING), a_pod(phase), now=NOW).status is Status.UNKNOWN
+
+
+def test_a_phase_never_goes_back_to_pending():
+    """A Pod of a Running record that is seen Pending, by a late event, does not undo it."""
+    assert observed(of_status(RUNNING), a_pod("Pending", ready=False), now=NOW).status is RUNNING
+
+
+pods = st.builds(
+    a_pod,
+    st.sampled_from(["Pending", "Running", "Succeeded", "Failed", "Unknown", "", "Weird"]),
+    ready=st.booleans(),
+    dying=st.booleans(),
+    reason=st.sampled_from(["", "Evicted"]),
+    message=st.sampled_from(["", "The node was low on resource: memory."]),
+)
+reached = st.builds(
+    of_status,
+    st.sampled_from(Status),
+    ready=st.booleans(),
+    reason=st.sampled_from(Reason),
+    message=st.sampled_from(["", "something"]),
+    pod_uid=st.sampled_from(["", UID]),
+)
+
+
+@given(reached, pods)
+def test_moves_are_allowed_ones(record: Sandbox, pod: Pod):
+    """No Pod, however it looks, moves a record where its status may not go, nor makes anything ready but a Running."""
+    new = observed(record, pod, now=LATER)
+    assert new.status in ALLOWED[record.status]
+    assert new == record or not new.ready or new.status is RUNNING
+
+
+@given(reached, pods)
+def test_nothing_new_is_the_same_record(record: Sandbox, pod: Pod):
+    """The same Pod seen once more, at any later time, changes nothing."""
+    once = observed(record, pod, now=NOW)
+    assert observed(once, pod, now=LATER) == once
+
+
+@given(reached, pods)
+def test_what_is_over_or_being_ended_stays_as_it_is(record: Sandbox, pod: Pod):
+    """A life that is over, or being ended, is not changed by any Pod."""
+    assume(not record.wants_pod)
+    assert observed(record, pod, now=LATER) is record
+
+
+@given(st.sampled_from(sorted(set(Status) - ENDED)), st.lists(pods, max_size=8))
+def test_a_dying_pod_never_fails_a_life(status: Status, seen: list[Pod]):
+    """However a Pod that is being deleted ends, its phase is not taken over."""
+    record = of_status(status)
+    for pod in seen:
+        record = observed(record, replace(pod, metadata=a_pod(dying=True).metadata), now=NOW)
+    assert record.status is status
+
+
+OTHER = "2-ffffffff"
+
+
+@pytest.mark.parametrize("status", [PENDING, RUNNING, Status.UNKNOWN])
+def test_a_wanted_pod_that_vanished_is_lost(status: Status):
+    """A life whose Pod was taken away from outside is over, and says so."""
+    record = of_status(status, pod_uid=UID, ready=status is RUNNING)
+    gone = vanished(record, record.life, UID)
+    assert gone is not None
+    assert (gone.status, gone.reason, gone.ready) == (Status.FAILED, Reason.POD_LOST, False)
+    assert gone.message
+
+
+@pytest.mark.parametrize(
+    ("record", "life", "uid"),
+    [
+        (of_status(RUNNING, pod_uid=UID), OTHER, UID),
+        (of_status(RUNNING, pod_uid=UID), record_of().life, "another-pods"),
+        (of_status(PENDING), record_of().life, UID),
+        (of_status(Status.TERMINATING, pod_uid=UID), OTHER, UID),
+        (of_status(Status.SUCCEEDED, pod_uid=UID), record_of().life, UID),
+        (failed(of_status(RUNNING, pod_uid=UID), Reason.POD_FAILED, "as it was"), record_of().life, UID),
+    ],
+    ids=["another life's", "another Pod's", "never had one", "another life's, ending", "succeeded", "failed before"],
+)
+def test_a_pod_that_vanished_and_does_not_matter(record: Sandbox, life: str, uid: str):
+    """A Pod of another life, or one that the record never had, cannot be lost; what is over stays as it ended."""
+    assert vanished(record, life, uid) is record

@@ -1,0 +1,114 @@
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from arq.connections import ArqRedis
+
+from shared.connection import PROMPT, connect
+from shared.errors import StoreUnavailable
+from shared.queue import JOB_KEY, QUEUE
+from shared.sandbox import NO_PROGRESS_SECONDS, Reason, Sandbox, failed, provisioned, terminating, troubled
+from shared.store import Store
+from tests.conftest import Clock
+from tests.worker.conftest import put, queued, read
+from tests.worker.records import record_of, settings_of
+from worker.sweep import sweep
+
+pytestmark = pytest.mark.anyio
+
+ID = "abc"
+
+
+def made() -> Sandbox:
+    record = record_of(ID)
+    return provisioned(record, pod_name="sandbox-abc", pod_uid="u", url="http://node:30001", now=record.created_at)
+
+
+WAITS_FOR_POD = record_of(ID)
+BEING_DELETED = terminating(made())
+DUE = {
+    "accepted, and no job came": (WAITS_FOR_POD, "provision:abc:1-0a1b2c3d:2"),
+    "in trouble": (troubled(WAITS_FOR_POD, Reason.QUOTA_EXCEEDED, "full"), "provision:abc:1-0a1b2c3d:2"),
+    "being deleted": (BEING_DELETED, "terminate:abc:1-0a1b2c3d:2"),
+    "being deleted, never made": (terminating(WAITS_FOR_POD), "terminate:abc:1-0a1b2c3d:2"),
+    "at its fifth attempt": (record_of(ID, attempt=5), "provision:abc:1-0a1b2c3d:6"),
+    "a later life": (record_of(ID, generation=3), "provision:abc:3-0a1b2c3d:2"),
+}
+
+
+@pytest.mark.parametrize(("record", "job"), DUE.values(), ids=DUE)
+async def test_no_progress(valkey: ArqRedis, store: Store, clock: Clock, record: Sandbox, job: str):
+    """What waits for a job and has not moved gets one more, under the next attempt's name; nothing else changes."""
+    await put(store, record)
+    clock.advance(NO_PROGRESS_SECONDS)
+    assert await sweep(store) == 1
+    assert await queued(valkey) == [job]
+    assert await valkey.exists(JOB_KEY + job)
+    after = await read(store, ID)
+    assert (after.attempt, after.status, after.reason) == (record.attempt + 1, record.status, record.reason)
+
+
+async def test_once_is_enough(valkey: ArqRedis, store: Store, clock: Clock):
+    """What has just got a job gets none from the next sweep; when that made no progress either, another."""
+    await put(store, WAITS_FOR_POD)
+    clock.advance(NO_PROGRESS_SECONDS)
+    assert [await sweep(store), await sweep(store)] == [1, 0]
+    clock.advance(NO_PROGRESS_SECONDS)
+    assert await sweep(store) == 1
+    assert await queued(valkey) == ["provision:abc:1-0a1b2c3d:2", "provision:abc:1-0a1b2c3d:3"]
+
+
+NOT_DUE = {
+    "provisioned: the observer waits for its Pod": made(),
+    "failed, and waits for its delete": failed(WAITS_FOR_POD, Reason.FORBIDDEN, "no"),
+}
+
+
+@pytest.mark.parametrize("record", NOT_DUE.values(), ids=NOT_DUE)
+async def test_nothing_to_do(valkey: ArqRedis, store: Store, clock: Clock, record: Sandbox):
+    """What waits for no job gets none, however long it stands."""
+    await put(store, record)
+    clock.advance(NO_PROGRESS_SECONDS * 100)
+    assert await sweep(store) == 0
+    assert await queued(valkey) == []
+
+
+async def test_progress_in_time(valkey: ArqRedis, store: Store, clock: Clock):
+    """A record that moved is left its time anew."""
+    await put(store, WAITS_FOR_POD)
+    clock.advance(NO_PROGRESS_SECONDS - 1)
+    await put(store, troubled(await read(store, ID), Reason.QUOTA_EXCEEDED, "full"))
+    clock.advance(NO_PROGRESS_SECONDS - 1)
+    assert await sweep(store) == 0
+    assert await queued(valkey) == []
+
+
+async def test_two_at_once(valkey: ArqRedis, store: Store, clock: Clock):
+    """Two workers that sweep at once, over many, make one job for each."""
+    for number in range(30):
+        await put(store, record_of(f"s{number}"))
+    clock.advance(NO_PROGRESS_SECONDS)
+    assert sum(await asyncio.gather(sweep(store), sweep(store))) == 30
+    assert await queued(valkey) == sorted(f"provision:s{number}:1-0a1b2c3d:2" for number in range(30))
+
+
+async def test_a_job_is_due_at_once(valkey: ArqRedis, store: Store, clock: Clock):
+    """The new job waits for nothing."""
+    await put(store, WAITS_FOR_POD)
+    clock.advance(NO_PROGRESS_SECONDS)
+    await sweep(store)
+    ((_, due),) = await valkey.zrange(QUEUE, 0, -1, withscores=True)
+    assert due <= clock.now * 1000
+
+
+@pytest.fixture
+async def away(away_url: str, clock: Clock) -> AsyncIterator[Store]:
+    """Of a Redis that is away."""
+    async with connect(settings_of(REDIS_URL=away_url), PROMPT) as redis:
+        yield Store(redis, clock)
+
+
+async def test_redis_away(away: Store):
+    """A sweep that cannot read says so."""
+    with pytest.raises(StoreUnavailable):
+        await sweep(away)
