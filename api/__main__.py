@@ -1,6 +1,7 @@
 """`python -m api`: the API on uvicorn and uvloop."""
 
 import argparse
+import signal
 
 import uvicorn
 
@@ -18,6 +19,8 @@ def main() -> None:
     command.add_print_settings(parser)
     arguments = parser.parse_args()
     settings = command.settings_or_exit(show=arguments.print_settings)
+    # After its orderly end uvicorn raises the signal anew, for whoever was there before: that is us, and it is done.
+    signal.signal(signal.SIGTERM, lambda *_: None)
     uvicorn.run(
         create_app(settings),
         host=arguments.host,

@@ -1,5 +1,6 @@
 """What the OpenAPI document says beyond the handlers' own types: the create's body, errors, the key; and its page."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -10,15 +11,15 @@ from litestar.openapi.spec import (
     Components,
     OpenAPIMediaType,
     Operation,
-    Reference,
     RequestBody,
     Schema,
     SecurityScheme,
 )
 
 from api.auth import HEADER
-from api.messages import CreateSandbox, SandboxAnswer
+from api.messages import SandboxAnswer
 from api.problems import MEDIA_TYPE
+from shared.request import CreateSandbox
 
 KEY = "key"
 STATIC = "/schema/static"
@@ -72,9 +73,8 @@ class Create(Operation):
     """The create decodes its body itself, once and straight into its struct; so its body is said here."""
 
     def __post_init__(self) -> None:
-        reference = Reference(ref=_TEMPLATE.format(name=CreateSandbox.__name__))
         example = {"sandbox_id": "0123456789abcdef", "user_id": "u1", "thread_id": "t1"}
-        media = OpenAPIMediaType(schema=reference, example=example)
+        media = OpenAPIMediaType(schema=_body_schema(), example=example)
         self.request_body = RequestBody(content={"application/json": media}, required=True)
 
 
@@ -85,12 +85,12 @@ def config() -> OpenAPIConfig:
         description="Sandboxes for DeerFlow: one Kubernetes Pod and Service each. Answers tell what was last seen.",
         security=[{KEY: []}],
         components=Components(
-            schemas=_schemas(),
             security_schemes={KEY: SecurityScheme(type="apiKey", name=HEADER, security_scheme_in="header")},
         ),
         use_handler_docstrings=True,
         render_plugins=[
             SwaggerRenderPlugin(
+                favicon="<link rel='icon' href='data:,'>",
                 js_url=f"{STATIC}/swagger-ui-bundle.js",
                 css_url=f"{STATIC}/swagger-ui.css",
                 standalone_preset_js_url=f"{STATIC}/swagger-ui-standalone-preset.js",
@@ -99,7 +99,17 @@ def config() -> OpenAPIConfig:
     )
 
 
-def _schemas() -> dict[str, Schema]:
-    """Of the create's body. msgspec's JSON Schema objects have the very fields that Litestar's have."""
-    _, components = msgspec.json.schema_components([CreateSandbox], ref_template=_TEMPLATE)
-    return {name: Schema(**raw) for name, raw in components.items()}
+def _body_schema() -> Schema:
+    """Of the create's body, whole and in place: Litestar's list of components has room for its own only."""
+    (reference,), components = msgspec.json.schema_components([CreateSandbox], ref_template=_TEMPLATE)
+    return Schema(**_in_place(reference, components))
+
+
+def _in_place(schema: Any, components: Mapping[str, Any]) -> Any:
+    if isinstance(schema, list):
+        return [_in_place(part, components) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if "$ref" in schema:
+        return _in_place(components[schema["$ref"].removeprefix(_TEMPLATE.format(name=""))], components)
+    return {key: _in_place(part, components) for key, part in schema.items()}

@@ -7,11 +7,11 @@ from typing import Annotated, Any
 import structlog
 from litestar import Request, Response, delete, get, post
 from litestar.di import NamedDependency
-from litestar.params import FromPath, HeaderParameter, QueryParameter
+from litestar.params import HeaderParameter, PathParameter, QueryParameter
 
 from api import openapi
 from api.etags import etag, matches, means
-from api.messages import Deleted, SandboxAnswer, SandboxList, answer, read_create, read_id
+from api.messages import Deleted, SandboxAnswer, SandboxList, answer
 from api.moves import unwanted, wanted
 from api.openapi import problems
 from api.preferences import (
@@ -26,6 +26,7 @@ from shared import logs, mounts
 from shared.errors import SandboxNotFound, SandboxNotReady
 from shared.indexes import Selection
 from shared.pages import BEGINNING, read_cursor
+from shared.request import SANDBOX_ID, SANDBOX_ID_LENGTH, read_create
 from shared.sandbox import ENDED, Sandbox, Status
 from shared.settings import Settings
 from shared.store import Store
@@ -38,6 +39,7 @@ POLL_SECONDS = "1"
 DEFAULT_PAGE = 100
 """Sandboxes in a page when only a cursor is given."""
 
+InPath = Annotated[str, PathParameter(pattern=SANDBOX_ID, max_length=SANDBOX_ID_LENGTH)]
 Prefer = Annotated[
     str | None,
     HeaderParameter(
@@ -110,7 +112,7 @@ async def list_live(
     responses={304: openapi.empty("nothing newer than `If-None-Match`"), **problems(400, 404)},
 )
 async def read(
-    sandbox_id: FromPath[str],
+    sandbox_id: InPath,
     store: NamedDependency[Store],
     settings: NamedDependency[Settings],
     waiting: NamedDependency[Waiting],
@@ -121,7 +123,7 @@ async def read(
 
     With `Prefer: wait=N` as soon as it differs from `If-None-Match` or, without that, as soon as it has its URL.
     """
-    record = await store.get(read_id(sandbox_id))
+    record = await store.get(sandbox_id)
     wait = wait_seconds(prefer)
     seconds = wait or (COMPAT_READ_SECONDS if settings.deerflow_compat and wait is None else 0)
 
@@ -144,7 +146,7 @@ async def read(
 
 @delete("/sandboxes/{sandbox_id:str}", status_code=HTTPStatus.OK, responses=problems(400, 412))
 async def destroy(
-    sandbox_id: FromPath[str],
+    sandbox_id: InPath,
     store: NamedDependency[Store],
     waiting: NamedDependency[Waiting],
     generation: Annotated[int | None, QueryParameter(ge=1, description="the life meant")] = None,
@@ -158,7 +160,7 @@ async def destroy(
     def is_meant(record: Sandbox) -> bool:
         return generation in {None, record.generation} and (if_match is None or means(if_match, record))
 
-    ending, written = await store.change(read_id(sandbox_id), unwanted(is_meant))
+    ending, written = await store.change(sandbox_id, unwanted(is_meant))
     if written:
         with logs.about(sandbox_id=sandbox_id):
             log.info("delete accepted")

@@ -1,10 +1,12 @@
 """The one place that opens a connection to Redis, however it is named: URL, socket or Sentinel."""
 
-from typing import Any
+from typing import Any, cast
 
 from arq.connections import ArqRedis
+from redis.asyncio import ConnectionPool
+from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import Sentinel
+from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.backoff import ExponentialBackoff
 from redis.connection import parse_url
 from redis.exceptions import BusyLoadingError, ConnectionError, ReadOnlyError, TimeoutError  # noqa: A004 - redis' own names
@@ -19,8 +21,28 @@ PATIENT = Retry(ExponentialBackoff(cap=1.0, base=0.02), retries=-1)
 
 _TRANSIENT = [ConnectionError, TimeoutError, OSError, BusyLoadingError, ReadOnlyError]
 """Away (OSError: before there is a connection at all), slow, still reading its append-only file, or demoted."""
+_OF_A_SERVER = frozenset({"host", "port", "path", "connection_class"})
+"""What a URL says of one server, and Sentinels say of the master."""
 
-_CREDENTIALS = frozenset({"db", "username", "password"})
+
+class Pool(ConnectionPool):
+    """redis-py retries commands and connecting, but not the handshake in between, in which a proxy in front of a dead
+    Redis drops the connection: this does."""
+
+    async def ensure_connection(self, connection: AbstractConnection) -> None:
+        async def ensure() -> None:
+            await super(Pool, self).ensure_connection(connection)
+
+        await connection.retry.call_with_retry(ensure, lambda _: connection.disconnect())
+
+
+class SentinelPool(SentinelConnectionPool, Pool):
+    """Closes its connections to the Sentinels with its others."""
+
+    async def disconnect(self, inuse_connections: bool = True) -> None:
+        await super().disconnect(inuse_connections)
+        for sentinel in self.sentinel_manager.sentinels:
+            await sentinel.aclose()
 
 
 def connect(settings: Settings, retry: Retry) -> ArqRedis:
@@ -33,22 +55,26 @@ def connect(settings: Settings, retry: Retry) -> ArqRedis:
         "retry_on_error": _TRANSIENT,
         "socket_timeout": 5.0,
         "socket_connect_timeout": 1.0,
-        "socket_keepalive": True,
     }
-    if settings.redis_sentinels:
-        client = _through_sentinels(settings, options)
-    else:
-        if settings.redis_url.startswith("unix:"):
-            options.pop("socket_keepalive")
-        client = ArqRedis.from_url(settings.redis_url, **options)
+    pool = (
+        _sentinel_pool(settings, options) if settings.redis_sentinels else Pool.from_url(settings.redis_url, **options)
+    )
+    client = cast(ArqRedis, ArqRedis.from_pool(pool))
     client.job_serializer, client.job_deserializer = queue.encode, queue.decode
     return client
 
 
-def _through_sentinels(settings: Settings, options: dict[str, Any]) -> ArqRedis:
-    """Database and credentials come from `REDIS_URL`; host and port of the master from the Sentinels."""
-    url = {k: v for k, v in parse_url(settings.redis_url).items() if k in _CREDENTIALS}  # type: ignore[no-untyped-call]
+def _sentinel_pool(settings: Settings, options: dict[str, Any]) -> SentinelPool:
+    """Database, credentials and TLS come from `REDIS_URL`; host and port of the master from the Sentinels."""
+    of_url = parse_url(settings.redis_url)  # type: ignore[no-untyped-call]
+    kept = {name: value for name, value in of_url.items() if name not in _OF_A_SERVER}
     hosts = [part.strip().rpartition(":") for part in settings.redis_sentinels.split(",")]
-    sentinel = Sentinel([(host, int(port)) for host, _, port in hosts], **options, **url)  # type: ignore[no-untyped-call]
-    client: ArqRedis = sentinel.master_for(settings.redis_sentinel_master, redis_class=ArqRedis)
-    return client
+    sentinel = Sentinel([(host, int(port)) for host, _, port in hosts], **options)  # type: ignore[no-untyped-call]
+    return SentinelPool(  # type: ignore[no-untyped-call]
+        settings.redis_sentinel_master,
+        sentinel,
+        ssl=settings.redis_url.startswith("rediss:"),
+        check_connection=False,
+        **options,
+        **kept,
+    )

@@ -4,11 +4,11 @@ A setting's environment name is its field's name in capitals. An empty variable 
 file may pass all of them through. Units and reasons stand beside each; the README's table is made from here.
 """
 
-import string
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from typing import Annotated as A  # noqa: N817 - forty lines read better
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import UNSET, Meta
@@ -34,7 +34,10 @@ def about(text: str, *, secret: bool = False) -> Meta:
     return Meta(description=text, extra={"secret": secret})
 
 
-POSITIVE = Meta(gt=0)
+POSITIVE = Meta(gt=0, le=86400)
+"""Seconds, a day at most: beyond it is a typing error, or infinity."""
+ASCII = Meta(pattern=r"^[!-~]*$(?!\n)")
+"""What an HTTP header carries unchanged."""
 PORT = Meta(ge=1, le=65535)
 DNS_LABEL = Meta(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$(?!\n)")
 
@@ -49,7 +52,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = ""
     redis_sentinel_master: A[str, about("name of the master that the Sentinels watch")] = ""
     # API
-    provisioner_api_key: A[str, about("the `X-API-Key` of `/api`; empty: every call is refused", secret=True)] = ""
+    provisioner_api_key: A[
+        str, ASCII, about("the `X-API-Key` of `/api`; empty: every call is refused", secret=True)
+    ] = ""
     provisioner_allow_anonymous: A[bool, about("with no key set: `true` says that an open API is meant")] = False
     deerflow_compat: A[
         bool, about("`true`: answers that today's DeerFlow client needs (it waits for the URL itself)")
@@ -173,14 +178,29 @@ def _contradictions(settings: Settings) -> Iterator[str]:
 
 
 def _bad_redis(settings: Settings) -> Iterator[str]:
-    if not settings.redis_url.startswith(("redis://", "rediss://", "unix://")):
-        yield "REDIS_URL: expected a URL that starts with redis://, rediss:// or unix://"
+    if not _is_redis_url(settings.redis_url):
+        yield "REDIS_URL: expected redis://host:port/database, rediss://… or unix:///path/to/socket"
     if bool(settings.redis_sentinels) != bool(settings.redis_sentinel_master):
         yield "REDIS_SENTINELS and REDIS_SENTINEL_MASTER: expected both or neither"
-    for part in filter(None, settings.redis_sentinels.split(",")):
+    for part in settings.redis_sentinels.split(",") if settings.redis_sentinels else ():
         host, _, port = part.strip().rpartition(":")
-        if not host or not port.isdigit() or not 1 <= int(port) <= 65535:  # noqa: PLR2004 - the range of TCP ports
+        if not host or not _is_port(port):
             yield f"REDIS_SENTINELS: expected host:port,host:port,…; got {part.strip()!r}"
+
+
+def _is_redis_url(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        return False
+    if parts.scheme == "unix":
+        return bool(parts.path)
+    return parts.scheme in {"redis", "rediss"} and bool(parts.hostname) and port != 0
+
+
+def _is_port(text: str) -> bool:
+    return text.isascii() and text.isdigit() and 1 <= int(text) <= 65535  # noqa: PLR2004 - the range of TCP ports
 
 
 def _bad_paths(settings: Settings) -> Iterator[str]:
@@ -193,13 +213,15 @@ def _bad_paths(settings: Settings) -> Iterator[str]:
 
 
 def _bad_template(template: str) -> Iterator[str]:
-    try:
-        used = {name for _, name, _, _ in string.Formatter().parse(template) if name is not None}
-    except ValueError as error:
-        used = {str(error)}
-    if used - TEMPLATE_FIELDS:
+    """It becomes a subPath, which Kubernetes wants relative and without `..`."""
+    rest = template
+    for name in TEMPLATE_FIELDS:
+        rest = rest.replace(f"{{{name}}}", "x")
+    if "{" in rest or "}" in rest:
         allowed = ", ".join(f"{{{name}}}" for name in sorted(TEMPLATE_FIELDS))
         yield f"SKILLS_PVC_SUBPATH_TEMPLATE: expected no fields but {allowed}; got {template!r}"
+    elif rest.startswith("/") or ".." in rest.split("/"):
+        yield f"SKILLS_PVC_SUBPATH_TEMPLATE: expected a relative path without `..`; got {template!r}"
 
 
 def describe(settings: Settings) -> str:

@@ -185,10 +185,14 @@ class Store:
             StoreUnavailable: Redis does not answer; the step was taken or not, and may be tried again.
             Fenced: the guard does not hold; nothing was written.
         """
+        is_read = believed is UNSET
         raw = await self._raw(sandbox_id) if believed is UNSET else _bytes(believed)
         while True:
             current = _record(raw)
             change = move(current)
+            if change is None and not is_read:
+                raw, is_read = await self._raw(sandbox_id), True
+                continue
             if change is None:
                 return Outcome(current, written=False)
             wanted = self._stamped(current, change.record)
@@ -197,6 +201,7 @@ class Store:
                 return Outcome(wanted, written=True)
             if verdict == b"fenced":
                 raise Fenced(sandbox_id)
+            is_read = True
 
     async def is_provisioning(self, record: Sandbox) -> bool:
         """Whether a worker may be in the middle of making this life's Pod.

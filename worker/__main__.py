@@ -11,9 +11,10 @@ from redis.exceptions import RedisError
 
 from shared import command, logs
 from shared.connection import PROMPT, connect
-from shared.errors import InvalidSettings
+from shared.errors import InvalidRequest, InvalidSettings
 from shared.settings import Settings
 from worker.main import arq_settings, health_key
+from worker.print_manifest import manifest
 
 log = structlog.get_logger()
 
@@ -31,6 +32,14 @@ async def run(settings: Settings) -> None:
         log.info("stopping")
     finally:
         await close(worker)
+
+
+def print_manifest(settings: Settings) -> str | None:
+    try:
+        sys.stdout.write(manifest(sys.stdin.buffer.read(), settings))
+    except InvalidRequest as error:
+        return f"The request would be refused: {error.detail}"
+    return None
 
 
 async def check(settings: Settings) -> str | None:
@@ -65,9 +74,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m worker", description="Run one worker of the sandbox provisioner.")
     command.add_print_settings(parser)
     parser.add_argument("--check", action="store_true", help="exit 0 if a worker on this host is alive, or else 1")
+    text = "print the Pod and Service of the create request on standard input, and exit"
+    parser.add_argument("--print-manifest", action="store_true", help=text)
     arguments = parser.parse_args()
     settings = command.settings_or_exit(show=arguments.print_settings)
     logs.configure(settings, "worker")
+    if arguments.print_manifest:
+        sys.exit(print_manifest(settings))
     if arguments.check:
         sys.exit(asyncio.run(check(settings)))
     try:

@@ -1,15 +1,47 @@
 """How the worker finds its cluster: a kubeconfig file or, in a cluster, the Pod's own service account."""
 
+import time
+from collections.abc import Callable
 from pathlib import Path
 
+import structlog
 from kubernetes_asyncio.client import Configuration
 from kubernetes_asyncio.config import ConfigException, load_incluster_config, load_kube_config
 
 from shared.errors import InvalidSettings
 from shared.settings import Settings
 
+log = structlog.get_logger()
+
+TOKEN_SECONDS = 60.0
+"""As often as the library looks at an in-cluster token; exec plugins' tokens live for minutes."""
 SPARE_CONNECTIONS = 10
 """Beyond one a job: lists and deletes that are not of a job."""
+
+
+class FreshToken:
+    """Follows a kubeconfig's token: one that an exec plugin renews, that stands in a file, or that somebody replaced.
+
+    The library calls it before each request; it looks no more often than once in TOKEN_SECONDS. Trouble in looking
+    leaves the token as it is. (An in-cluster token is followed by the library itself.)
+    """
+
+    def __init__(self, file: Path, clock: Callable[[], float] = time.monotonic) -> None:
+        self._file = file
+        self._clock = clock
+        self._due = clock() + TOKEN_SECONDS
+
+    async def __call__(self, configuration: Configuration) -> None:
+        if self._clock() < self._due:
+            return
+        self._due = self._clock() + TOKEN_SECONDS
+        fresh = Configuration()
+        try:
+            await load_kube_config(config_file=str(self._file), client_configuration=fresh, persist_config=False)
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with it, the token in hand may still be good
+            log.warning("cannot look for a newer token", kubeconfig=str(self._file), error=str(error))
+        else:
+            configuration.api_key.update(fresh.api_key)
 
 
 async def configuration(settings: Settings) -> Configuration:
@@ -43,6 +75,7 @@ async def _read(file: Path, path: str, into: Configuration) -> None:
         )
     if file.is_file():
         await load_kube_config(config_file=str(file), client_configuration=into, persist_config=False)
+        into.refresh_api_key_hook = FreshToken(file)
         return
     try:
         load_incluster_config(client_configuration=into)  # type: ignore[no-untyped-call]

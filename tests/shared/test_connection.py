@@ -28,8 +28,6 @@ async def open_through(sentinels: str, url: str, master: str = "deer") -> AsyncI
     redis = open_at(url, REDIS_SENTINELS=sentinels, REDIS_SENTINEL_MASTER=master)
     async with redis:
         yield redis
-    for sentinel in redis.connection_pool.sentinel_manager.sentinels:  # which redis-py leaves open
-        await sentinel.aclose()
 
 
 async def works(redis: ArqRedis) -> bool:
@@ -230,3 +228,44 @@ async def test_lost_answer(valkey: ArqRedis, valkey_url: str):
     assert outcome == (record, False)
     assert record.revision == 1
     assert len(await valkey.keys(f"{JOB_KEY}provision:abc:*")) == 1
+
+
+async def test_patient_survives_dropped_handshakes(valkey_url: str):
+    """A proxy that accepts and drops while Redis is away (docker-proxy, haproxy, maxclients) is waited for, too."""
+    drops, port = 3, int(valkey_url.rpartition(":")[2].partition("/")[0])
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal drops
+        if drops:
+            drops -= 1
+            writer.close()
+            return
+        up_reader, up_writer = await asyncio.open_connection("127.0.0.1", port)
+
+        async def pump(a: asyncio.StreamReader, b: asyncio.StreamWriter) -> None:
+            while data := await a.read(65536):
+                b.write(data)
+            b.close()
+
+        await asyncio.gather(pump(reader, up_writer), pump(up_reader, writer))
+
+    async with await asyncio.start_server(handle, "127.0.0.1", 0) as server:
+        url = f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}/0"
+        async with connect(read_settings({"REDIS_URL": url}), PATIENT) as redis:
+            assert await redis.ping()
+
+
+async def test_sentinels_are_closed(start_valkey: StartValkey):
+    """Closing a client closes its connections to the Sentinels, too."""
+    master = start_valkey()
+    redis = open_at(master.url, REDIS_SENTINELS=sentinel_of(start_valkey, master), REDIS_SENTINEL_MASTER="deer")
+    async with redis:
+        await redis.ping()
+    for sentinel in redis.connection_pool.sentinel_manager.sentinels:
+        assert not any(c.is_connected for c in sentinel.connection_pool._available_connections)
+
+
+def test_tls_through_sentinels():
+    """`rediss://` means TLS to the master that the Sentinels name."""
+    redis = open_at("rediss://h/0", REDIS_SENTINELS="h:1", REDIS_SENTINEL_MASTER="m")
+    assert "SSL" in redis.connection_pool.connection_class.__name__

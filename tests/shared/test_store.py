@@ -464,3 +464,10 @@ async def test_is_provisioning(store: Store, redis: Redis):
     assert not await store.is_provisioning(record)
     await redis.set(IN_PROGRESS_KEY + Job.of(Work.PROVISION, replace(record, attempt=2)).id, "1")
     assert await store.is_provisioning(record)
+
+
+async def test_declining_on_a_wrong_belief(store: Store, clock: Clock):
+    """A move that declines what its caller wrongly believed is asked again with what is there."""
+    await store.change("abc", created("abc", clock.now))
+    outcome = await store.change("abc", lambda r: Change(another_attempt(r)) if r else None, believed=None)
+    assert outcome.written

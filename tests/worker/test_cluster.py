@@ -219,6 +219,35 @@ async def test_trouble_that_stays(cluster: Cluster, kubernetes: Kubernetes):
     assert await kubernetes.struck() == [QUICK_TRIES]
 
 
+@pytest.fixture
+async def gibberish() -> AsyncIterator[str]:
+    """URL of a server that is no Kubernetes: to whatever it is asked it answers 200, with a page for people."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 19\r\n\r\n<html>hello</html>\n")
+        await writer.drain()
+        writer.close()
+        await writer.wait_closed()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+
+@pytest.mark.xfail(strict=True, raises=msgspec.DecodeError, reason="msgspec's DecodeError leaves the adapter")
+async def test_an_answer_that_is_no_json(settings: Settings, gibberish: str):
+    """What a proxy before Kubernetes answers in its place is a failure of the call, like any other."""
+    elsewhere = msgspec.structs.replace(settings, k8s_api_server=gibberish)
+    async with Cluster(await configuration(elsewhere), "any", 10) as cluster:
+        with pytest.raises(KubernetesError):
+            await cluster.list_pods()
+        with pytest.raises(KubernetesError):
+            await cluster.get_pod("any")
+        async with aclosing(cluster.watch_pods("1")) as events:
+            with pytest.raises(KubernetesError):
+                await until(events, "ADDED")
+
+
 @pytest.mark.parametrize(("status", "seconds"), [(429, 7), (503, 3)])
 async def test_retry_after(cluster: Cluster, kubernetes: Kubernetes, status: int, seconds: int):
     """A server that says when to come back is not asked before: no quick try, and its word goes with the error."""
@@ -288,6 +317,16 @@ async def test_watch(cluster: Cluster, create_pod: CreatePod, kubernetes: Kubern
     assert any(event.pod.has("Ready") for event in seen)
     versions = [int(event.pod.metadata.resource_version) for event in seen]
     assert versions == sorted(set(versions))
+
+
+async def test_a_watch_of_a_large_pod(cluster: Cluster, kubernetes: Kubernetes):
+    """A Pod as large as its annotations may be, 256 KiB, is an event like any other."""
+    key, _, value = SELECTOR.partition("=")
+    version = (await cluster.list_pods()).resource_version
+    await kubernetes.made_pod("large", labels={key: value}, annotations={"large": "x" * 250 * 1024})
+    async with aclosing(cluster.watch_pods(version)) as events:
+        (added,) = await until(events, "ADDED")
+    assert added.pod.metadata.name == "large"
 
 
 async def test_a_watch_goes_on_where_the_last_one_ended(

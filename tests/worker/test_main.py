@@ -127,6 +127,32 @@ async def test_the_command(
     assert await kubernetes.names("pods") == ["sandbox-abc"]
 
 
+async def test_the_health_check(environment: dict[str, str], root: Path, valkey: ArqRedis, kubernetes: Kubernetes):
+    """`--check` fails until a worker of this host has said that it lives."""
+    check = ("-m", "worker", "--check")
+    assert await valkey.ping()
+    code, output = await ended(root, *check, **environment)
+    assert code == 1
+    assert "No worker" in output
+    async with command(root, "-m", "worker", **environment):
+
+        async def alive() -> bool:
+            return bool(await valkey.keys("arq:queue:health-check:*"))
+
+        await eventually(alive, "the worker has said that it lives")
+        code, output = await ended(root, *check, **environment)
+        assert code == 0, output
+        assert await kubernetes.names("pods") == []
+
+
+async def test_the_health_check_without_redis(environment: dict[str, str], root: Path, away_url: str):
+    """While Redis is away, `--check` fails and says why."""
+    code, output = await ended(root, "-m", "worker", "--check", **{**environment, "REDIS_URL": away_url})
+    assert code == 1
+    assert "Redis does not answer" in output
+    assert "Traceback" not in output
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [

@@ -303,6 +303,23 @@ async def test_a_watch_that_ends(store: Store, provision: Provision, observing: 
     assert (await calls(kubernetes))["list pods"] == 1
 
 
+async def test_a_watch_goes_on_from_what_was_last_seen(
+    store: Store, provision: Provision, observing: Observing, kubernetes: Kubernetes
+):
+    """Each stream begins at the last event of the one before, not at a list that may be too old by now."""
+    await calls(kubernetes)
+    async with observing():
+        await until_watching(kubernetes)
+        assert (await kubernetes.call("POST", "/emulator/expire")).status == 200
+        await provision()
+        await until_ready(store)
+        await kubernetes.misbehave({"kind": "watch-close", "seconds": 0, "times": 1})
+        await until_watching(kubernetes, 2)
+        await kubernetes.lose(POD)
+        await until_lost(store)
+    assert (await calls(kubernetes))["list pods"] == 1
+
+
 @pytest.mark.parametrize(
     "trouble",
     [{"kind": "error", "status": 500}, {"kind": "error", "status": 403}, {"kind": "unavailable"}],

@@ -118,10 +118,10 @@ class PodSpec(_Kind, frozen=True):
 
 
 class Pod(_Kind, frozen=True):
-    metadata: ObjectMeta
-    spec: PodSpec
     api_version: str
     kind: str
+    metadata: ObjectMeta
+    spec: PodSpec
 
 
 class ServicePort(_Kind, frozen=True):
@@ -139,13 +139,13 @@ class ServiceSpec(_Kind, frozen=True):
 
 
 class Service(_Kind, frozen=True):
-    metadata: ObjectMeta
-    spec: ServiceSpec
     api_version: str
     kind: str
+    metadata: ObjectMeta
+    spec: ServiceSpec
 
 
 class Namespace(_Kind, frozen=True):
-    metadata: Mapping[str, str]
     api_version: str
     kind: str
+    metadata: Mapping[str, str]
