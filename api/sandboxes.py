@@ -202,7 +202,7 @@ def _with_url(record: Sandbox, headers: dict[str, str]) -> Response[SandboxAnswe
 def _created(record: Sandbox, headers: dict[str, str]) -> Response[SandboxAnswer]:
     headers = {"Location": f"/api/sandboxes/{record.id}", "ETag": etag(record), **headers}
     pending = record.status is Status.PENDING
-    if pending:
+    if pending and not record.is_provisioned:
         headers["Retry-After"] = POLL_SECONDS
     status = HTTPStatus.ACCEPTED if pending else HTTPStatus.OK
     return Response(answer(record), status_code=status, headers=headers)

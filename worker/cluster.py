@@ -5,7 +5,7 @@ milliseconds each. Every call has a timeout, and every failure is a `KubernetesE
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import NamedTuple, Self, TypeVar
@@ -15,7 +15,15 @@ import msgspec
 from kubernetes_asyncio.client import ApiClient, Configuration
 
 from worker import retries, seen
-from worker.kubernetes_errors import NO_ANSWER, TIMED_OUT, AlreadyExists, Expired, KubernetesError, NamespaceMissing
+from worker.kubernetes_errors import (
+    NO_ANSWER,
+    NOT_KUBERNETES,
+    TIMED_OUT,
+    AlreadyExists,
+    Expired,
+    KubernetesError,
+    NamespaceMissing,
+)
 from worker.manifests import kinds
 from worker.manifests.labels import SELECTOR
 
@@ -29,11 +37,26 @@ WATCH_SILENCE_SECONDS = WATCH_SECONDS + 5
 
 T = TypeVar("T")
 _encode = msgspec.json.Encoder().encode
-_frame = msgspec.json.Decoder(seen.Frame).decode
-_pod = msgspec.json.Decoder(seen.Pod).decode
-_service = msgspec.json.Decoder(seen.Service).decode
-_pods = msgspec.json.Decoder(seen.Page[seen.Pod]).decode
 _failure = msgspec.json.Decoder(seen.Failure).decode
+
+
+def _reader(kind: type[T]) -> Callable[[bytes | msgspec.Raw], T]:
+    """Decodes one kind of answer; what is none, as of a proxy that answers in its place, is no answer."""
+    decode = msgspec.json.Decoder(kind).decode
+
+    def read(raw: bytes | msgspec.Raw) -> T:
+        try:
+            return decode(raw)
+        except msgspec.DecodeError as error:
+            raise KubernetesError(NO_ANSWER, NOT_KUBERNETES, f"an answer that is not Kubernetes': {error}") from error
+
+    return read
+
+
+_frame = _reader(seen.Frame)
+_pod = _reader(seen.Pod)
+_service = _reader(seen.Service)
+_pods = _reader(seen.Page[seen.Pod])
 
 
 class PodEvent(NamedTuple):
@@ -152,12 +175,12 @@ class Cluster:
             return None
 
     async def _delete(self, url: str, uid: str) -> bool:
-        """The uid is a precondition: 409 means that the name is another object's by now, hence ours is gone."""
+        """The uid is a precondition: when it fails, the name is another object's by now, hence ours is gone."""
         options = {"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": {"uid": uid}}
         try:
             await self._call("DELETE", url, body=_encode(options))
         except KubernetesError as error:
-            if error.http_status in {404, 409}:
+            if error.http_status == 404 or "UID in the precondition" in error.message:  # noqa: PLR2004 - Not Found
                 return False
             raise
         return True

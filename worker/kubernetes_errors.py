@@ -4,6 +4,7 @@ from shared.errors import ProvisionerError
 
 NO_ANSWER = 0
 TIMED_OUT = "TimedOut"
+NOT_KUBERNETES = "NotKubernetes"
 
 
 class KubernetesError(ProvisionerError):

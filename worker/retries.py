@@ -1,7 +1,7 @@
 """What is temporary and what is final: the one module that decides, and how long to wait in between.
 
-Temporary: no answer, 408, 429, 5xx, and a quota or node-port range that is full, for others leave.
-Final: what the same request would be told again, 400, 401, 403, 404, 409, 422.
+Temporary: no answer, 408, 429, 5xx, two writers that met, a quota or node-port range that is full: others leave.
+Final: what the same request would be told again, 400, 401, 403, 404, 422, and a name that is taken.
 """
 
 import random
@@ -15,10 +15,15 @@ CAP_SECONDS = 10.0
 
 _TEMPORARY = frozenset({NO_ANSWER, 408, 429})
 _BLIPS = frozenset({NO_ANSWER, 500, 502, 503})
+_CONFLICT = 409
 _SERVER_ERROR = 500
 
 
 def is_temporary(error: KubernetesError) -> bool:
+    if error.http_status == _CONFLICT:
+        return (
+            error.reason == "Conflict"
+        )  # of two writers, as of a quota's count; a name that is taken is AlreadyExists
     return error.http_status in _TEMPORARY or error.http_status >= _SERVER_ERROR or _is_quota(error)
 
 
