@@ -378,7 +378,6 @@ CONFLICT = (
 """What Kubernetes answers, 409, when many Pods are made at once under one quota."""
 
 
-@pytest.mark.xfail(strict=True, reason="any 409 is final, also one that is not AlreadyExists")
 @pytest.mark.usefixtures("accepted")
 async def test_creates_that_meet_in_a_quota(provisioner: Provisioner, store: Store, kubernetes: Kubernetes):
     """A conflict that is not about the name says nothing about the Pod: it is no failure of the sandbox."""
