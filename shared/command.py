@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+from typing import NoReturn
 
 from shared.errors import InvalidSettings
 from shared.settings import Settings, describe, read_settings
@@ -17,13 +18,17 @@ def add_print_settings(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def refuse(error: InvalidSettings) -> NoReturn:
+    print(f"The settings are wrong:\n{error.detail}", file=sys.stderr)
+    raise SystemExit(USAGE_ERROR)
+
+
 def settings_or_exit(*, show: bool) -> Settings:
     """The settings from the environment. Ends the process when they are wrong, or when only to be shown."""
     try:
         settings = read_settings(os.environ)
     except InvalidSettings as error:
-        print(f"The settings are wrong:\n{error.detail}", file=sys.stderr)
-        raise SystemExit(USAGE_ERROR) from None
+        refuse(error)
     if show:
         print(describe(settings))
         raise SystemExit(0)

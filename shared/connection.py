@@ -1,9 +1,11 @@
 """The one place that opens a connection to Redis, however it is named: URL, socket or Sentinel."""
 
+import asyncio
+import builtins
 from typing import Any, cast
 
 from arq.connections import ArqRedis
-from redis.asyncio import ConnectionPool
+from redis.asyncio import Connection, ConnectionPool
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
@@ -25,9 +27,28 @@ _OF_A_SERVER = frozenset({"host", "port", "path", "connection_class"})
 """What a URL says of one server, and Sentinels say of the master."""
 
 
+class Sending(AbstractConnection):
+    """redis-py sends under `asyncio.wait_for`, which before Python 3.12 loses a cancellation that comes as it ends: a
+    process told to stop might then go on. This keeps the same limit with `asyncio.timeout`, which loses none."""
+
+    async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
+        limit, self.socket_timeout = self.socket_timeout, None
+        try:
+            async with asyncio.timeout(limit):
+                await super().send_packed_command(command, check_health)
+        except builtins.TimeoutError:
+            await self.disconnect(nowait=True)
+            raise TimeoutError("Timeout writing to socket") from None
+        finally:
+            self.socket_timeout = limit
+
+
 class Pool(ConnectionPool):
     """redis-py retries commands and connecting, but not the handshake in between, in which a proxy in front of a dead
     Redis drops the connection: this does."""
+
+    def __init__(self, connection_class: type[AbstractConnection] = Connection, **options: Any) -> None:
+        super().__init__(type(connection_class.__name__, (Sending, connection_class), {}), **options)
 
     async def ensure_connection(self, connection: AbstractConnection) -> None:
         async def ensure() -> None:

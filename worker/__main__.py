@@ -86,7 +86,7 @@ def main() -> None:
     try:
         uvloop.run(run(settings))
     except InvalidSettings as error:
-        sys.exit(f"The settings are wrong:\n{error.detail}")
+        command.refuse(error)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ nothing. Whatever goes wrong ends in a new list, which compares both truths: not
 """
 
 import asyncio
+import time
 from collections.abc import Iterable
 
 import structlog
@@ -23,6 +24,10 @@ from worker.manifests.labels import LIFE, SANDBOX_ID
 from worker.observation import observed, vanished
 
 log = structlog.get_logger()
+
+
+AT_LEAST_SECONDS = 1.0
+"""Between two lists, or two watches."""
 
 
 def lease_name(cluster: str) -> str:
@@ -60,6 +65,16 @@ class Observer:
             await asyncio.sleep(retries.delay(1))
 
 
+class Pause:
+    """Between two beginnings of one thing: a server that ends each watch at once is not asked in a hot loop."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+
+    async def rest(self) -> None:
+        await asyncio.sleep(max(0.0, AT_LEAST_SECONDS - (time.monotonic() - self._began)))
+
+
 class Term:
     """One leader's time: all it writes is guarded by its lease."""
 
@@ -73,12 +88,14 @@ class Term:
         """List, watch, and list again whenever a watch cannot go on. Raises Fenced, StoreUnavailable."""
         trouble = 0
         while True:
+            pause = Pause()
             try:
                 version = await self.compare()
                 trouble = 0
                 await self._follow(version)
             except Expired:
                 log.info("watch expired, listing again")
+                await pause.rest()
             except KubernetesError as error:
                 trouble += 1
                 log.warning("cannot observe for now", error=str(error))
@@ -99,9 +116,11 @@ class Term:
     async def _follow(self, version: str) -> None:
         """Watch from `version` on, one stream after the other. Raises Expired, KubernetesError."""
         while True:
+            pause = Pause()
             async for event in self._cluster.watch_pods(version):
                 version = event.pod.metadata.resource_version
                 await self._apply(event)
+            await pause.rest()
 
     async def _apply(self, event: PodEvent) -> None:
         if event.type == "DELETED":

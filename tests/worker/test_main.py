@@ -87,7 +87,8 @@ async def test_a_burst(settings: Settings, here: Store, kubernetes: Kubernetes):
             await worker.async_run()
     finally:
         await worker.close()
-    assert (worker.jobs_complete, worker.jobs_failed) == (1, 0)
+    assert worker.jobs_complete >= 1  # every ten seconds there is a sweep too
+    assert worker.jobs_failed == 0
     assert (await read(here, "abc")).is_provisioned
     assert await kubernetes.names("pods") == ["sandbox-abc"]
 

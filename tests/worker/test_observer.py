@@ -1,5 +1,4 @@
 import asyncio
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
@@ -418,11 +417,6 @@ async def test_the_lease_is_given_back(observing: Observing, valkey: ArqRedis, k
     assert not await valkey.exists(lease_name("default"))
 
 
-@pytest.mark.xfail(
-    sys.version_info < (3, 12),
-    strict=True,
-    reason="redis-py sends under asyncio.wait_for, which until 3.12 loses a cancellation that comes as it ends",
-)
 async def test_stopped_at_any_moment(store: Store, valkey: ArqRedis, cluster: Cluster, settings: Settings):
     """Whatever an observer is about, it ends when told once: a worker's shutdown waits for that."""
     for moment in range(60):
