@@ -13,13 +13,16 @@ from shared.store import Change, Move
 def wanted(sandbox_id: str, spec: Spec, settings: Settings, *, now: float) -> Move:
     """A first life, the life there is, or the next one when the last is over."""
 
+    until = now + settings.provision_timeout_seconds
+
     def move(current: Sandbox | None) -> Change | None:
         if current is None:
-            record = addressed(accepted(sandbox_id, spec, cluster=settings.cluster_name, now=now), settings)
+            first = accepted(sandbox_id, spec, cluster=settings.cluster_name, now=now, until=until)
+            record = addressed(first, settings)
             return Change(record, (Job.of(Work.PROVISION, record),))
         if current.wants_pod:
             return None
-        record = addressed(next_life(current, spec, now=now), settings)
+        record = addressed(next_life(current, spec, now=now, until=until), settings)
         # A life that is being deleted has its job already; one that ended by itself may have left things behind.
         leftovers = () if current.status is Status.TERMINATING else (Job.of(Work.TERMINATE, another_attempt(current)),)
         return Change(record, (*leftovers, Job.of(Work.PROVISION, record)))

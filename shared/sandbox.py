@@ -29,15 +29,22 @@ class Reason(StrEnum):
     """Why a sandbox is as it is; empty when there is nothing to say."""
 
     NONE = ""
+    CLAIM_MISSING = "ClaimMissing"
     CLUSTER_UNAVAILABLE = "ClusterUnavailable"
+    CRASH_LOOP = "CrashLoop"
+    EVICTED = "Evicted"
     FORBIDDEN = "Forbidden"
+    IMAGE_PULL_FAILED = "ImagePullFailed"
     INVALID = "Invalid"
+    MOUNT_FAILED = "MountFailed"
     NODE_PORTS_EXHAUSTED = "NodePortsExhausted"
+    OUT_OF_MEMORY = "OutOfMemory"
     POD_FAILED = "PodFailed"
     POD_LOST = "PodLost"
     PROVISIONING_TIMED_OUT = "ProvisioningTimedOut"
     QUOTA_EXCEEDED = "QuotaExceeded"
     UNAUTHORIZED = "Unauthorized"
+    UNSCHEDULABLE = "Unschedulable"
 
 
 NO_PROGRESS_SECONDS = 15.0
@@ -85,7 +92,11 @@ class Timings(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Sandbox(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Times are seconds since the epoch. `revision` counts the writes of one life, `attempt` its jobs."""
+    """Times are seconds since the epoch. `revision` counts the writes of one life, `attempt` its jobs.
+
+    `until` bounds a state that must not last: when a life that was never ready is given up, when a failed one is
+    forgotten. None: nothing of that kind.
+    """
 
     id: str
     generation: int
@@ -104,6 +115,7 @@ class Sandbox(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     pod_uid: str = ""
     reason: Reason = Reason.NONE
     message: str = ""
+    until: float | None = None
     expires_at: float | None = None
     timings: Timings = Timings()
 
@@ -132,6 +144,8 @@ class Sandbox(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         """When somebody must look at this record again if nothing happens to it; None: never."""
         if self.status is Status.TERMINATING or (self.wants_pod and not self.is_provisioned):
             return self.updated_at + NO_PROGRESS_SECONDS
+        if self.until is not None:
+            return self.until
         return self.expires_at
 
 
@@ -148,7 +162,9 @@ def service_name(sandbox_id: str, life: str) -> str:
     return f"{object_name(sandbox_id, life)}-svc"
 
 
-def accepted(sandbox_id: str, spec: Spec, *, cluster: str, now: float, generation: int = 1) -> Sandbox:
+def accepted(
+    sandbox_id: str, spec: Spec, *, cluster: str, now: float, until: float | None = None, generation: int = 1
+) -> Sandbox:
     """The first record of a life: wanted, and nothing done yet."""
     return Sandbox(
         id=sandbox_id,
@@ -159,13 +175,15 @@ def accepted(sandbox_id: str, spec: Spec, *, cluster: str, now: float, generatio
         created_at=now,
         updated_at=now,
         last_used_at=now,
+        until=until,
         timings=Timings(queued=now),
     )
 
 
-def next_life(previous: Sandbox, spec: Spec, *, now: float) -> Sandbox:
+def next_life(previous: Sandbox, spec: Spec, *, now: float, until: float | None = None) -> Sandbox:
     """The same id again, when its last life is over or being ended."""
-    return accepted(previous.id, spec, cluster=previous.cluster, now=now, generation=previous.generation + 1)
+    generation = previous.generation + 1
+    return accepted(previous.id, spec, cluster=previous.cluster, now=now, until=until, generation=generation)
 
 
 def provisioned(record: Sandbox, *, pod_name: str, pod_uid: str, url: str, now: float) -> Sandbox:
@@ -173,9 +191,9 @@ def provisioned(record: Sandbox, *, pod_name: str, pod_uid: str, url: str, now: 
     return replace(record, pod_name=pod_name, pod_uid=pod_uid, url=url, timings=timings, reason=Reason.NONE, message="")
 
 
-def failed(record: Sandbox, reason: Reason, message: str) -> Sandbox:
-    """Over for good, with its cause."""
-    return replace(record, status=Status.FAILED, ready=False, reason=reason, message=message)
+def failed(record: Sandbox, reason: Reason, message: str, *, until: float | None = None) -> Sandbox:
+    """Over for good, with its cause; to be read `until` then."""
+    return replace(record, status=Status.FAILED, ready=False, reason=reason, message=message, until=until)
 
 
 def terminating(record: Sandbox) -> Sandbox:

@@ -100,8 +100,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     deerflow_lark_broker_deny_subcommands: A[str, about("subcommands that the broker refuses")] = ""
     # Jobs
     provision_timeout_seconds: A[
-        float, POSITIVE, about("temporary trouble is retried this long; a slow image pull fits in")
+        float,
+        POSITIVE,
+        about("to be made and ready; temporary trouble is retried so long, and a slow image pull fits in"),
     ] = 300.0
+    failed_retention_seconds: A[float, POSITIVE, about("how long a failed sandbox can be read, for its cause")] = 600.0
     worker_max_jobs: A[
         int, Meta(ge=1, le=1000), about("jobs one worker runs at once; each waits on Kubernetes most of its time")
     ] = 50

@@ -12,6 +12,7 @@ from arq import Retry
 
 from shared import logs
 from shared.errors import StoreUnavailable
+from shared.settings import Settings
 from shared.store import Store
 from worker import retries
 from worker.kubernetes_errors import KubernetesError
@@ -32,6 +33,7 @@ class Context(TypedDict):
 
     store: Store
     provisioner: Provisioner
+    settings: Settings
     job_id: str
     job_try: int
 
@@ -51,7 +53,7 @@ async def sweep(context: dict[Any, Any]) -> None:
     ctx = cast(Context, context)
     with logs.about(job_id=ctx["job_id"]):
         try:
-            await sweep_once(ctx["store"])
+            await sweep_once(ctx["store"], ctx["settings"].failed_retention_seconds)
         except StoreUnavailable as error:
             log.warning("sweep ended early", error=str(error))
 

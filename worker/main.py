@@ -90,7 +90,7 @@ async def _open(settings: Settings, stack: AsyncExitStack) -> dict[str, Any]:
     store = Store(redis)
     cluster = await stack.enter_async_context(await _cluster(settings))
     await _observe(Observer(store, redis, await stack.enter_async_context(await _cluster(settings)), settings), stack)
-    return {"store": store, "provisioner": Provisioner(store, cluster, settings)}
+    return {"store": store, "provisioner": Provisioner(store, cluster, settings), "settings": settings}
 
 
 async def _cluster(settings: Settings) -> Cluster:

@@ -6,30 +6,41 @@ Pod is not taken over.
 
 from msgspec.structs import replace
 
-from shared.sandbox import ALLOWED, Reason, Sandbox, Status, Timings, failed
+from shared.sandbox import ALLOWED, Reason, Sandbox, Status, Timings, failed, troubled
+from worker.causes import Cause, cause
 from worker.seen import Pod
 
 _PHASES = {status.value: status for status in Status if status is not Status.TERMINATING}
 
 
-def observed(record: Sandbox, pod: Pod, *, now: float) -> Sandbox:
-    """`record` as its own Pod shows it now; the same record when there is nothing new."""
+def observed(record: Sandbox, pod: Pod, *, now: float, until: float | None = None) -> Sandbox:
+    """`record` as its own Pod shows it now; the same one when nothing is new. One that fails is kept `until`."""
     if not record.wants_pod:
         return record
     status = _status(record, pod)
     ready = status is Status.RUNNING and pod.has("Ready") and not pod.is_dying
-    return replace(
+    seen = replace(
         record,
         status=status,
         ready=ready,
         pod_name=pod.metadata.name,
         pod_uid=pod.metadata.uid,
+        until=None if ready else record.until,
         timings=_timings(record.timings, pod, status, ready=ready, now=now),
-        **_cause(record, pod, status),
     )
+    return _explained(seen, None if pod.is_dying else cause(pod), until)
 
 
-def vanished(record: Sandbox, life: str, uid: str) -> Sandbox | None:
+def _explained(record: Sandbox, why: Cause | None, until: float | None) -> Sandbox:
+    """With what is wrong. What does not mend itself fails a sandbox that was never ready; one that was may recover."""
+    if why is None:
+        return troubled(record, Reason.NONE, "") if record.is_provisioned else record
+    if record.status is Status.FAILED or (why.is_hopeless and record.timings.ready is None):
+        return failed(record, why.reason, why.message, until=until)
+    return troubled(record, why.reason, why.message)
+
+
+def vanished(record: Sandbox, life: str, uid: str, *, until: float | None = None) -> Sandbox | None:
     """`record` once this Pod of this life is gone: None when that is what was wanted, and nothing is left to record.
 
     A life whose Pod was taken away from outside is over, and says so. What it never had, it cannot lose.
@@ -39,7 +50,8 @@ def vanished(record: Sandbox, life: str, uid: str) -> Sandbox | None:
     if record.status is Status.TERMINATING:
         return None
     if record.wants_pod and record.pod_uid == uid:
-        return failed(record, Reason.POD_LOST, "The Pod is gone: it was deleted, evicted, or went with its node.")
+        message = "The Pod is gone: it was deleted, evicted, or went with its node."
+        return failed(record, Reason.POD_LOST, message, until=until)
     return record
 
 
@@ -48,15 +60,6 @@ def _status(record: Sandbox, pod: Pod) -> Status:
     if pod.is_dying or phase not in ALLOWED[record.status]:
         return record.status
     return phase
-
-
-def _cause(record: Sandbox, pod: Pod, status: Status) -> dict[str, object]:
-    if status is Status.FAILED:
-        message = pod.status.message or pod.status.reason or "The Pod ended as failed; Kubernetes gives no cause."
-        return {"reason": Reason.POD_FAILED, "message": message}
-    if status is record.status:
-        return {}
-    return {"reason": Reason.NONE, "message": ""}
 
 
 def _timings(timings: Timings, pod: Pod, status: Status, *, ready: bool, now: float) -> Timings:

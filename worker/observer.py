@@ -13,7 +13,8 @@ from redis.asyncio import Redis
 
 from shared import logs
 from shared.errors import StoreUnavailable
-from shared.sandbox import Sandbox
+from shared.queue import Job, Work
+from shared.sandbox import ENDED, Sandbox, another_attempt
 from shared.settings import Settings
 from shared.store import Change, Fenced, Guard, Move, Store
 from worker import retries, seen
@@ -40,6 +41,7 @@ class Observer:
         self._redis = redis
         self._cluster = cluster
         self._name = settings.cluster_name
+        self._settings = settings
 
     async def run(self) -> None:
         """Until cancelled: wait for the lease, lead, and wait again when it is lost or Redis is away."""
@@ -57,12 +59,22 @@ class Observer:
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(lease.keep())
-                group.create_task(Term(self._store, self._cluster, self._name, lease.guard).observe())
+                group.create_task(Term(self._store, self._cluster, self._settings, lease.guard).observe())
         except* (LeaseLost, Fenced) as lost:
             log.warning("observing ended: another worker does it", cause=str(lost.exceptions[0]))
         except* StoreUnavailable as away:
             log.warning("observing ended: redis is away", cause=str(away.exceptions[0]))
             await asyncio.sleep(retries.delay(1))
+
+
+def change(record: Sandbox, new: Sandbox | None) -> Change | None:
+    """What to write, if anything is new. A life that ends leaves a Pod or a Service behind: a job removes them."""
+    if new == record:
+        return None
+    if new is None or record.status in ENDED or new.status not in ENDED:
+        return Change(new)
+    over = another_attempt(new)
+    return Change(over, (Job.of(Work.TERMINATE, over),))
 
 
 class Pause:
@@ -78,10 +90,11 @@ class Pause:
 class Term:
     """One leader's time: all it writes is guarded by its lease."""
 
-    def __init__(self, store: Store, cluster: Cluster, name: str, guard: Guard) -> None:
+    def __init__(self, store: Store, cluster: Cluster, settings: Settings, guard: Guard) -> None:
         self._store = store
         self._cluster = cluster
-        self._name = name
+        self._name = settings.cluster_name
+        self._retention = settings.failed_retention_seconds
         self._guard = guard
 
     async def observe(self) -> None:
@@ -135,8 +148,8 @@ class Term:
         def move(record: Sandbox | None) -> Change | None:
             if record is None or record.life != labels.get(LIFE):
                 return None
-            new = observed(record, pod, now=self._store.now())
-            return None if new == record else Change(new)
+            now = self._store.now()
+            return change(record, observed(record, pod, now=now, until=now + self._retention))
 
         await self._change(labels.get(SANDBOX_ID, ""), move)
 
@@ -149,8 +162,7 @@ class Term:
         def move(record: Sandbox | None) -> Change | None:
             if record is None:
                 return None
-            new = vanished(record, life, uid)
-            return None if new == record else Change(new)
+            return change(record, vanished(record, life, uid, until=self._store.now() + self._retention))
 
         await self._change(sandbox_id, move)
 

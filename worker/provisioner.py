@@ -168,14 +168,17 @@ class Provisioner:
         log.error("provisioning failed", reason=reason, message=message)
 
         def given_up(current: Sandbox) -> Change:
-            over = another_attempt(failed(current, reason, message))
+            until = self._store.now() + self._settings.failed_retention_seconds
+            over = another_attempt(failed(current, reason, message, until=until))
             return Change(over, (Job.of(Work.TERMINATE, over),))
 
         await self._store.change(record.id, while_wanted(record, given_up), believed=record)
 
     async def _move_on(self, record: Sandbox) -> None:
         def moved(current: Sandbox) -> Change:
-            following = addressed(next_life(current, current.spec, now=self._store.now()), self._settings)
+            now = self._store.now()
+            until = now + self._settings.provision_timeout_seconds
+            following = addressed(next_life(current, current.spec, now=now, until=until), self._settings)
             return Change(following, (Job.of(Work.PROVISION, following),))
 
         await self._store.change(record.id, while_wanted(record, moved), believed=record)

@@ -34,6 +34,33 @@ class Condition(_Seen, frozen=True):
     message: str = ""
 
 
+class Waiting(_Seen, frozen=True):
+    reason: str = ""
+    message: str = ""
+
+
+class Running(_Seen, frozen=True):
+    pass
+
+
+class Terminated(_Seen, frozen=True):
+    exit_code: int = 0
+    reason: str = ""
+
+
+class ContainerState(_Seen, frozen=True):
+    waiting: Waiting | None = None
+    running: Running | None = None
+    terminated: Terminated | None = None
+
+
+class ContainerStatus(_Seen, frozen=True):
+    name: str
+    state: ContainerState = ContainerState()
+    last_state: ContainerState = ContainerState()
+    restart_count: int = 0
+
+
 class PodSpec(_Seen, frozen=True):
     node_name: str = ""
 
@@ -43,6 +70,8 @@ class PodStatus(_Seen, frozen=True):
     reason: str = ""
     message: str = ""
     conditions: tuple[Condition, ...] = ()
+    container_statuses: tuple[ContainerStatus, ...] = ()
+    init_container_statuses: tuple[ContainerStatus, ...] = ()
 
 
 class Pod(_Seen, frozen=True):

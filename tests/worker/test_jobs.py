@@ -7,7 +7,7 @@ from arq.connections import ArqRedis
 from shared.connection import PROMPT, connect
 from shared.queue import IN_PROGRESS_KEY, Job, Work
 from shared.sandbox import NO_PROGRESS_SECONDS, terminating
-from shared.settings import Settings
+from shared.settings import Settings, read_settings
 from shared.store import Store
 from tests.conftest import Clock
 from tests.worker.conftest import Kubernetes, put, queued, read
@@ -25,7 +25,13 @@ ABOUT = ("abc", ACCEPTED.life, 1)
 @pytest.fixture
 def context(store: Store, provisioner: Provisioner) -> dict[Any, Any]:
     """What arq hands to a job at its first try."""
-    return {"store": store, "provisioner": provisioner, "job_id": "the-job", "job_try": 1}
+    return {
+        "store": store,
+        "provisioner": provisioner,
+        "settings": read_settings({}),
+        "job_id": "the-job",
+        "job_try": 1,
+    }
 
 
 async def test_a_life(context: dict[Any, Any], store: Store, kubernetes: Kubernetes):
@@ -82,7 +88,13 @@ async def test_redis_away(cluster: Cluster, settings: Settings, away_url: str):
     """A job that cannot read its record is put off; a sweep that cannot is left to the next one."""
     async with connect(settings_of(REDIS_URL=away_url), PROMPT) as away:
         store = Store(away)
-        context = {"store": store, "provisioner": Provisioner(store, cluster, settings), "job_id": "j", "job_try": 1}
+        context = {
+            "store": store,
+            "provisioner": Provisioner(store, cluster, settings),
+            "settings": settings,
+            "job_id": "j",
+            "job_try": 1,
+        }
         with pytest.raises(Retry):
             await jobs.provision(context, *ABOUT)
         await jobs.sweep(context)

@@ -1,5 +1,6 @@
 from typing import NamedTuple
 
+import msgspec
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
@@ -75,20 +76,39 @@ def test_a_pods_life_while_it_is_being_deleted_by_us():
 
 
 @pytest.mark.parametrize(
-    ("how", "status"),
+    ("how", "status", "reason", "says"),
     [
-        ("badimage", PENDING),
-        ("nomount", PENDING),
-        ("nopvc", PENDING),
-        ("toobig", PENDING),
-        ("crash", RUNNING),
-        ("oom", RUNNING),
+        ("badimage", Status.FAILED, Reason.IMAGE_PULL_FAILED, "docker.io/local/absent:1: not found"),
+        ("nomount", PENDING, Reason.NONE, ""),
+        ("nopvc", PENDING, Reason.CLAIM_MISSING, 'persistentvolumeclaim "absent" not found'),
+        ("toobig", PENDING, Reason.UNSCHEDULABLE, "Insufficient cpu"),
+        ("crash", RUNNING, Reason.CRASH_LOOP, "exit code 3"),
+        ("oom", RUNNING, Reason.OUT_OF_MEMORY, "memory limit"),
     ],
 )
-def test_a_pod_that_is_stuck(how: str, status: Status):
-    """A Pod that gets nowhere keeps the phase Kubernetes gives it, is not ready, and has not failed."""
+def test_a_pod_that_is_stuck(how: str, status: Status, reason: Reason, says: str):
+    """A Pod that gets nowhere keeps Kubernetes' phase and says why; what cannot mend itself has failed at once."""
     record = observed(provisioned_record(), stuck_pod(how), now=NOW)
-    assert (record.status, record.ready) == (status, False)
+    assert (record.status, record.ready, record.reason) == (status, False, reason)
+    assert says in record.message
+
+
+def test_a_container_that_dies_again_and_again_fails_what_was_never_ready():
+    """Three restarts are no accident; but a sandbox that was ready once is left to recover."""
+    crash = stuck_pod("crash")
+    status = msgspec.structs.replace(crash.status.container_statuses[0], restart_count=3)
+    pod = msgspec.structs.replace(crash, status=msgspec.structs.replace(crash.status, container_statuses=(status,)))
+    assert observed(provisioned_record(), pod, now=NOW, until=NOW + 600).status is Status.FAILED
+    was_ready = observed(provisioned_record(), a_pod(), now=NOW)
+    assert (was_ready.ready, observed(was_ready, pod, now=NOW).status) == (True, RUNNING)
+    assert observed(was_ready, pod, now=NOW).reason is Reason.CRASH_LOOP
+
+
+def test_what_was_wrong_is_forgotten_when_it_is_well_again():
+    """A sandbox that recovers carries no cause."""
+    stuck = observed(provisioned_record(), stuck_pod("toobig"), now=NOW)
+    well = observed(stuck, a_pod(), now=NOW)
+    assert (well.status, well.ready, well.reason, well.message) == (RUNNING, True, Reason.NONE, "")
 
 
 def test_timings_are_of_the_first_time():
@@ -114,16 +134,16 @@ def test_readiness_flaps_and_status_does_not():
 
 
 @pytest.mark.parametrize(
-    ("reason", "message", "expected"),
+    ("reason", "message", "cause", "expected"),
     [
-        ("Evicted", "The node was low on resource: memory.", "The node was low on resource: memory."),
-        ("DeadlineExceeded", "", "DeadlineExceeded"),
+        ("Evicted", "The node was low on resource: memory.", Reason.EVICTED, "The node was low on resource: memory."),
+        ("DeadlineExceeded", "", Reason.POD_FAILED, "DeadlineExceeded"),
     ],
 )
-def test_a_pod_that_failed_says_why(reason: str, message: str, expected: str):
+def test_a_pod_that_failed_says_why(reason: str, message: str, cause: Reason, expected: str):
     """A Pod that failed while nobody deleted it ends its life, with Kubernetes' words for it."""
     record = observed(provisioned_record(), a_pod("Failed", ready=False, reason=reason, message=message), now=NOW)
-    assert (record.status, record.reason, record.ready) == (Status.FAILED, Reason.POD_FAILED, False)
+    assert (record.status, record.reason, record.ready) == (Status.FAILED, cause, False)
     assert expected in record.message
 
 

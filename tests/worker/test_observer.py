@@ -65,7 +65,7 @@ async def term(store: Store, valkey: ArqRedis, cluster: Cluster, settings: Setti
     """One leader's, which holds the lease."""
     lease = Lease(valkey, lease_name(settings.cluster_name))
     await lease.wait()
-    return Term(store, cluster, settings.cluster_name, lease.guard)
+    return Term(store, cluster, settings, lease.guard)
 
 
 async def stopped(task: asyncio.Task[None]) -> int:
@@ -184,7 +184,7 @@ async def test_evicted(store: Store, provision: Provision, observing: Observing,
     async with observing():
         await provision()
         record = await until_lost(store)
-    assert record.reason is Reason.POD_FAILED
+    assert record.reason is Reason.EVICTED
     assert "low on resource: memory" in record.message
 
 
@@ -432,7 +432,7 @@ async def test_redis_away(cluster: Cluster, settings: Settings, away_url: str):
     async with connect(settings_of(REDIS_URL=away_url), PROMPT) as away:
         nobodys = Guard(lease_name(settings.cluster_name), "none")
         with pytest.raises(StoreUnavailable):
-            await Term(Store(away), cluster, settings.cluster_name, nobodys).compare()
+            await Term(Store(away), cluster, settings, nobodys).compare()
 
 
 async def test_redis_comes_back(
