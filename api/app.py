@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import cast
 
@@ -18,6 +18,7 @@ from api.problems import HANDLERS
 from api.waiting import Waiting
 from shared import logs
 from shared.connection import PROMPT, connect
+from shared.errors import StoreUnavailable
 from shared.settings import Settings, read_settings
 from shared.store import Store
 
@@ -42,6 +43,8 @@ def create_app(settings: Settings | None = None, store: Store | None = None) -> 
     async def lifespan(app: Litestar) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
             app.state.store = store or await stack.enter_async_context(_opened(settings))
+            with suppress(StoreUnavailable):
+                await app.state.store.set_clock()
             app.state.waiting = Waiting(app.state.store)
             await stack.enter_async_context(app.state.waiting.running())
             yield

@@ -30,7 +30,8 @@ def litestars(request: Handled, error: HTTPException) -> Problem:
     if isinstance(error, ValidationException):
         return ours(request, _invalid(error))
     phrase = HTTPStatus(error.status_code).phrase
-    response = _problem(error.status_code, re.sub(r"\W+", "_", phrase.lower()), phrase, error.detail, {})
+    extra = {"field": "body"} if error.status_code == HTTPStatus.REQUEST_ENTITY_TOO_LARGE else {}
+    response = _problem(error.status_code, re.sub(r"\W+", "_", phrase.lower()), phrase, error.detail, extra)
     response.headers.update(error.headers or {})
     return response
 

@@ -23,7 +23,7 @@ from api.preferences import (
 )
 from api.waiting import Waiting
 from shared import logs, mounts
-from shared.errors import SandboxNotFound, SandboxNotReady
+from shared.errors import InvalidRequest, SandboxNotFound, SandboxNotReady
 from shared.indexes import Selection
 from shared.pages import BEGINNING, read_cursor
 from shared.request import SANDBOX_ID, SANDBOX_ID_LENGTH, read_create
@@ -59,7 +59,7 @@ async def create(
     store: NamedDependency[Store],
     settings: NamedDependency[Settings],
     waiting: NamedDependency[Waiting],
-    prefer: Prefer = None,
+    prefer: Prefer = None,  # noqa: ARG001 - for the document; of several lines this is the last
 ) -> Response[SandboxAnswer]:
     """Make a sandbox, or name the one that this id already has.
 
@@ -72,8 +72,8 @@ async def create(
     record, written = await store.change(sandbox_id, wanted(sandbox_id, spec, settings, now=store.now()), believed=None)
     with logs.about(sandbox_id=sandbox_id):
         log.info("create accepted" if written else "create found the sandbox there")
-    wait = wait_seconds(prefer)
-    seconds = COMPAT_CREATE_SECONDS if settings.deerflow_compat else wait or 0
+    wait = wait_seconds(", ".join(request.headers.getall("Prefer", [])))
+    seconds = wait if wait is not None else COMPAT_CREATE_SECONDS if settings.deerflow_compat else 0
     if seconds and not _is_settled(record):
         record = await waiting.until(sandbox_id, _is_settled, seconds)
     record = _there(sandbox_id, record)
@@ -112,11 +112,12 @@ async def list_live(
     responses={304: openapi.empty("nothing newer than `If-None-Match`"), **problems(400, 404)},
 )
 async def read(
+    request: Request[Any, Any, Any],
     sandbox_id: InPath,
     store: NamedDependency[Store],
     settings: NamedDependency[Settings],
     waiting: NamedDependency[Waiting],
-    prefer: Prefer = None,
+    prefer: Prefer = None,  # noqa: ARG001 - for the document; of several lines this is the last
     if_none_match: Annotated[str | None, HeaderParameter(name="If-None-Match", description="an earlier `ETag`")] = None,
 ) -> Response[SandboxAnswer]:
     """One sandbox as last seen.
@@ -124,10 +125,12 @@ async def read(
     With `Prefer: wait=N` as soon as it differs from `If-None-Match` or, without that, as soon as it has its URL.
     """
     record = await store.get(sandbox_id)
-    wait = wait_seconds(prefer)
-    seconds = wait or (COMPAT_READ_SECONDS if settings.deerflow_compat and wait is None else 0)
+    wait = wait_seconds(", ".join(request.headers.getall("Prefer", [])))
+    seconds = wait if wait is not None else COMPAT_READ_SECONDS if settings.deerflow_compat else 0
 
     def enough(current: Sandbox | None) -> bool:
+        if settings.deerflow_compat and current is not None:
+            return current.status is not Status.PENDING and _is_settled(current)
         if if_none_match is None or current is None:
             return _is_settled(current)
         return current.status is Status.TERMINATING or not matches(if_none_match, current)
@@ -136,7 +139,7 @@ async def read(
         record = await waiting.until(sandbox_id, enough, seconds)
     record = _there(sandbox_id, record)
     if settings.deerflow_compat:
-        _refuse_ended(record)
+        _refuse_what_reads_as_dead(record)
         return _with_url(record, applied(wait))
     headers = {"ETag": etag(record), **applied(wait)}
     if matches(if_none_match, record):
@@ -146,16 +149,20 @@ async def read(
 
 @delete("/sandboxes/{sandbox_id:str}", status_code=HTTPStatus.OK, responses=problems(400, 412))
 async def destroy(
+    request: Request[Any, Any, Any],
     sandbox_id: InPath,
     store: NamedDependency[Store],
     waiting: NamedDependency[Waiting],
     generation: Annotated[int | None, QueryParameter(ge=1, description="the life meant")] = None,
-    prefer: Prefer = None,
+    prefer: Prefer = None,  # noqa: ARG001 - for the document; of several lines this is the last
     if_match: Annotated[
         str | None, HeaderParameter(name="If-Match", description="`ETag` of the life that is meant")
     ] = None,
 ) -> Response[Deleted]:
     """End a sandbox. Answers at once, and the same whether it is there, already going, or was never there."""
+
+    if generation is None and "generation" in request.query_params:  # Litestar reads `null` as if it were not there
+        raise InvalidRequest("generation: expected a whole number from 1", field="generation")
 
     def is_meant(record: Sandbox) -> bool:
         return generation in {None, record.generation} and (if_match is None or means(if_match, record))
@@ -164,7 +171,7 @@ async def destroy(
     if written:
         with logs.about(sandbox_id=sandbox_id):
             log.info("delete accepted")
-    wait = wait_seconds(prefer)
+    wait = wait_seconds(", ".join(request.headers.getall("Prefer", [])))
     if wait and ending is not None:
         await waiting.until(sandbox_id, lambda r: r is None or r.life != ending.life, wait)
     return Response(Deleted(sandbox_id), headers=applied(wait))
@@ -184,8 +191,10 @@ def _there(sandbox_id: str, record: Sandbox | None) -> Sandbox:
     return record
 
 
-def _refuse_ended(record: Sandbox) -> None:
-    """To today's client every status but Running means "delete it", and 404 means "make a new one"."""
+def _refuse_what_reads_as_dead(record: Sandbox) -> None:
+    """To today's client 200 with a status other than Running means "delete it", 404 "make a new one", 503 "keep it"."""
+    if record.status in {Status.PENDING, Status.UNKNOWN}:
+        raise SandboxNotReady(f"Sandbox {record.id} is {record.status}. {record.message}".strip())
     if record.status in ENDED:
         raise SandboxNotFound(
             f"Sandbox {record.id} is over: {record.reason} {record.message}", status=record.status.value

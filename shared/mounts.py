@@ -27,7 +27,8 @@ def root(settings: Settings) -> str:
     if settings.deer_flow_host_base_dir:
         return settings.deer_flow_host_base_dir
     threads = paths.normalise(settings.threads_host_path) if settings.threads_host_path else ""
-    return paths.parent(threads) if threads and paths.name(threads) == "threads" else ""
+    base = paths.parent(threads) if threads and paths.name(threads) == "threads" else ""
+    return base if paths.name(base) else ""  # of `/threads` it would be the whole node
 
 
 def check(mounts: Sequence[Mount], settings: Settings) -> None:

@@ -15,6 +15,11 @@ def _flavour(path: str) -> ModuleType:
     return ntpath if _WINDOWS.match(path) else posixpath
 
 
+def _ends(flavour: ModuleType) -> str:
+    """Separators: on POSIX a backslash is a letter like any other."""
+    return "/\\" if flavour is ntpath else "/"
+
+
 def is_absolute(path: str) -> bool:
     return bool(_WINDOWS.match(path)) or path.startswith("/")
 
@@ -36,11 +41,11 @@ def join(base: str, *parts: str) -> str:
 
 
 def parent(path: str) -> str:
-    return str(_flavour(path).dirname(path.rstrip("/\\")))
+    return str(_flavour(path).dirname(path.rstrip(_ends(_flavour(path)))))
 
 
 def name(path: str) -> str:
-    return str(_flavour(path).basename(path.rstrip("/\\")))
+    return str(_flavour(path).basename(path.rstrip(_ends(_flavour(path)))))
 
 
 def below(path: str, base: str) -> str | None:
@@ -52,8 +57,8 @@ def below(path: str, base: str) -> str | None:
     flavour = _flavour(base)
     if _flavour(path) is not flavour:
         return None
-    fold = ntpath.normcase if flavour is ntpath else str
-    parts, base_parts = (re.split(r"[\\/]+", normalise(p).rstrip("/\\")) for p in (path, base))
+    fold, separators = (ntpath.normcase, r"[\\/]+") if flavour is ntpath else (str, "/+")
+    parts, base_parts = (re.split(separators, normalise(p).rstrip(_ends(flavour))) for p in (path, base))
     if [fold(p) for p in parts[: len(base_parts)]] != [fold(p) for p in base_parts] or len(parts) == len(base_parts):
         return None
     return "/".join(parts[len(base_parts) :])

@@ -26,7 +26,10 @@ class Status(StrEnum):
 
 
 class Reason(StrEnum):
-    """Why a sandbox is as it is; empty when there is nothing to say."""
+    """Why a sandbox is as it is; empty when there is nothing to say.
+
+    Records hold it as a plain string: a later version of us may know more of them.
+    """
 
     NONE = ""
     CLAIM_MISSING = "ClaimMissing"
@@ -113,7 +116,7 @@ class Sandbox(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     url: str = ""
     pod_name: str = ""
     pod_uid: str = ""
-    reason: Reason = Reason.NONE
+    reason: str = Reason.NONE
     message: str = ""
     until: float | None = None
     expires_at: float | None = None
@@ -158,6 +161,12 @@ def object_name(sandbox_id: str, life: str) -> str:
     return f"sandbox-{sandbox_id}" if generation == "1" else f"sandbox-{sandbox_id}-{generation}"
 
 
+def is_earlier(life: str, record: Sandbox) -> bool:
+    """Whether `life` came before the record's own."""
+    generation, _, _ = life.partition("-")
+    return generation.isdigit() and int(generation) < record.generation
+
+
 def service_name(sandbox_id: str, life: str) -> str:
     return f"{object_name(sandbox_id, life)}-svc"
 
@@ -191,7 +200,7 @@ def provisioned(record: Sandbox, *, pod_name: str, pod_uid: str, url: str, now: 
     return replace(record, pod_name=pod_name, pod_uid=pod_uid, url=url, timings=timings, reason=Reason.NONE, message="")
 
 
-def failed(record: Sandbox, reason: Reason, message: str, *, until: float | None = None) -> Sandbox:
+def failed(record: Sandbox, reason: str, message: str, *, until: float | None = None) -> Sandbox:
     """Over for good, with its cause; to be read `until` then."""
     return replace(record, status=Status.FAILED, ready=False, reason=reason, message=message, until=until)
 

@@ -36,6 +36,8 @@ def about(text: str, *, secret: bool = False) -> Meta:
 
 POSITIVE = Meta(gt=0, le=86400)
 """Seconds, a day at most: beyond it is a typing error, or infinity."""
+HOST = Meta(pattern=r"^[^\s/]+$(?!\n)")
+"""No URL, and no blanks."""
 ASCII = Meta(pattern=r"^[!-~]*$(?!\n)")
 """What an HTTP header carries unchanged."""
 PORT = Meta(ge=1, le=65535)
@@ -79,14 +81,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         float, POSITIVE, about("one call to Kubernetes; longer than a slow admission webhook needs")
     ] = 10.0
     # Sandbox
-    sandbox_image: A[str, Meta(min_length=1), about("the sandbox container's image")] = (
+    sandbox_image: A[str, Meta(pattern=r"^\S+$(?!\n)"), about("the sandbox container's image")] = (
         "enterprise-public-cn-beijing.cr.volces.com/vefaas-public/all-in-one-sandbox:latest"
     )
     sandbox_container_port: A[int, PORT, about("the port the sandbox serves HTTP on, 1–65535")] = 8080
     sandbox_service_type: A[
         ServiceType, about("`NodePort`: URL on `NODE_HOST`; `ClusterIP`: URL on the cluster's DNS")
     ] = ServiceType.NODE_PORT
-    node_host: A[str, Meta(min_length=1), about("host in a sandbox's URL with NodePort")] = "host.docker.internal"
+    node_host: A[str, HOST, about("host in a sandbox's URL with NodePort")] = "host.docker.internal"
     # Skills and user data
     skills_host_path: A[str, about("absolute; one read-only hostPath at `/mnt/skills` (the older layout)")] = ""
     deer_flow_host_base_dir: A[str, about("absolute; root of `skills_view/…`, `users/…` and of extra mounts")] = ""
@@ -148,12 +150,11 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         value = _value(field, environment.get(field.name.upper(), ""), errors)
         if value is not UNSET:
             values[field.name] = value
-    if not errors:
-        settings = Settings(**values)
-        errors.extend(_contradictions(settings))
-        if not errors:
-            return settings
-    raise InvalidSettings("\n".join(errors))
+    settings = Settings(**values)
+    errors.extend(_contradictions(settings))
+    if errors:
+        raise InvalidSettings("\n".join(errors))
+    return settings
 
 
 def _value(field: msgspec.structs.FieldInfo, raw: str, errors: list[str]) -> Any:
@@ -177,6 +178,8 @@ TABLE_BY_FIELD: Mapping[str, Setting] = {row.name.lower(): row for row in TABLE}
 def _contradictions(settings: Settings) -> Iterator[str]:
     yield from _bad_redis(settings)
     yield from _bad_paths(settings)
+    if settings.k8s_api_server and not settings.k8s_api_server.startswith(("http://", "https://")):
+        yield f"K8S_API_SERVER: expected a URL, https://host:port; got {settings.k8s_api_server!r}"
     yield from _bad_template(settings.skills_pvc_subpath_template)
 
 

@@ -12,7 +12,6 @@ sent again: the record is then no longer the one it was based on, so the functio
 """
 
 import contextlib
-import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -23,21 +22,23 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from shared import indexes, queue
+from shared.clock import Clock, RedisClock
 from shared.errors import StoreUnavailable
 from shared.indexes import Selection
 from shared.pages import Cursor
 from shared.queue import Job, Work
 from shared.sandbox import Sandbox
 
-Clock = Callable[[], float]
-"""Seconds since the epoch; tests own it."""
-
 CHANGES = "sandboxes:changes"
 
 _KEY = "sandbox:"
+_HEARING_SECONDS = 3600.0
+"""A subscription hears nothing for as long as nothing happens; that is no reason to begin another."""
 _NO_GUARD = "-"
 _LIST_CHUNK = 500
 """Records a read: so few that Redis answers others in between."""
+_MARKED_ATTEMPTS = 8
+"""A mark lives for a minute, and attempts are a quarter of a minute apart: older ones have none any more."""
 _PAGE_CHUNKS = 4
 """Reads a page, however few of what they find is of the selection."""
 
@@ -47,9 +48,11 @@ _decode = msgspec.json.Decoder(Sandbox).decode
 _STEP = """
 -- KEYS: record, guard, index…
 -- ARGV: id, record expected, record wanted, guard's value, score per index…, (id, payload, due time) per job…
+local time = redis.call('TIME')
+local now = time[1] .. '.' .. string.format('%06d', time[2])
 local raw = redis.call('GET', KEYS[1]) or ''
-if raw ~= ARGV[2] then return {'raced', raw} end
-if ARGV[4] ~= '' and redis.call('GET', KEYS[2]) ~= ARGV[4] then return {'fenced', raw} end
+if raw ~= ARGV[2] then return {'raced', raw, now} end
+if ARGV[4] ~= '' and redis.call('GET', KEYS[2]) ~= ARGV[4] then return {'fenced', raw, now} end
 if ARGV[3] == '' then redis.call('DEL', KEYS[1]) else redis.call('SET', KEYS[1], ARGV[3]) end
 for i = 3, #KEYS do
   local score = ARGV[i + 2]
@@ -60,7 +63,7 @@ for i = #KEYS + 3, #ARGV, 3 do
   redis.call('ZADD', 'QUEUE', ARGV[i + 2], ARGV[i])
 end
 redis.call('PUBLISH', 'CHANGES', ARGV[1])
-return {'done', ''}
+return {'done', '', now}
 """
 for _name, _value in {
     "JOB_KEY": queue.JOB_KEY,
@@ -110,13 +113,21 @@ class Fenced(Exception):
 class Store:
     """Lives as long as the `redis` it is given, which whoever opened it closes."""
 
-    def __init__(self, redis: Redis, clock: Clock = time.time) -> None:
+    def __init__(self, redis: Redis, clock: Clock | None = None) -> None:
         self._redis = redis
         self._step = redis.register_script(_STEP)
-        self._clock = clock
+        of_redis = RedisClock()
+        self._clock = clock or of_redis
+        self._hear = of_redis.hear
 
     def now(self) -> float:
         return self._clock()
+
+    async def set_clock(self) -> None:
+        """Ask Redis for the time, before anything is done by it. Each step does so again in passing."""
+        with _unavailable():
+            seconds, microseconds = await self._redis.time()
+        self._hear(seconds + microseconds / 1_000_000)
 
     async def get(self, sandbox_id: str) -> Sandbox | None:
         return _record(await self._raw(sandbox_id))
@@ -158,9 +169,9 @@ class Store:
             async with self._redis.pubsub() as subscription:
                 await subscription.subscribe(CHANGES)
                 while True:
-                    message = await subscription.get_message(timeout=None)
+                    message = await subscription.get_message(timeout=_HEARING_SECONDS)
                     if message is not None:
-                        yield message["data"].decode() if message["type"] == "message" else None
+                        yield message["data"].decode(errors="replace") if message["type"] == "message" else None
 
     async def due(self, limit: int) -> list[str]:
         """Ids of at most `limit` records whose `due_at` has come, longest due first."""
@@ -208,7 +219,7 @@ class Store:
 
         True also for a while after that worker was killed: until arq's mark of it ends.
         """
-        attempts = range(1, record.attempt + 1)
+        attempts = range(max(1, record.attempt - _MARKED_ATTEMPTS), record.attempt + 1)
         jobs = [Job(Work.PROVISION, record.id, record.life, attempt) for attempt in attempts]
         with _unavailable():
             return bool(await self._redis.exists(*(queue.IN_PROGRESS_KEY + job.id for job in jobs)))
@@ -238,9 +249,10 @@ class Store:
         arguments: list[str | bytes | float] = [sandbox_id, raw, _bytes(change.record), guard.value if guard else ""]
         arguments += scores.values()
         for job in change.jobs:
-            arguments += [job.id, job.payload(self.now()), int(self.now() * 1000)]
+            arguments += [job.id, job.payload(self.now()), int((self.now() - queue.HEAD_START_SECONDS) * 1000)]
         with _unavailable():
-            verdict, found = await self._step(keys=keys, args=arguments)
+            verdict, found, now = await self._step(keys=keys, args=arguments)
+        self._hear(float(now))
         return verdict, found
 
     async def _raw(self, sandbox_id: str) -> bytes:

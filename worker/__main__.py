@@ -13,7 +13,7 @@ from shared import command, logs
 from shared.connection import PROMPT, connect
 from shared.errors import InvalidRequest, InvalidSettings
 from shared.settings import Settings
-from worker.main import arq_settings, health_key
+from worker.main import FAILED, arq_settings, health_key
 from worker.print_manifest import manifest
 
 log = structlog.get_logger()
@@ -32,6 +32,8 @@ async def run(settings: Settings) -> None:
         log.info("stopping")
     finally:
         await close(worker)
+    if worker.ctx.get(FAILED):
+        sys.exit("The observer failed: see the log.")
 
 
 def print_manifest(settings: Settings) -> str | None:

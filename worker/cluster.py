@@ -5,7 +5,7 @@ milliseconds each. Every call has a timeout, and every failure is a `KubernetesE
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import NamedTuple, Self, TypeVar
@@ -137,7 +137,7 @@ class Cluster:
                 return Pods(found, page.metadata.resource_version)
             query["continue"] = page.metadata.continue_
 
-    async def watch_pods(self, resource_version: str) -> AsyncIterator[PodEvent]:
+    async def watch_pods(self, resource_version: str) -> AsyncGenerator[PodEvent, None]:
         """What happens to our Pods after `resource_version`, until the server ends the stream, as it regularly does.
 
         Raises Expired when that version is too old: it comes as an event of a stream that began well.

@@ -1,5 +1,6 @@
 """How the worker finds its cluster: a kubeconfig file or, in a cluster, the Pod's own service account."""
 
+import asyncio
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,8 @@ from shared.settings import Settings
 
 log = structlog.get_logger()
 
+PLUGIN_SECONDS = 10.0
+"""What an exec plugin may take, while a request waits for it."""
 TOKEN_SECONDS = 60.0
 """As often as the library looks at an in-cluster token; exec plugins' tokens live for minutes."""
 SPARE_CONNECTIONS = 10
@@ -37,7 +40,8 @@ class FreshToken:
         self._due = self._clock() + TOKEN_SECONDS
         fresh = Configuration()
         try:
-            await load_kube_config(config_file=str(self._file), client_configuration=fresh, persist_config=False)
+            async with asyncio.timeout(PLUGIN_SECONDS):
+                await load_kube_config(config_file=str(self._file), client_configuration=fresh, persist_config=False)
         except Exception as error:  # noqa: BLE001 - whatever is wrong with it, the token in hand may still be good
             log.warning("cannot look for a newer token", kubeconfig=str(self._file), error=str(error))
         else:
@@ -50,6 +54,8 @@ async def configuration(settings: Settings) -> Configuration:
     await _load(settings.kubeconfig_path, found)
     if settings.k8s_api_server:
         found.host = settings.k8s_api_server.rstrip("/")
+    if settings.k8s_ca_file and not Path(settings.k8s_ca_file).is_file():
+        raise InvalidSettings(f"K8S_CA_FILE: expected a PEM file that can be read; got {settings.k8s_ca_file!r}")
     if settings.k8s_ca_file:
         found.ssl_ca_cert = settings.k8s_ca_file
     found.verify_ssl = found.verify_ssl and settings.k8s_verify_tls

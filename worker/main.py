@@ -4,7 +4,8 @@ import asyncio
 import os
 import signal
 import socket
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
+from functools import partial
 from typing import Any, cast
 
 import structlog
@@ -14,6 +15,7 @@ from arq.worker import Function, func
 
 from shared import logs, queue
 from shared.connection import PATIENT, PROMPT, connect
+from shared.errors import StoreUnavailable
 from shared.queue import Work
 from shared.settings import Settings, read_settings
 from shared.store import Store
@@ -28,6 +30,11 @@ log = structlog.get_logger()
 POLL_SECONDS = 0.05
 """How often an idle worker asks the queue: 20 commands a second, and a job waits half of it on average."""
 SWEEP_SECONDS = set(range(0, 60, 10))
+FAILED = "observer_failed"
+"""In arq's context: this worker stops because of a bug, and is to say so with its exit code."""
+READ_LIMIT = 5000
+"""Entries of the queue that a worker looks through for one that nobody works on. Those being worked on stay in the
+queue: with arq's default of five times its own jobs, a few busy workers would hide the rest of it from all others."""
 HEALTH_SECONDS = 10
 """How often a worker says that it lives; `python -m worker --check` believes it one second longer."""
 ENDLESS = 1_000_000_000
@@ -53,7 +60,7 @@ def arq_settings(settings: Settings) -> dict[str, Any]:
     stack = AsyncExitStack()
 
     async def on_startup(context: dict[Any, Any]) -> None:
-        context.update(await _open(settings, stack))
+        context.update(await _open(settings, stack, context))
         log.info("worker started", cluster=settings.cluster_name, namespace=settings.k8s_namespace)
 
     async def on_shutdown(_: dict[Any, Any]) -> None:
@@ -74,6 +81,7 @@ def arq_settings(settings: Settings) -> dict[str, Any]:
         "max_jobs": settings.worker_max_jobs,
         "max_tries": ENDLESS,
         "poll_delay": POLL_SECONDS,
+        "queue_read_limit": READ_LIMIT,
         "health_check_interval": HEALTH_SECONDS,
         "health_check_key": f"{health_key()}:{os.getpid()}",
         "job_completion_wait": settings.worker_shutdown_seconds,
@@ -84,12 +92,15 @@ def _function(coroutine: object, name: Work) -> Function:
     return func(cast(WorkerCoroutine, coroutine), name=name)
 
 
-async def _open(settings: Settings, stack: AsyncExitStack) -> dict[str, Any]:
+async def _open(settings: Settings, stack: AsyncExitStack, context: dict[Any, Any]) -> dict[str, Any]:
     redis = connect(settings, PROMPT)
     stack.push_async_callback(redis.aclose)
     store = Store(redis)
+    with suppress(StoreUnavailable):
+        await store.set_clock()
     cluster = await stack.enter_async_context(await _cluster(settings))
-    await _observe(Observer(store, redis, await stack.enter_async_context(await _cluster(settings)), settings), stack)
+    watching = await stack.enter_async_context(await _cluster(settings))
+    await _observe(Observer(store, redis, watching, settings), stack, context)
     return {"store": store, "provisioner": Provisioner(store, cluster, settings), "settings": settings}
 
 
@@ -98,16 +109,17 @@ async def _cluster(settings: Settings) -> Cluster:
     return Cluster(await configuration(settings), settings.k8s_namespace, settings.k8s_timeout_seconds)
 
 
-async def _observe(observer: Observer, stack: AsyncExitStack) -> None:
+async def _observe(observer: Observer, stack: AsyncExitStack, context: dict[Any, Any]) -> None:
     task = asyncio.create_task(observer.run(), name="observer")
-    task.add_done_callback(_ended)
+    task.add_done_callback(partial(_ended, context))
     stack.push_async_callback(_stop, task)
 
 
-def _ended(observer: asyncio.Task[None]) -> None:
+def _ended(context: dict[Any, Any], observer: asyncio.Task[None]) -> None:
     """An observer that fails is a bug. A worker without one would look well and see nothing: it stops instead."""
     if not observer.cancelled():
         log.critical("the observer failed; this worker stops", exc_info=observer.exception())
+        context[FAILED] = True
         signal.raise_signal(signal.SIGTERM)
 
 

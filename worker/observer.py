@@ -7,6 +7,7 @@ nothing. Whatever goes wrong ends in a new list, which compares both truths: not
 import asyncio
 import time
 from collections.abc import Iterable
+from contextlib import aclosing
 
 import structlog
 from redis.asyncio import Redis
@@ -14,7 +15,7 @@ from redis.asyncio import Redis
 from shared import logs
 from shared.errors import StoreUnavailable
 from shared.queue import Job, Work
-from shared.sandbox import ENDED, Sandbox, another_attempt
+from shared.sandbox import ENDED, Sandbox, another_attempt, is_earlier
 from shared.settings import Settings
 from shared.store import Change, Fenced, Guard, Move, Store
 from worker import retries, seen
@@ -27,6 +28,8 @@ from worker.observation import observed, vanished
 log = structlog.get_logger()
 
 
+COMPARE_SECONDS = 180.0
+"""Both truths are held against each other this often, though no event was missed."""
 AT_LEAST_SECONDS = 1.0
 """Between two lists, or two watches."""
 
@@ -83,8 +86,11 @@ class Pause:
     def __init__(self) -> None:
         self._began = time.monotonic()
 
+    def elapsed(self) -> float:
+        return time.monotonic() - self._began
+
     async def rest(self) -> None:
-        await asyncio.sleep(max(0.0, AT_LEAST_SECONDS - (time.monotonic() - self._began)))
+        await asyncio.sleep(max(0.0, AT_LEAST_SECONDS - self.elapsed()))
 
 
 class Term:
@@ -98,21 +104,19 @@ class Term:
         self._guard = guard
 
     async def observe(self) -> None:
-        """List, watch, and list again whenever a watch cannot go on. Raises Fenced, StoreUnavailable."""
+        """List and watch; again when a watch cannot go on, and every few minutes. Raises Fenced, StoreUnavailable."""
         trouble = 0
         while True:
             pause = Pause()
             try:
-                version = await self.compare()
-                trouble = 0
-                await self._follow(version)
+                await self._follow(await self.compare(), pause)
             except Expired:
                 log.info("watch expired, listing again")
-                await pause.rest()
             except KubernetesError as error:
-                trouble += 1
+                trouble = 1 if pause.elapsed() > COMPARE_SECONDS / 10 else trouble + 1
                 log.warning("cannot observe for now", error=str(error))
                 await asyncio.sleep(retries.delay(trouble, error.retry_after))
+            await pause.rest()
 
     async def compare(self) -> str:
         """Hold every record against every Pod; the version to watch from.
@@ -123,16 +127,18 @@ class Term:
         pods = await self._cluster.list_pods()
         for pod in pods.items:
             await self._see(pod)
+            await self._outlived(pod)
         await self._miss(records, {pod.metadata.uid for pod in pods.items})
         return pods.resource_version
 
-    async def _follow(self, version: str) -> None:
-        """Watch from `version` on, one stream after the other. Raises Expired, KubernetesError."""
-        while True:
+    async def _follow(self, version: str, began: Pause) -> None:
+        """Watch from `version` on, stream after stream, till it is time to compare. Raises Expired, KubernetesError."""
+        while began.elapsed() < COMPARE_SECONDS:
             pause = Pause()
-            async for event in self._cluster.watch_pods(version):
-                version = event.pod.metadata.resource_version
-                await self._apply(event)
+            async with aclosing(self._cluster.watch_pods(version)) as events:
+                async for event in events:
+                    version = event.pod.metadata.resource_version
+                    await self._apply(event)
             await pause.rest()
 
     async def _apply(self, event: PodEvent) -> None:
@@ -150,6 +156,18 @@ class Term:
                 return None
             now = self._store.now()
             return change(record, observed(record, pod, now=now, until=now + self._retention))
+
+        await self._change(labels.get(SANDBOX_ID, ""), move)
+
+    async def _outlived(self, pod: seen.Pod) -> None:
+        """A Pod whose sandbox is in a later life by now: its job was lost, so it gets another one."""
+        labels = pod.metadata.labels
+        life = labels.get(LIFE, "")
+
+        def move(record: Sandbox | None) -> Change | None:
+            if record is None or pod.is_dying or not is_earlier(life, record):
+                return None
+            return Change(record, (Job(Work.TERMINATE, record.id, life, record.revision),))
 
         await self._change(labels.get(SANDBOX_ID, ""), move)
 

@@ -65,9 +65,11 @@ class Provisioner:
             KubernetesError: a temporary one; try again later.
         """
         record = await self._store.get(sandbox_id)
-        if record is None or (record.life, record.attempt) != (life, attempt):
+        if record is None or record.life != life:
+            # An earlier try of this job may have made a Pod, and died, or failed, before it could remove it.
+            await self._remove(sandbox_id, life)
             return
-        if not record.wants_pod or record.is_provisioned:
+        if record.attempt != attempt or not record.wants_pod or record.is_provisioned:
             return
         if self._store.now() >= record.created_at + self._settings.provision_timeout_seconds:
             await self._give_up(record, Reason.PROVISIONING_TIMED_OUT, f"Not made in time. {record.message}".strip())
@@ -113,7 +115,7 @@ class Provisioner:
         if outcome.written:
             log.info("provisioned", url=url, pod=pod.metadata.name)
         else:
-            # Deleted, or replaced, while we made it. Should we die here, the life's terminate job finds it.
+            # Deleted, or replaced, while we made it. Should we die here, the next try of this job removes it.
             log.info("no longer wanted", pod=pod.metadata.name)
             await self._remove(record.id, record.life)
 

@@ -15,6 +15,7 @@ CAP_SECONDS = 10.0
 
 _TEMPORARY = frozenset({NO_ANSWER, 408, 429})
 _BLIPS = frozenset({NO_ANSWER, 500, 502, 503})
+_FORBIDDEN = 403
 _CONFLICT = 409
 _SERVER_ERROR = 500
 
@@ -24,7 +25,7 @@ def is_temporary(error: KubernetesError) -> bool:
         return (
             error.reason == "Conflict"
         )  # of two writers, as of a quota's count; a name that is taken is AlreadyExists
-    return error.http_status in _TEMPORARY or error.http_status >= _SERVER_ERROR or _is_quota(error)
+    return error.http_status in _TEMPORARY or error.http_status >= _SERVER_ERROR or _is_passing(error)
 
 
 def is_blip(error: KubernetesError) -> bool:
@@ -52,5 +53,13 @@ def delay(attempt: int, retry_after: float | None = None) -> float:
     return max(jittered, retry_after or 0.0)
 
 
+def _is_passing(error: KubernetesError) -> bool:
+    """What is forbidden now, and will not be: a full quota; a namespace so new that it has no service account yet, or
+    one that is going, and can then be made again."""
+    is_young = "error looking up service account" in error.message
+    is_going = "being terminated" in error.message
+    return _is_quota(error) or (error.http_status == _FORBIDDEN and (is_young or is_going))
+
+
 def _is_quota(error: KubernetesError) -> bool:
-    return error.http_status == 403 and "exceeded quota" in error.message  # noqa: PLR2004 - Forbidden, as the quota has it
+    return error.http_status == _FORBIDDEN and "exceeded quota" in error.message

@@ -42,11 +42,22 @@ async def serve(options: Options, stopped: asyncio.Event) -> int:
         return 1
 
 
-async def play(options: Options) -> int:
+async def play(options: Options, stopped: asyncio.Event) -> int:
     async with Stack(options._replace(port=0, show=quiet)) as stack:
         headers = {"X-API-Key": stack.key}
         async with httpx.AsyncClient(base_url=stack.urls[0], headers=headers, timeout=10) as api:
-            return await demo(api)
+            playing = asyncio.create_task(demo(api))
+            waiting = asyncio.create_task(stopped.wait())
+            await asyncio.wait({playing, waiting}, return_when=asyncio.FIRST_COMPLETED)
+            waiting.cancel()
+            return playing.result() if playing.done() else await _broken_off(playing)
+
+
+async def _broken_off(playing: asyncio.Task[int]) -> int:
+    playing.cancel()
+    await asyncio.wait([playing])
+    print("\nbroken off", file=sys.stderr)
+    return 1
 
 
 def introduction(url: str, key: str) -> str:
@@ -66,10 +77,10 @@ async def main() -> int:
     asked = arguments()
     options = Options(workers=asked.workers, kubeconfig=asked.kubeconfig, port=asked.port, data=asked.data, show=show)
     stopped = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
     try:
-        return await (play(options) if asked.demo else serve(options, stopped))
+        return await (play(options, stopped) if asked.demo else serve(options, stopped))
     except (ProcessEnded, TimeoutError) as error:
         print(f"The stack did not start: {str(error) or 'a process did not answer in time'}", file=sys.stderr)
         return 1

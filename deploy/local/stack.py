@@ -95,6 +95,8 @@ class Stack:
 
     async def start_api(self, port: int = 0) -> Process:
         port = port or free_port()
+        if is_taken(port):
+            raise ProcessEnded(f"port {port} is taken by another process: choose another one with --port")
         url = f"http://127.0.0.1:{port}"
         process = await self._python(f"api-{len(self.apis) + 1}", "api", "--port", str(port))
         self.apis.append(process)
@@ -176,13 +178,24 @@ def free_port() -> int:
         return port
 
 
+def is_taken(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 async def until(answers: Callable[[], Awaitable[bool]], process: Process) -> None:
     """Raises ProcessEnded, TimeoutError."""
     async with asyncio.timeout(START_SECONDS):
         while not await answers():
-            if process.exit_code is not None:
-                raise ProcessEnded(f"{process.name} ended with exit code {process.exit_code} before it answered")
             await asyncio.sleep(0.02)
+            _must_live(process)
+    await asyncio.sleep(0)
+    _must_live(process)  # or else it was somebody else, on the same port, who answered
+
+
+def _must_live(process: Process) -> None:
+    if process.exit_code is not None:
+        raise ProcessEnded(f"{process.name} ended with exit code {process.exit_code}, and does not answer")
 
 
 async def _http_answers(url: str) -> bool:

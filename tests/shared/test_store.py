@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
 
-from shared.queue import IN_PROGRESS_KEY, JOB_KEY, QUEUE, Job, Work
+from shared.queue import HEAD_START_SECONDS, IN_PROGRESS_KEY, JOB_KEY, QUEUE, Job, Work
 from shared.sandbox import (
     NO_PROGRESS_SECONDS,
     Reason,
@@ -123,7 +123,7 @@ async def test_create(store: Store, redis: Redis, clock: Clock):
     job = Job.of(Work.PROVISION, record)
     assert await keys_of(redis) == {
         **expected([record]),
-        QUEUE: {job.id: clock.now * 1000},
+        QUEUE: {job.id: (clock.now - HEAD_START_SECONDS) * 1000},
         JOB_KEY + job.id: job.payload(clock.now),
     }
 
@@ -403,7 +403,9 @@ async def test_jobs_of_a_step(store: Store, redis: Redis, clock: Clock):
     await store.change("abc", lambda _: Change(following, jobs))
     held = await keys_of(redis)
     assert {job.id: held[JOB_KEY + job.id] for job in jobs} == {job.id: job.payload(clock.now) for job in jobs}
-    assert {job.id: held[QUEUE][job.id] for job in jobs} == {job.id: clock.now * 1000 for job in jobs}
+    assert {job.id: held[QUEUE][job.id] for job in jobs} == {
+        job.id: (clock.now - HEAD_START_SECONDS) * 1000 for job in jobs
+    }
     assert 0 < await redis.pttl(JOB_KEY + jobs[0].id) <= 86_400_000
 
 

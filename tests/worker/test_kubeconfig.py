@@ -87,6 +87,9 @@ async def test_unchecked_certificates(file: str):
 async def test_a_private_authority(file: str, tmp_path: Path):
     """K8S_CA_FILE is the authority that the server's certificate is checked against."""
     authority = str(tmp_path / "ca.pem")
+    with pytest.raises(InvalidSettings, match="K8S_CA_FILE"):
+        await configuration(settings_of(KUBECONFIG_PATH=file, K8S_CA_FILE=authority))
+    (tmp_path / "ca.pem").touch()
     found = await configuration(settings_of(KUBECONFIG_PATH=file, K8S_CA_FILE=authority))
     assert (found.ssl_ca_cert, found.verify_ssl) == (authority, True)
 

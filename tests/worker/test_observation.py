@@ -61,7 +61,7 @@ def test_a_pods_life_step_by_step():
     for event, step in zip(events[:-1], LIFE, strict=True):
         record = observed(record, event.pod, now=NOW)
         assert (record.status, record.ready) == (step.status, step.ready), step.what
-        assert record.reason is Reason.NONE, step.what
+        assert record.reason == Reason.NONE, step.what
     gone = vanished(record, record.life, UID)
     assert gone is not None
     assert (gone.status, gone.reason, gone.ready) == (Status.FAILED, Reason.POD_LOST, False)
@@ -101,7 +101,7 @@ def test_a_container_that_dies_again_and_again_fails_what_was_never_ready():
     assert observed(provisioned_record(), pod, now=NOW, until=NOW + 600).status is Status.FAILED
     was_ready = observed(provisioned_record(), a_pod(), now=NOW)
     assert (was_ready.ready, observed(was_ready, pod, now=NOW).status) == (True, RUNNING)
-    assert observed(was_ready, pod, now=NOW).reason is Reason.CRASH_LOOP
+    assert observed(was_ready, pod, now=NOW).reason == Reason.CRASH_LOOP
 
 
 def test_what_was_wrong_is_forgotten_when_it_is_well_again():

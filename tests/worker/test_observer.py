@@ -164,7 +164,7 @@ async def test_readiness_comes_and_goes(
         await until_ready(store)
 
 
-@pytest.mark.parametrize("trouble", ["image-pull", "unschedulable", "no-mount"])
+@pytest.mark.parametrize("trouble", ["unschedulable", "no-mount"])
 async def test_a_pod_that_does_not_start(
     store: Store, provision: Provision, observing: Observing, kubernetes: Kubernetes, trouble: str
 ):
@@ -178,13 +178,26 @@ async def test_a_pod_that_does_not_start(
         await until_ready(store)
 
 
+async def test_an_image_that_is_not_there(
+    store: Store, provision: Provision, observing: Observing, kubernetes: Kubernetes
+):
+    """What cannot mend itself has failed at once, with Kubernetes' words for it, and a job removes the Pod."""
+    await kubernetes.misbehave({"kind": "image-pull"})
+    async with observing():
+        await provision()
+        record = await until_lost(store)
+    assert record.reason == Reason.IMAGE_PULL_FAILED
+    assert "not found" in record.message
+    assert record.attempt > 1
+
+
 async def test_evicted(store: Store, provision: Provision, observing: Observing, kubernetes: Kubernetes):
     """A Pod that its node ends has failed, with the node's words for it."""
     await kubernetes.misbehave({"kind": "evicted", "seconds": 0.1})
     async with observing():
         await provision()
         record = await until_lost(store)
-    assert record.reason is Reason.EVICTED
+    assert record.reason == Reason.EVICTED
     assert "low on resource: memory" in record.message
 
 
@@ -209,7 +222,7 @@ async def test_lost_at_once(store: Store, provision: Provision, observing: Obser
         await provision()
         await until_ready(store)
         await kubernetes.lose(POD)
-        assert (await until_lost(store)).reason is Reason.POD_LOST
+        assert (await until_lost(store)).reason == Reason.POD_LOST
 
 
 async def test_lost_while_nobody_observed(
@@ -219,7 +232,7 @@ async def test_lost_while_nobody_observed(
     await provision()
     await kubernetes.lose(POD)
     async with observing():
-        assert (await until_lost(store)).reason is Reason.POD_LOST
+        assert (await until_lost(store)).reason == Reason.POD_LOST
 
 
 async def test_deleted_by_us(
@@ -346,7 +359,7 @@ async def test_a_cluster_in_trouble(
         await kubernetes.lose(POD)
         assert await read(store, ID) == seen
         await kubernetes.misbehave()
-        assert (await until_lost(store)).reason is Reason.POD_LOST
+        assert (await until_lost(store)).reason == Reason.POD_LOST
 
 
 async def test_a_list_that_fails(store: Store, term: Term, kubernetes: Kubernetes):
