@@ -23,7 +23,7 @@ demo: .venv/installed ## one life of three sandboxes, as a table; exits 0 if all
 	$(BIN)/python -m deploy.local --demo $(ARGS)
 
 test: .venv/installed ## all tests (ARGS="-k name")
-	$(BIN)/python -m pytest -n 4 $(ARGS)
+	$(BIN)/python -m pytest -n 4 --dist worksteal $(ARGS)
 
 test-cluster: .venv/installed ## the same tests against a real cluster: make test-cluster KUBECONFIG=~/.kube/config
 	@test -n "$(KUBECONFIG)" || { echo "make test-cluster KUBECONFIG=FILE: expected the kubeconfig of a real cluster"; exit 2; }

