@@ -13,7 +13,7 @@ from shared.sandbox import Reason, Sandbox, Status, terminating
 from shared.settings import Settings
 from shared.store import Fenced, Guard, Store
 from tests.conftest import StartValkey
-from tests.worker.conftest import Kubernetes, eventually, put, read
+from tests.worker.conftest import Kubernetes, eventually, put, queued, read
 from tests.worker.records import record_of, settings_of
 from worker.cluster import Cluster
 from worker.kubernetes_errors import KubernetesError
@@ -286,8 +286,10 @@ async def test_nothing_new_is_not_written(store: Store, term: Term, provision: P
     assert await read(store, ID) == record
 
 
-async def test_a_pod_of_an_earlier_life(store: Store, term: Term, provision: Provision, kubernetes: Kubernetes):
-    """The old Pod of an id that has come back tells nothing about the new life."""
+async def test_a_pod_of_an_earlier_life(
+    store: Store, term: Term, provision: Provision, kubernetes: Kubernetes, valkey: ArqRedis
+):
+    """The old Pod of an id that has come back tells nothing about the new life; a job removes it."""
     first = await provision()
     await kubernetes.ready(POD)
     following = await put(store, replace(ACCEPTED, generation=2, token="ffffffff", created_at=first.created_at + 1))
@@ -295,6 +297,7 @@ async def test_a_pod_of_an_earlier_life(store: Store, term: Term, provision: Pro
     after = await read(store, ID)
     assert (after.status, after.ready, after.pod_uid) == (Status.PENDING, False, "")
     assert after.life == following.life
+    assert f"terminate:{ID}:{first.life}:" in " ".join(await queued(valkey))
 
 
 # What goes wrong

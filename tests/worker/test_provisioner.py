@@ -264,6 +264,18 @@ NOT_WANTED: dict[str, Callable[[Sandbox], Sandbox]] = {
 }
 
 
+async def test_what_an_earlier_try_left(
+    provisioner: Provisioner, store: Store, cluster: Cluster, kubernetes: Kubernetes, settings: Settings
+):
+    """A try that made a Pod, and died before it could see that nobody wants it any more: the next one removes it."""
+    await cluster.create_namespace()
+    pod = await cluster.create_pod(manifests.pod(ACCEPTED, settings))
+    await cluster.create_service(manifests.service(ACCEPTED, pod.metadata.uid, settings))
+    await put(store, next_life(ACCEPTED, ACCEPTED.spec, now=ACCEPTED.created_at))
+    await provisioner.provision(ID, LIFE, 1)
+    await kubernetes.until_empty()
+
+
 @pytest.mark.parametrize("becomes", NOT_WANTED.values(), ids=NOT_WANTED)
 async def test_a_late_job(
     provisioner: Provisioner, store: Store, kubernetes: Kubernetes, becomes: Callable[[Sandbox], Sandbox]
