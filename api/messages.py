@@ -1,24 +1,30 @@
 """What our answers look like on the wire, and nothing of how we keep it. (What is asked of us: `shared.request`.)"""
 
 from datetime import UTC, datetime
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 
 from shared.sandbox import Sandbox
+
+
+def example(value: object) -> Meta:
+    return Meta(examples=[value])
 
 
 class SandboxAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """`sandbox_url` is null until it is known. `status` is the Pod's phase, `ready` its Ready condition."""
 
-    sandbox_id: str
-    sandbox_url: str | None
-    status: str
-    ready: bool
-    reason: str
-    message: str
-    generation: int
-    user_id: str
-    thread_id: str
+    sandbox_id: Annotated[str, example("0123456789abcdef")]
+    sandbox_url: Annotated[str | None, example("http://192.0.2.10:31167")]
+    status: Annotated[str, example("Running")]
+    ready: Annotated[bool, example(True)]
+    reason: Annotated[str, example("")]
+    message: Annotated[str, example("")]
+    generation: Annotated[int, example(1)]
+    user_id: Annotated[str, example("u1")]
+    thread_id: Annotated[str, example("t1")]
     created_at: datetime
     updated_at: datetime
     expires_at: datetime | None

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 import msgspec
 from litestar.openapi import OpenAPIConfig, ResponseSpec
@@ -17,7 +17,7 @@ from litestar.openapi.spec import (
 )
 
 from api.auth import HEADER
-from api.messages import SandboxAnswer
+from api.messages import SandboxAnswer, example
 from api.problems import MEDIA_TYPE
 from shared.request import CreateSandbox
 
@@ -40,12 +40,12 @@ class Problem(msgspec.Struct, frozen=True):
     """RFC 9457. `code` is stable (docs/errors.md lists them), `detail` is for people. `status` is the HTTP status, but
     of a sandbox that is being deleted `Terminating`, and of one that is over (DEERFLOW_COMPAT) how it ended."""
 
-    type: str
-    title: str
-    status: int | str
-    detail: str
-    code: str
-    field: str = ""
+    type: Annotated[str, example("about:blank")]
+    title: Annotated[str, example("The request breaks a rule")]
+    status: Annotated[int | str, example(400)]
+    detail: Annotated[str, example("user_id: Expected `str`, got `int`")]
+    code: Annotated[str, example("invalid_request")]
+    field: Annotated[str, example("user_id")] = ""
     generation: int = 0
 
 
