@@ -86,7 +86,5 @@ def _waiting(state: State) -> Waiting:
 
 @asynccontextmanager
 async def _opened(settings: Settings) -> AsyncIterator[Store]:
-    async with AsyncExitStack() as stack:
-        redis = connect(settings, PROMPT)
-        stack.push_async_callback(redis.aclose)
+    async with connect(settings, PROMPT) as redis:
         yield Store(redis)

@@ -72,8 +72,8 @@ async def create(
     record, written = await store.change(sandbox_id, wanted(sandbox_id, spec, settings, now=store.now()), believed=None)
     with logs.about(sandbox_id=sandbox_id):
         log.info("create accepted" if written else "create found the sandbox there")
-    wait = wait_seconds(", ".join(request.headers.getall("Prefer", [])))
-    seconds = wait if wait is not None else COMPAT_CREATE_SECONDS if settings.deerflow_compat else 0
+    wait = _wait(request)
+    seconds = _patience(wait, COMPAT_CREATE_SECONDS, settings)
     if seconds and not _is_settled(record):
         record = await waiting.until(sandbox_id, _is_settled, seconds)
     record = _there(sandbox_id, record)
@@ -125,8 +125,8 @@ async def read(
     With `Prefer: wait=N` as soon as it differs from `If-None-Match` or, without that, as soon as it has its URL.
     """
     record = await store.get(sandbox_id)
-    wait = wait_seconds(", ".join(request.headers.getall("Prefer", [])))
-    seconds = wait if wait is not None else COMPAT_READ_SECONDS if settings.deerflow_compat else 0
+    wait = _wait(request)
+    seconds = _patience(wait, COMPAT_READ_SECONDS, settings)
 
     def enough(current: Sandbox | None) -> bool:
         if settings.deerflow_compat and current is not None:
@@ -171,10 +171,22 @@ async def destroy(
     if written:
         with logs.about(sandbox_id=sandbox_id):
             log.info("delete accepted")
-    wait = wait_seconds(", ".join(request.headers.getall("Prefer", [])))
+    wait = _wait(request)
     if wait and ending is not None:
         await waiting.until(sandbox_id, lambda r: r is None or r.life != ending.life, wait)
     return Response(Deleted(sandbox_id), headers=applied(wait))
+
+
+def _wait(request: Request[Any, Any, Any]) -> int | None:
+    """The wait asked for, in whichever of the header's lines."""
+    return wait_seconds(", ".join(request.headers.getall("Prefer", [])))
+
+
+def _patience(wait: int | None, compat: float, settings: Settings) -> float:
+    """Seconds to hold the answer: what was asked for or, in compat mode, what today's client bears."""
+    if wait is not None:
+        return wait
+    return compat if settings.deerflow_compat else 0
 
 
 def _is_settled(record: Sandbox | None) -> bool:

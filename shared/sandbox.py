@@ -161,14 +161,14 @@ def object_name(sandbox_id: str, life: str) -> str:
     return f"sandbox-{sandbox_id}" if generation == "1" else f"sandbox-{sandbox_id}-{generation}"
 
 
+def service_name(sandbox_id: str, life: str) -> str:
+    return f"{object_name(sandbox_id, life)}-svc"
+
+
 def is_earlier(life: str, record: Sandbox) -> bool:
     """Whether `life` came before the record's own."""
     generation, _, _ = life.partition("-")
     return generation.isdigit() and int(generation) < record.generation
-
-
-def service_name(sandbox_id: str, life: str) -> str:
-    return f"{object_name(sandbox_id, life)}-svc"
 
 
 def accepted(

@@ -60,7 +60,7 @@ def arq_settings(settings: Settings) -> dict[str, Any]:
     stack = AsyncExitStack()
 
     async def on_startup(context: dict[Any, Any]) -> None:
-        context.update(await _open(settings, stack, context))
+        await _open(settings, stack, context)
         log.info("worker started", cluster=settings.cluster_name, namespace=settings.k8s_namespace)
 
     async def on_shutdown(_: dict[Any, Any]) -> None:
@@ -92,7 +92,8 @@ def _function(coroutine: object, name: Work) -> Function:
     return func(cast(WorkerCoroutine, coroutine), name=name)
 
 
-async def _open(settings: Settings, stack: AsyncExitStack, context: dict[Any, Any]) -> dict[str, Any]:
+async def _open(settings: Settings, stack: AsyncExitStack, context: dict[Any, Any]) -> None:
+    """Put into arq's context what jobs need; `stack` closes it, the last opened first."""
     redis = connect(settings, PROMPT)
     stack.push_async_callback(redis.aclose)
     store = Store(redis)
@@ -100,8 +101,8 @@ async def _open(settings: Settings, stack: AsyncExitStack, context: dict[Any, An
         await store.set_clock()
     cluster = await stack.enter_async_context(await _cluster(settings))
     watching = await stack.enter_async_context(await _cluster(settings))
-    await _observe(Observer(store, redis, watching, settings), stack, context)
-    return {"store": store, "provisioner": Provisioner(store, cluster, settings), "settings": settings}
+    _observe(Observer(store, redis, watching, settings), stack, context)
+    context.update(store=store, provisioner=Provisioner(store, cluster, settings), settings=settings)
 
 
 async def _cluster(settings: Settings) -> Cluster:
@@ -109,7 +110,7 @@ async def _cluster(settings: Settings) -> Cluster:
     return Cluster(await configuration(settings), settings.k8s_namespace, settings.k8s_timeout_seconds)
 
 
-async def _observe(observer: Observer, stack: AsyncExitStack, context: dict[Any, Any]) -> None:
+def _observe(observer: Observer, stack: AsyncExitStack, context: dict[Any, Any]) -> None:
     task = asyncio.create_task(observer.run(), name="observer")
     task.add_done_callback(partial(_ended, context))
     stack.push_async_callback(_stop, task)

@@ -27,7 +27,6 @@ from worker.observation import observed, vanished
 
 log = structlog.get_logger()
 
-
 COMPARE_SECONDS = 180.0
 """Both truths are held against each other this often, though no event was missed."""
 AT_LEAST_SECONDS = 1.0
@@ -43,15 +42,15 @@ class Observer:
         self._store = store
         self._redis = redis
         self._cluster = cluster
-        self._name = settings.cluster_name
         self._settings = settings
 
     async def run(self) -> None:
         """Until cancelled: wait for the lease, lead, and wait again when it is lost or Redis is away."""
+        cluster = self._settings.cluster_name
         while True:
-            lease = Lease(self._redis, lease_name(self._name))
+            lease = Lease(self._redis, lease_name(cluster))
             await lease.wait()
-            log.info("observing", cluster=self._name)
+            log.info("observing", cluster=cluster)
             try:
                 await self._lead(lease)
             finally:
