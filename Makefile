@@ -4,7 +4,7 @@ BIN := .venv/bin
 SOURCES := api worker shared deploy tests
 
 .DEFAULT_GOAL := help
-.PHONY: help dev demo test test-cluster check format lock
+.PHONY: help dev demo test test-cluster soak check format lock
 
 help: ## show this
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -28,6 +28,9 @@ test: .venv/installed ## all tests (ARGS="-k name")
 test-cluster: .venv/installed ## the same tests against a real cluster: make test-cluster KUBECONFIG=~/.kube/config
 	@test -n "$(KUBECONFIG)" || { echo "make test-cluster KUBECONFIG=FILE: expected the kubeconfig of a real cluster"; exit 2; }
 	TEST_KUBECONFIG="$(abspath $(KUBECONFIG))" $(BIN)/python -m pytest -m cluster --timeout 900 $(ARGS)
+
+soak: .venv/installed ## clients and faults at random for a while: make soak SECONDS=600 (ARGS="--seed 7")
+	$(BIN)/python -m tests.system.soak --seconds $(or $(SECONDS),600) $(ARGS)
 
 check: .venv/installed ## format, lint, types, import contract
 	$(BIN)/ruff format --check --quiet $(SOURCES) || { echo "run: make format"; exit 1; }

@@ -12,7 +12,7 @@ from litestar.datastructures import State
 from litestar.di import Provide
 from litestar.static_files import create_static_files_router
 
-from api import openapi, probes, sandboxes
+from api import histories, openapi, probes, sandboxes
 from api.auth import key_guard
 from api.problems import HANDLERS
 from api.waiting import Waiting
@@ -21,6 +21,7 @@ from shared.connection import PROMPT, connect
 from shared.errors import StoreUnavailable
 from shared.settings import Settings, read_settings
 from shared.store import Store
+from shared.vitals import Completeness, Vitals
 
 SCRIPTS = Path(litestar_offline_docs.__file__).parent / "static"
 """Of the browsable documentation, from a package that does nothing but bring them."""
@@ -46,6 +47,11 @@ def create_app(settings: Settings | None = None, store: Store | None = None) -> 
             with suppress(StoreUnavailable):
                 await app.state.store.set_clock()
             app.state.waiting = Waiting(app.state.store)
+            app.state.vitals = Vitals(app.state.store.redis, app.state.store.now, settings.cluster_name)
+            app.state.completeness = Completeness(app.state.vitals)
+            if store is None:
+                with suppress(StoreUnavailable):
+                    await app.state.completeness.settle()
             await stack.enter_async_context(app.state.waiting.running())
             yield
 
@@ -57,16 +63,19 @@ def create_app(settings: Settings | None = None, store: Store | None = None) -> 
             sandboxes.create,
             sandboxes.list_live,
             sandboxes.read,
+            histories.read,
             sandboxes.destroy,
         ],
     )
     scripts = create_static_files_router(openapi.STATIC, directories=[SCRIPTS], include_in_schema=False)
     return Litestar(
-        [probes.health, api, scripts],
+        [probes.health, probes.ready, probes.serving, api, scripts],
         dependencies={
             "settings": Provide(lambda: settings, use_cache=True, sync_to_thread=False),
             "store": Provide(_store, sync_to_thread=False),
             "waiting": Provide(_waiting, sync_to_thread=False),
+            "vitals": Provide(_vitals, sync_to_thread=False),
+            "completeness": Provide(_completeness, sync_to_thread=False),
         },
         exception_handlers=HANDLERS,
         lifespan=[lifespan],
@@ -82,6 +91,14 @@ def _store(state: State) -> Store:
 
 def _waiting(state: State) -> Waiting:
     return cast(Waiting, state.waiting)
+
+
+def _vitals(state: State) -> Vitals:
+    return cast(Vitals, state.vitals)
+
+
+def _completeness(state: State) -> Completeness:
+    return cast(Completeness, state.completeness)
 
 
 @asynccontextmanager

@@ -6,11 +6,25 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from shared.history import Entry
 from shared.sandbox import Sandbox
 
 
 def example(value: object) -> Meta:
     return Meta(examples=[value])
+
+
+class TimingsMs(msgspec.Struct, frozen=True, kw_only=True):
+    """Milliseconds from the acceptance to each stage; null until it is reached, or when nobody saw it.
+
+    `queued`: a worker took it up. `created`: Pod and Service are made. The rest as the Pod's conditions have it.
+    """
+
+    queued: Annotated[int | None, example(12)]
+    created: Annotated[int | None, example(64)]
+    scheduled: Annotated[int | None, example(70)]
+    running: Annotated[int | None, example(910)]
+    ready: Annotated[int | None, example(1204)]
 
 
 class SandboxAnswer(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,6 +42,23 @@ class SandboxAnswer(msgspec.Struct, frozen=True, kw_only=True):
     created_at: datetime
     updated_at: datetime
     expires_at: datetime | None
+    timings_ms: TimingsMs
+
+
+class Event(msgspec.Struct, frozen=True):
+    """`source` is `provisioner`, or the component of Kubernetes that says so. `type` is `Normal` or `Warning`."""
+
+    at: datetime
+    source: Annotated[str, example("kubelet")]
+    type: Annotated[str, example("Warning")]
+    reason: Annotated[str, example("FailedMount")]
+    message: Annotated[str, example('MountVolume.SetUp failed for volume "skills"')]
+
+
+class History(msgspec.Struct, frozen=True):
+    sandbox_id: str
+    events: list[Event]
+    count: int
 
 
 class SandboxList(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -66,6 +97,25 @@ def answer(record: Sandbox) -> SandboxAnswer:
         created_at=_time(record.created_at),
         updated_at=_time(record.updated_at),
         expires_at=None if record.expires_at is None else _time(record.expires_at),
+        timings_ms=_timings(record),
+    )
+
+
+def event(entry: Entry) -> Event:
+    return Event(_time(entry.at), entry.source, entry.type, entry.reason, entry.message)
+
+
+def _timings(record: Sandbox) -> TimingsMs:
+    def since(reached: float | None) -> int | None:
+        return None if reached is None else max(0, round((reached - record.created_at) * 1000))
+
+    timings = record.timings
+    return TimingsMs(
+        queued=since(timings.queued),
+        created=since(timings.created),
+        scheduled=since(timings.scheduled),
+        running=since(timings.running),
+        ready=since(timings.ready),
     )
 
 

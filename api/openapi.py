@@ -32,7 +32,7 @@ _TEXTS = {
     404: "there is no such sandbox, or it is being deleted (`status` then says so)",
     412: "the present life of the sandbox is not the one that is meant",
     413: "the body is over 64 KiB",
-    503: "Redis does not answer, or (DEERFLOW_COMPAT) there is no URL yet; nothing is claimed",
+    503: "Redis does not answer, or was emptied, or (DEERFLOW_COMPAT) there is no URL yet; nothing is claimed",
 }
 
 
@@ -47,14 +47,16 @@ class Problem(msgspec.Struct, frozen=True):
     code: Annotated[str, example("invalid_request")]
     field: Annotated[str, example("user_id")] = ""
     generation: int = 0
+    missing: Annotated[list[str], example([])] = []
 
 
 def problems(*statuses: int) -> dict[int, ResponseSpec]:
     """The error answers of a handler; 401 and 503 are everybody's."""
-    return {
-        status: ResponseSpec(Problem, generate_examples=False, description=_TEXTS[status], media_type=_PROBLEM)
-        for status in sorted({*statuses, 401, 503})
-    }
+    return {status: problem(_TEXTS[status]) for status in sorted({*statuses, 401, 503})}
+
+
+def problem(text: str) -> ResponseSpec:
+    return ResponseSpec(Problem, generate_examples=False, description=text, media_type=_PROBLEM)
 
 
 _PROBLEM = cast(Any, MEDIA_TYPE)  # Litestar's type names its own media types only, and takes any

@@ -3,14 +3,45 @@
 from litestar import get
 from litestar.di import NamedDependency
 
+from api import openapi
 from api.messages import Capabilities, Health
 from api.openapi import problems
+from shared.errors import NotReady
 from shared.settings import Settings
+from shared.vitals import Completeness, Vitals
 
 
 @get("/health", security=[{}])
 async def health() -> Health:
     """Alive: this process answers. It needs no key and asks nobody, so that no outage of Redis restarts the API."""
+    return Health()
+
+
+@get("/health/ready", security=[{}], responses={503: openapi.problem("Redis, the workers or the observer are missing")})
+async def ready(vitals: NamedDependency[Vitals], completeness: NamedDependency[Completeness]) -> Health:
+    """Sandboxes can be made and seen: Redis answers, a worker lives, the cluster was observed within a minute.
+
+    Needs no key. 503 names in `missing` what is not so.
+    """
+    await completeness.look()
+    missing = await vitals.missing()
+    if missing:
+        raise NotReady(missing)
+    return Health()
+
+
+@get(
+    "/health/serving",
+    security=[{}],
+    responses={503: openapi.problem("Redis does not answer, or its records are being made anew")},
+)
+async def serving(vitals: NamedDependency[Vitals]) -> Health:
+    """Requests can be answered: Redis answers, and its records are complete. For whoever decides on traffic.
+
+    Statuses stay as last seen while the cluster or the workers are away, and that is worth serving. Needs no key.
+    """
+    if not await vitals.is_complete():
+        raise NotReady(["The cluster was never observed since Redis holds anything: start a worker."])
     return Health()
 
 

@@ -30,6 +30,7 @@ from shared.request import SANDBOX_ID, SANDBOX_ID_LENGTH, read_create
 from shared.sandbox import ENDED, Sandbox, Status
 from shared.settings import Settings
 from shared.store import Store
+from shared.vitals import Completeness
 
 log = structlog.get_logger()
 
@@ -59,6 +60,7 @@ async def create(
     store: NamedDependency[Store],
     settings: NamedDependency[Settings],
     waiting: NamedDependency[Waiting],
+    completeness: NamedDependency[Completeness],
     prefer: Prefer = None,  # noqa: ARG001 - for the document; of several lines this is the last
 ) -> Response[SandboxAnswer]:
     """Make a sandbox, or name the one that this id already has.
@@ -69,6 +71,7 @@ async def create(
     spec = asked.spec()
     mounts.check(spec.extra_mounts, settings)
     sandbox_id = asked.sandbox_id or secrets.token_hex(8)
+    await completeness.check()  # what has a Pod, and lost its record, must not be accepted as new
     record, written = await store.change(sandbox_id, wanted(sandbox_id, spec, settings, now=store.now()), believed=None)
     with logs.about(sandbox_id=sandbox_id):
         log.info("create accepted" if written else "create found the sandbox there")
@@ -76,7 +79,7 @@ async def create(
     seconds = _patience(wait, COMPAT_CREATE_SECONDS, settings)
     if seconds and not _is_settled(record):
         record = await waiting.until(sandbox_id, _is_settled, seconds)
-    record = _there(sandbox_id, record)
+    record = await _there(sandbox_id, record, completeness)
     if settings.deerflow_compat:
         return _with_url(record, {})
     return _created(record, applied(wait))
@@ -86,6 +89,7 @@ async def create(
 async def list_live(
     store: NamedDependency[Store],
     settings: NamedDependency[Settings],
+    completeness: NamedDependency[Completeness],
     status: Annotated[Status | None, QueryParameter(description="only those in this status")] = None,
     user_id: Annotated[str | None, QueryParameter(description="only this user's")] = None,
     thread_id: Annotated[str | None, QueryParameter(description="only this thread's")] = None,
@@ -102,6 +106,7 @@ async def list_live(
     else:
         after = read_cursor(cursor) if cursor else BEGINNING
         page, following = await store.page(selection, after, limit or DEFAULT_PAGE)
+    await completeness.check()
     if settings.deerflow_compat and status is None:
         page = [record for record in page if record.status not in ENDED]
     return SandboxList([answer(record) for record in page], len(page), str(following) if following else None)
@@ -117,6 +122,7 @@ async def read(
     store: NamedDependency[Store],
     settings: NamedDependency[Settings],
     waiting: NamedDependency[Waiting],
+    completeness: NamedDependency[Completeness],
     prefer: Prefer = None,  # noqa: ARG001 - for the document; of several lines this is the last
     if_none_match: Annotated[str | None, HeaderParameter(name="If-None-Match", description="an earlier `ETag`")] = None,
 ) -> Response[SandboxAnswer]:
@@ -137,7 +143,7 @@ async def read(
 
     if seconds and not enough(record):
         record = await waiting.until(sandbox_id, enough, seconds)
-    record = _there(sandbox_id, record)
+    record = await _there(sandbox_id, record, completeness)
     if settings.deerflow_compat:
         _refuse_what_reads_as_dead(record)
         return _with_url(record, applied(wait))
@@ -153,6 +159,7 @@ async def destroy(
     sandbox_id: InPath,
     store: NamedDependency[Store],
     waiting: NamedDependency[Waiting],
+    completeness: NamedDependency[Completeness],
     generation: Annotated[int | None, QueryParameter(ge=1, description="the life meant")] = None,
     prefer: Prefer = None,  # noqa: ARG001 - for the document; of several lines this is the last
     if_match: Annotated[
@@ -171,6 +178,8 @@ async def destroy(
     if written:
         with logs.about(sandbox_id=sandbox_id):
             log.info("delete accepted")
+    if ending is None:
+        await completeness.check()
     wait = _wait(request)
     if wait and ending is not None:
         await waiting.until(sandbox_id, lambda r: r is None or r.life != ending.life, wait)
@@ -194,9 +203,10 @@ def _is_settled(record: Sandbox | None) -> bool:
     return record is None or record.is_provisioned or not record.wants_pod
 
 
-def _there(sandbox_id: str, record: Sandbox | None) -> Sandbox:
-    """Raises SandboxNotFound: a sandbox that is being deleted is not there any more, in every mode."""
+async def _there(sandbox_id: str, record: Sandbox | None, completeness: Completeness) -> Sandbox:
+    """Raises SandboxNotFound: a sandbox that is being deleted is not there any more, in every mode. RecordsMissing."""
     if record is None:
+        await completeness.check()
         raise SandboxNotFound(f"There is no sandbox {sandbox_id}.")
     if record.status is Status.TERMINATING:
         raise SandboxNotFound(f"Sandbox {sandbox_id} is being deleted.", status=Status.TERMINATING.value)

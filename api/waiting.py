@@ -66,6 +66,8 @@ class Waiting:
                     self._wake(sandbox_id)
             except StoreUnavailable as error:
                 log.warning("not hearing of changes for now", error=str(error))
+            except Exception:
+                log.exception("a bug; hearing of changes goes on")
             await asyncio.sleep(RESUBSCRIBE_SECONDS)
 
     def _wake(self, sandbox_id: str | None) -> None:

@@ -2,18 +2,28 @@
 
 import asyncio
 import builtins
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Iterator
 from typing import Any, cast
 
 from arq.connections import ArqRedis
-from redis.asyncio import Connection, ConnectionPool
+from redis.asyncio import Connection, ConnectionPool, Redis
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.backoff import ExponentialBackoff
 from redis.connection import parse_url
-from redis.exceptions import BusyLoadingError, ConnectionError, ReadOnlyError, TimeoutError  # noqa: A004 - redis' own names
+from redis.exceptions import (  # redis' own names
+    BusyLoadingError,
+    ConnectionError,  # noqa: A004
+    ReadOnlyError,
+    RedisError,
+    TimeoutError,  # noqa: A004
+)
 
 from shared import queue
+from shared.errors import StoreUnavailable
 from shared.settings import Settings
 
 PROMPT = Retry(ExponentialBackoff(cap=0.2, base=0.02), retries=2)
@@ -23,6 +33,11 @@ PATIENT = Retry(ExponentialBackoff(cap=1.0, base=0.02), retries=-1)
 
 _TRANSIENT = [ConnectionError, TimeoutError, OSError, BusyLoadingError, ReadOnlyError]
 """Away (OSError: before there is a connection at all), slow, still reading its append-only file, or demoted."""
+_KEEPALIVE = {socket.TCP_KEEPIDLE: 10, socket.TCP_KEEPINTVL: 5, socket.TCP_KEEPCNT: 3}
+"""A subscription hears nothing for hours, and is to notice within 25 s that its Redis' host has vanished: seconds of
+silence before asking, between askings, and how many of them stay unanswered."""
+_HEARING_SECONDS = 3600.0
+"""A subscription hears nothing for as long as nothing happens; that is no reason to begin another."""
 _OF_A_SERVER = frozenset({"host", "port", "path", "connection_class"})
 """What a URL says of one server, and Sentinels say of the master."""
 
@@ -66,6 +81,29 @@ class SentinelPool(SentinelConnectionPool, Pool):
             await sentinel.aclose()
 
 
+@contextlib.contextmanager
+def unavailable() -> Iterator[None]:
+    """Redis' exceptions stop here: whatever keeps it from answering is StoreUnavailable."""
+    try:
+        yield
+    except (RedisError, OSError) as error:
+        raise StoreUnavailable(error) from error
+
+
+async def heard(redis: Redis, channel: str) -> AsyncIterator[bytes | None]:
+    """What is published from now on; None whenever some may have been missed, as at the start.
+
+    Raises StoreUnavailable when the subscription breaks.
+    """
+    with unavailable():
+        async with redis.pubsub() as subscription:
+            await subscription.subscribe(channel)
+            while True:
+                message = await subscription.get_message(timeout=_HEARING_SECONDS)
+                if message is not None:
+                    yield message["data"] if message["type"] == "message" else None
+
+
 def connect(settings: Settings, retry: Retry) -> ArqRedis:
     """A client that connects when first used; close it with `aclose()`.
 
@@ -77,6 +115,8 @@ def connect(settings: Settings, retry: Retry) -> ArqRedis:
         "socket_timeout": 5.0,
         "socket_connect_timeout": 1.0,
     }
+    if not settings.redis_url.startswith("unix:"):
+        options |= {"socket_keepalive": True, "socket_keepalive_options": _KEEPALIVE}
     pool = (
         _sentinel_pool(settings, options) if settings.redis_sentinels else Pool.from_url(settings.redis_url, **options)
     )

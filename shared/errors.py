@@ -7,12 +7,15 @@ ProvisionerError
 ├── LaterLife           412  the id's present life is not the one that the caller means
 ├── SandboxNotReady     503  (DEERFLOW_COMPAT only) the sandbox has no URL yet, or will have none
 ├── StoreUnavailable    503  Redis does not answer
+├── RecordsMissing      503  Redis was emptied, and its records are being made anew
+├── NotReady            503  (/health/ready only) something is wanting
+├── RecordUnreadable    500  what Redis holds of a sandbox is no record of this version
 └── InvalidSettings     (at start only) the environment breaks a rule
 
 `status` and `code` are what `api.problems` answers with; `code` is stable, `detail` is for people.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 
@@ -81,6 +84,43 @@ class StoreUnavailable(ProvisionerError):
         why = str(cause) or type(cause).__name__
         detail = f"Redis does not answer ({why}); nothing is known of the outcome. Try again."
         super().__init__(detail, headers={"Retry-After": "1"})
+
+
+class RecordsMissing(ProvisionerError):
+    """That there is no record says nothing now, so nothing is claimed."""
+
+    status = 503
+    code = "records_missing"
+    title = "The records are being made anew"
+
+    def __init__(self) -> None:
+        detail = "Redis was emptied. A worker is making its records anew from what is in the cluster: try again soon."
+        super().__init__(detail, headers={"Retry-After": "1"})
+
+
+class NotReady(ProvisionerError):
+    """`missing` names what is wanting, a sentence each."""
+
+    status = 503
+    code = "not_ready"
+    title = "Not ready to make and see sandboxes"
+
+    def __init__(self, missing: Sequence[str]) -> None:
+        super().__init__(" ".join(missing), missing=list(missing))
+
+
+class RecordUnreadable(ProvisionerError):
+    status = 500
+    code = "record_unreadable"
+    title = "The record of this sandbox cannot be read"
+
+    def __init__(self, raw: bytes, cause: Exception) -> None:
+        text = raw[:80].decode(errors="replace")
+        super().__init__(f"What Redis holds is no record of this version: {cause}. It begins with {text!r}.")
+
+
+class Fenced(Exception):
+    """A guard no longer holds: whoever writes under it is no longer entitled to, and has written nothing."""
 
 
 class InvalidSettings(ProvisionerError):

@@ -18,6 +18,8 @@ from shared.sandbox import Sandbox
 HEAD_START_SECONDS = 60.0
 """arq's workers compare a job's time with their own host's clock: one that is behind by less loses nothing."""
 QUEUE = default_queue_name
+NEWS = "jobs"
+"""Channel on which each job is announced, so that workers need not poll."""
 JOB_KEY = job_key_prefix
 IN_PROGRESS_KEY = in_progress_key_prefix
 EXPIRES_MS = expires_extra_ms

@@ -44,6 +44,7 @@ class Reason(StrEnum):
     OUT_OF_MEMORY = "OutOfMemory"
     POD_FAILED = "PodFailed"
     POD_LOST = "PodLost"
+    PROBE_FAILED = "ProbeFailed"
     PROVISIONING_TIMED_OUT = "ProvisioningTimedOut"
     QUOTA_EXCEEDED = "QuotaExceeded"
     UNAUTHORIZED = "Unauthorized"
@@ -53,6 +54,10 @@ class Reason(StrEnum):
 NO_PROGRESS_SECONDS = 15.0
 """A record that waits for a job and has not moved for this long gets another one. A healthy job takes a tenth of
 it; one that still runs then does no harm beside its successor."""
+QUICK_ATTEMPTS = 5
+MAX_DOUBLINGS = 4
+"""What so many jobs could not move (a Pod on a node that is lost, say) is looked at less and less often: at last, every
+four minutes."""
 
 ENDED = frozenset({Status.SUCCEEDED, Status.FAILED})
 """A life in one of these is over for the client: the next create of its id begins a new one."""
@@ -84,8 +89,20 @@ class Spec(msgspec.Struct, frozen=True, omit_defaults=True):
     provision_lark_cli_broker: bool = False
 
 
+class Made(msgspec.Struct, frozen=True):
+    """What a life has in the cluster, in the words of its record."""
+
+    pod_name: str
+    pod_uid: str
+    service_uid: str
+    url: str
+
+
 class Timings(msgspec.Struct, frozen=True, omit_defaults=True):
-    """When a life reached each stage, seconds since the epoch; None: not yet."""
+    """When a life reached each stage, seconds since the epoch; None: not yet, or nobody saw it.
+
+    `queued` is the end of its time in the queue: a worker took it up. `created`: Pod and Service are made.
+    """
 
     queued: float | None = None
     created: float | None = None
@@ -116,6 +133,7 @@ class Sandbox(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     url: str = ""
     pod_name: str = ""
     pod_uid: str = ""
+    service_uid: str = ""
     reason: str = Reason.NONE
     message: str = ""
     until: float | None = None
@@ -134,8 +152,8 @@ class Sandbox(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def is_provisioned(self) -> bool:
-        """Pod and Service have been made, and the record says where. (A ClusterIP URL is known before that.)"""
-        return self.timings.created is not None
+        """Pod and Service are made, and the record says where. (A ClusterIP URL is known before that.)"""
+        return bool(self.service_uid)
 
     @property
     def wants_pod(self) -> bool:
@@ -146,7 +164,8 @@ class Sandbox(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     def due_at(self) -> float | None:
         """When somebody must look at this record again if nothing happens to it; None: never."""
         if self.status is Status.TERMINATING or (self.wants_pod and not self.is_provisioned):
-            return self.updated_at + NO_PROGRESS_SECONDS
+            doublings = min(max(0, self.attempt - QUICK_ATTEMPTS), MAX_DOUBLINGS)
+            return self.updated_at + NO_PROGRESS_SECONDS * 2.0**doublings
         if self.until is not None:
             return self.until
         return self.expires_at
@@ -185,7 +204,6 @@ def accepted(
         updated_at=now,
         last_used_at=now,
         until=until,
-        timings=Timings(queued=now),
     )
 
 
@@ -195,9 +213,20 @@ def next_life(previous: Sandbox, spec: Spec, *, now: float, until: float | None 
     return accepted(previous.id, spec, cluster=previous.cluster, now=now, until=until, generation=generation)
 
 
-def provisioned(record: Sandbox, *, pod_name: str, pod_uid: str, url: str, now: float) -> Sandbox:
-    timings = replace(record.timings, created=now)
-    return replace(record, pod_name=pod_name, pod_uid=pod_uid, url=url, timings=timings, reason=Reason.NONE, message="")
+def taken_up(record: Sandbox, begun: float) -> Sandbox:
+    """A worker has begun with it: the first time counts."""
+    return replace(record, timings=replace(record.timings, queued=record.timings.queued or begun))
+
+
+def provisioned(record: Sandbox, made: Made, *, now: float) -> Sandbox:
+    """With what was made. It may have been made before, and lost its Service since: the first time counts."""
+    timings = replace(record.timings, created=record.timings.created or now)
+    return replace(record, **msgspec.structs.asdict(made), timings=timings, reason=Reason.NONE, message="")
+
+
+def unserved(record: Sandbox) -> Sandbox:
+    """Its Service is gone, and with it the URL, until a job has made another."""
+    return replace(record, service_uid="", url="")
 
 
 def failed(record: Sandbox, reason: str, message: str, *, until: float | None = None) -> Sandbox:

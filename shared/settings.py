@@ -113,6 +113,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     worker_shutdown_seconds: A[
         float, POSITIVE, about("how long a worker finishes jobs after SIGTERM; below the Pod's grace")
     ] = 20.0
+    worker_metrics_host: A[str, HOST, about("address on which a worker serves its health and metrics")] = "127.0.0.1"
+    worker_metrics_port: A[int, Meta(ge=0, le=65535), about("its port: one for each worker of a host; 0: none")] = 9102
     # Logs
     log_format: A[LogFormat, about("`json`, `console`, or `auto`: JSON unless on a terminal")] = LogFormat.AUTO
     log_level: A[str, Meta(pattern="^(DEBUG|INFO|WARNING|ERROR)$"), about("`DEBUG`, `INFO`, `WARNING` or `ERROR`")] = (

@@ -3,37 +3,40 @@
 | key | type | holds |
 |---|---|---|
 | `sandbox:{id}` | string | the record, JSON |
+| `sandbox:{id}:history` | list | what happened to it, JSON (`shared.history`), newest last |
 | `sandboxes:…` | sorted sets | the indexes (`shared.indexes`) |
 | `sandboxes:changes` | channel | the id of each record that changed |
 
 Every change is one atomic step: read, apply a pure function, write if nobody wrote since, and in the same step the
-indexes, the job that the change asks for, and one publish. A step that was carried out but whose answer was lost may be
-sent again: the record is then no longer the one it was based on, so the function sees its own work and says so.
+indexes, what it adds to the history, the jobs that the change asks for, and one publish. A step that was carried out
+but whose answer was lost may be sent again: the record is then no longer the one it was based on, so the function sees
+its own work and says so.
 """
 
-import contextlib
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import NamedTuple, cast
 
 import msgspec
+import structlog
 from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
-from shared import indexes, queue
+from shared import history, indexes, queue
 from shared.clock import Clock, RedisClock
-from shared.errors import StoreUnavailable
+from shared.connection import heard, unavailable
+from shared.errors import Fenced, RecordUnreadable
+from shared.history import Entry
 from shared.indexes import Selection
 from shared.pages import Cursor
 from shared.queue import Job, Work
 from shared.sandbox import Sandbox
+from shared.scripts import CHANGES, STEP, TELL, filled
 
-CHANGES = "sandboxes:changes"
+log = structlog.get_logger()
 
 _KEY = "sandbox:"
-_HEARING_SECONDS = 3600.0
-"""A subscription hears nothing for as long as nothing happens; that is no reason to begin another."""
+_HISTORY = ":history"
 _NO_GUARD = "-"
 _LIST_CHUNK = 500
 """Records a read: so few that Redis answers others in between."""
@@ -44,34 +47,6 @@ _PAGE_CHUNKS = 4
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Sandbox).decode
-
-_STEP = """
--- KEYS: record, guard, index…
--- ARGV: id, record expected, record wanted, guard's value, score per index…, (id, payload, due time) per job…
-local time = redis.call('TIME')
-local now = time[1] .. '.' .. string.format('%06d', time[2])
-local raw = redis.call('GET', KEYS[1]) or ''
-if raw ~= ARGV[2] then return {'raced', raw, now} end
-if ARGV[4] ~= '' and redis.call('GET', KEYS[2]) ~= ARGV[4] then return {'fenced', raw, now} end
-if ARGV[3] == '' then redis.call('DEL', KEYS[1]) else redis.call('SET', KEYS[1], ARGV[3]) end
-for i = 3, #KEYS do
-  local score = ARGV[i + 2]
-  if score == '' then redis.call('ZREM', KEYS[i], ARGV[1]) else redis.call('ZADD', KEYS[i], score, ARGV[1]) end
-end
-for i = #KEYS + 3, #ARGV, 3 do
-  redis.call('SET', 'JOB_KEY' .. ARGV[i], ARGV[i + 1], 'PX', EXPIRES_MS)
-  redis.call('ZADD', 'QUEUE', ARGV[i + 2], ARGV[i])
-end
-redis.call('PUBLISH', 'CHANGES', ARGV[1])
-return {'done', '', now}
-"""
-for _name, _value in {
-    "JOB_KEY": queue.JOB_KEY,
-    "EXPIRES_MS": queue.EXPIRES_MS,
-    "QUEUE": queue.QUEUE,
-    "CHANGES": CHANGES,
-}.items():
-    _STEP = _STEP.replace(_name, str(_value))
 
 
 class Change(NamedTuple):
@@ -106,16 +81,13 @@ class Outcome(NamedTuple):
     written: bool
 
 
-class Fenced(Exception):
-    """The guard no longer holds: whoever writes is no longer entitled to."""
-
-
 class Store:
-    """Lives as long as the `redis` it is given, which whoever opened it closes."""
+    """Lives as long as the `redis` it is given, which whoever opened it closes. Others may use that too."""
 
     def __init__(self, redis: Redis, clock: Clock | None = None) -> None:
-        self._redis = redis
-        self._step = redis.register_script(_STEP)
+        self.redis = redis
+        self._step = redis.register_script(filled(STEP))
+        self._tell = redis.register_script(filled(TELL))
         of_redis = RedisClock()
         self._clock = clock or of_redis
         self._hear = of_redis.hear
@@ -125,8 +97,8 @@ class Store:
 
     async def set_clock(self) -> None:
         """Ask Redis for the time, before anything is done by it. Each step does so again in passing."""
-        with _unavailable():
-            seconds, microseconds = await self._redis.time()
+        with unavailable():
+            seconds, microseconds = await self.redis.time()
         self._hear(seconds + microseconds / 1_000_000)
 
     async def get(self, sandbox_id: str) -> Sandbox | None:
@@ -134,13 +106,27 @@ class Store:
 
     async def all(self) -> list[Sandbox]:
         """Every record, oldest first. Several reads: what is removed in between is left out, what is made may be."""
-        with _unavailable():
-            ids = await self._redis.zrange(indexes.CREATED, 0, -1)
+        with unavailable():
+            ids = await self.redis.zrange(indexes.CREATED, 0, -1)
         names = [sandbox_id.decode() for sandbox_id in ids]
         found: list[Sandbox | None] = []
         for start in range(0, len(names), _LIST_CHUNK):
             found += await self._many(names[start : start + _LIST_CHUNK])
         return [record for record in found if record is not None]
+
+    async def history(self, sandbox_id: str) -> list[Entry]:
+        """Newest last."""
+        with unavailable():
+            entries = await cast(Awaitable[list[bytes]], self.redis.lrange(_KEY + sandbox_id + _HISTORY, 0, -1))
+        return [history.read_entry(raw) for raw in entries]
+
+    async def tell(self, sandbox_id: str, entry: Entry, guard: Guard) -> None:
+        """Add to a sandbox' history what Kubernetes says; what it has said before moves to the end. Raises Fenced."""
+        keys = [_KEY + sandbox_id, guard.key, _KEY + sandbox_id + _HISTORY]
+        with unavailable():
+            verdict = await self._tell(keys=keys, args=[guard.value, history.written(entry), entry.told])
+        if verdict == b"fenced":
+            raise Fenced(sandbox_id)
 
     async def page(self, selection: Selection, after: Cursor, limit: int) -> Page:
         """At most `limit` records of the selection that come after `after`, oldest first, and where to go on.
@@ -165,18 +151,13 @@ class Store:
 
         Raises StoreUnavailable when the subscription breaks.
         """
-        with _unavailable():
-            async with self._redis.pubsub() as subscription:
-                await subscription.subscribe(CHANGES)
-                while True:
-                    message = await subscription.get_message(timeout=_HEARING_SECONDS)
-                    if message is not None:
-                        yield message["data"].decode(errors="replace") if message["type"] == "message" else None
+        async for message in heard(self.redis, CHANGES):
+            yield None if message is None else message.decode(errors="replace")
 
     async def due(self, limit: int) -> list[str]:
         """Ids of at most `limit` records whose `due_at` has come, longest due first."""
-        with _unavailable():
-            ids = await self._redis.zrangebyscore(indexes.DEADLINE, "-inf", self.now(), start=0, num=limit)
+        with unavailable():
+            ids = await self.redis.zrangebyscore(indexes.DEADLINE, "-inf", self.now(), start=0, num=limit)
         return [sandbox_id.decode() for sandbox_id in ids]
 
     async def change(
@@ -195,6 +176,7 @@ class Store:
         Raises:
             StoreUnavailable: Redis does not answer; the step was taken or not, and may be tried again.
             Fenced: the guard does not hold; nothing was written.
+            RecordUnreadable: what is there is no record of this version; nothing was written.
         """
         is_read = believed is UNSET
         raw = await self._raw(sandbox_id) if believed is UNSET else _bytes(believed)
@@ -214,22 +196,20 @@ class Store:
                 raise Fenced(sandbox_id)
             is_read = True
 
-    async def is_provisioning(self, record: Sandbox) -> bool:
-        """Whether a worker may be in the middle of making this life's Pod.
-
-        True also for a while after that worker was killed: until arq's mark of it ends.
-        """
+    async def provisioning_workers(self, record: Sandbox) -> set[str]:
+        """Names of the workers that have begun to make this life's Pod, and did not say that they have ended."""
         attempts = range(max(1, record.attempt - _MARKED_ATTEMPTS), record.attempt + 1)
         jobs = [Job(Work.PROVISION, record.id, record.life, attempt) for attempt in attempts]
-        with _unavailable():
-            return bool(await self._redis.exists(*(queue.IN_PROGRESS_KEY + job.id for job in jobs)))
+        with unavailable():
+            marks = await self.redis.mget([queue.IN_PROGRESS_KEY + job.id for job in jobs])
+        return {mark.decode() for mark in marks if mark}
 
     async def _after(self, index: str, after: Cursor) -> tuple[list[Cursor], bool]:
         """The next entries of an index, and whether there are no more. Those of one time are ordered by id."""
         offset = 0
         while True:
-            with _unavailable():
-                entries = await self._redis.zrangebyscore(
+            with unavailable():
+                entries = await self.redis.zrangebyscore(
                     index, after.created_at, "+inf", start=offset, num=_LIST_CHUNK, withscores=True
                 )
             places = [Cursor(score, sandbox_id.decode()) for sandbox_id, score in entries]
@@ -244,42 +224,48 @@ class Store:
         return replace(wanted, revision=current.revision + 1, updated_at=self.now())
 
     async def _try(self, sandbox_id: str, raw: bytes, change: Change, guard: Guard | None) -> tuple[bytes, bytes]:
-        scores = indexes.changed(_record(raw), change.record)
-        keys = [_KEY + sandbox_id, guard.key if guard else _NO_GUARD, *scores]
+        current = _record(raw)
+        scores = indexes.changed(current, change.record)
+        entries = [history.written(entry) for entry in history.told(current, change.record, self.now())]
+        keys = [_KEY + sandbox_id, guard.key if guard else _NO_GUARD, _KEY + sandbox_id + _HISTORY, *scores]
         arguments: list[str | bytes | float] = [sandbox_id, raw, _bytes(change.record), guard.value if guard else ""]
-        arguments += scores.values()
+        arguments += [len(entries), *entries, *scores.values()]
         for job in change.jobs:
             arguments += [job.id, job.payload(self.now()), int((self.now() - queue.HEAD_START_SECONDS) * 1000)]
-        with _unavailable():
+        with unavailable():
             verdict, found, now = await self._step(keys=keys, args=arguments)
         self._hear(float(now))
         return verdict, found
 
     async def _raw(self, sandbox_id: str) -> bytes:
-        with _unavailable():
-            return await self._redis.get(_KEY + sandbox_id) or b""
+        with unavailable():
+            return await self.redis.get(_KEY + sandbox_id) or b""
 
     async def _many(self, ids: Sequence[str]) -> list[Sandbox | None]:
         """One record an id; None: it is gone by now."""
         if not ids:
             return []
-        with _unavailable():
-            raws = await self._redis.mget([_KEY + sandbox_id for sandbox_id in ids])
-        return [_record(raw or b"") for raw in raws]
+        with unavailable():
+            raws = await self.redis.mget([_KEY + sandbox_id for sandbox_id in ids])
+        return [_readable(raw or b"") for raw in raws]
 
 
 def _record(raw: bytes) -> Sandbox | None:
-    return _decode(raw) if raw else None
+    """Raises RecordUnreadable: a later version wrote it, or somebody else."""
+    try:
+        return _decode(raw) if raw else None
+    except msgspec.DecodeError as error:
+        raise RecordUnreadable(raw, error) from error
+
+
+def _readable(raw: bytes) -> Sandbox | None:
+    """One record that cannot be read must not hide all others."""
+    try:
+        return _record(raw)
+    except RecordUnreadable as error:
+        log.warning("record left out", error=error.detail)
+        return None
 
 
 def _bytes(record: Sandbox | None) -> bytes:
     return _encode(record) if record else b""
-
-
-@contextlib.contextmanager
-def _unavailable() -> Iterator[None]:
-    """Redis' exceptions stop here."""
-    try:
-        yield
-    except (RedisError, OSError) as error:
-        raise StoreUnavailable(error) from error

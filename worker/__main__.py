@@ -3,18 +3,24 @@
 import argparse
 import asyncio
 import sys
+import time
 
 import structlog
 import uvloop
-from arq.worker import Worker
+from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from shared import command, logs
 from shared.connection import PROMPT, connect
-from shared.errors import InvalidRequest, InvalidSettings
+from shared.errors import InvalidRequest, InvalidSettings, StoreUnavailable
 from shared.settings import Settings
-from worker.main import FAILED, arq_settings, health_key
+from shared.store import Store
+from shared.vitals import Vitals
+from worker import heartbeat
+from worker.main import FAILED, arq_settings
 from worker.print_manifest import manifest
+from worker.probes import serving
+from worker.runner import Runner
 
 log = structlog.get_logger()
 
@@ -24,14 +30,15 @@ CLOSE_SECONDS = 5
 
 async def run(settings: Settings) -> None:
     """Until SIGTERM or SIGINT: then no new jobs, those under way are finished, and everything is closed."""
-    await _say_if_redis_is_away(settings)
-    worker = Worker(**arq_settings(settings))
-    try:
-        await worker.async_run()
-    except asyncio.CancelledError:
-        log.info("stopping")
-    finally:
-        await close(worker)
+    async with connect(settings, PROMPT) as redis, serving(Vitals(redis, time.time, settings.cluster_name), settings):
+        await _say_if_redis_is_away(redis)
+        worker = Runner(**arq_settings(settings))
+        try:
+            await worker.async_run()
+        except asyncio.CancelledError:
+            log.info("stopping")
+        finally:
+            await close(worker)
     if worker.ctx.get(FAILED):
         sys.exit("The observer failed: see the log.")
 
@@ -44,27 +51,31 @@ def print_manifest(settings: Settings) -> str | None:
     return None
 
 
-async def check(settings: Settings) -> str | None:
-    """What is wrong, for the exit of a health check; None: a worker of this host has lately said that it lives."""
+async def check(settings: Settings, *, ready: bool) -> str | None:
+    """What is wrong, for the exit of a health check; None: a worker of this host, or container, lives.
+
+    `ready`: and all that it needs to make and see sandboxes is there.
+    """
     async with connect(settings, PROMPT) as redis:
+        store = Store(redis)
+        vitals = Vitals(redis, store.now, settings.cluster_name)
         try:
-            async for _ in redis.scan_iter(f"{health_key()}:*"):
-                return None
-        except (RedisError, OSError) as error:
-            return f"Redis does not answer: {error}"
-    return "No worker on this host has said that it lives."
+            here = [name for name in await vitals.workers() if name.startswith(f"{heartbeat.host()}:")]
+            missing = [] if here else ["No worker on this host has said that it lives."]
+            return " ".join([*missing, *(await vitals.missing() if ready else [])]) or None
+        except StoreUnavailable as error:
+            return error.detail
 
 
-async def _say_if_redis_is_away(settings: Settings) -> None:
+async def _say_if_redis_is_away(redis: Redis) -> None:
     """arq waits for it without a word."""
-    async with connect(settings, PROMPT) as redis:
-        try:
-            await redis.ping()
-        except (RedisError, OSError) as error:
-            log.warning("redis does not answer; waiting for it", error=str(error))
+    try:
+        await redis.ping()
+    except (RedisError, OSError) as error:
+        log.warning("redis does not answer; waiting for it", error=str(error))
 
 
-async def close(worker: Worker) -> None:
+async def close(worker: Runner) -> None:
     try:
         async with asyncio.timeout(CLOSE_SECONDS):
             await worker.close()
@@ -75,6 +86,7 @@ async def close(worker: Worker) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m worker", description="Run one worker of the sandbox provisioner.")
     command.add_print_settings(parser)
+    parser.add_argument("--ready", action="store_true", help="as --check, and the cluster was observed lately")
     parser.add_argument("--check", action="store_true", help="exit 0 if a worker on this host is alive, or else 1")
     text = "print the Pod and Service of the create request on standard input, and exit"
     parser.add_argument("--print-manifest", action="store_true", help=text)
@@ -83,8 +95,8 @@ def main() -> None:
     logs.configure(settings, "worker")
     if arguments.print_manifest:
         sys.exit(print_manifest(settings))
-    if arguments.check:
-        sys.exit(asyncio.run(check(settings)))
+    if arguments.check or arguments.ready:
+        sys.exit(asyncio.run(check(settings, ready=arguments.ready)))
     try:
         uvloop.run(run(settings))
     except InvalidSettings as error:

@@ -8,13 +8,17 @@ given until the provisioning deadline.
 from typing import NamedTuple
 
 from shared.sandbox import Reason
-from worker.seen import ContainerStatus, Pod
+from worker.seen import ContainerStatus, Happening, Pod
 
 CRASHES = 3
 """Restarts after which a crash is no accident: about a minute of Kubernetes' own back-off."""
 _IMAGE = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable"})
 _NO_IMAGE = ("not found", "NotFound", "manifest unknown", "does not exist", "denied", "unauthorized", "couldn't parse")
 _MADE_WRONG = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
+
+
+PROBES = 10
+"""Probes that fail before it is said: the startup probe asks every second, and a sandbox may take some to start."""
 
 
 class Cause(NamedTuple):
@@ -26,6 +30,15 @@ class Cause(NamedTuple):
 def cause(pod: Pod) -> Cause | None:
     """The first that is found, the most telling first; None: nothing is known to be wrong."""
     return _ended(pod) or _unscheduled(pod) or _of_containers(pod)
+
+
+def told(happening: Happening) -> Cause | None:
+    """What an event says that the Pod itself does not show. None of it is hopeless: a volume may yet come."""
+    if happening.reason in {"FailedMount", "FailedAttachVolume"}:
+        return Cause(Reason.MOUNT_FAILED, happening.message)
+    if happening.reason == "Unhealthy" and (happening.count or 1) >= PROBES:
+        return Cause(Reason.PROBE_FAILED, happening.message)
+    return None
 
 
 def _ended(pod: Pod) -> Cause | None:

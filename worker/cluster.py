@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from types import TracebackType
-from typing import NamedTuple, Self, TypeVar
+from typing import Generic, NamedTuple, Self, TypeVar
 
 import aiohttp
 import msgspec
@@ -26,6 +26,7 @@ from worker.kubernetes_errors import (
 )
 from worker.manifests import kinds
 from worker.manifests.labels import SELECTOR
+from worker.seen import Kind
 
 PAGE = "500"
 """Objects a list call returns at most, as kubectl has it."""
@@ -56,21 +57,40 @@ def _reader(kind: type[T]) -> Callable[[bytes | msgspec.Raw], T]:
 _frame = _reader(seen.Frame)
 _pod = _reader(seen.Pod)
 _service = _reader(seen.Service)
-_pods = _reader(seen.Page[seen.Pod])
 
 
-class PodEvent(NamedTuple):
-    """One line of the watch; a BOOKMARK's Pod has a resourceVersion and nothing else."""
+class Change(NamedTuple, Generic[Kind]):
+    """One line of a watch; a BOOKMARK's object has a resourceVersion and nothing else."""
 
     type: str
-    pod: seen.Pod
+    object: Kind
 
 
-class Pods(NamedTuple):
-    """All our Pods, as they were at `resource_version`."""
+class Listed(NamedTuple, Generic[Kind]):
+    """All there are, as they were at `resource_version`."""
 
-    items: list[seen.Pod]
+    items: list[Kind]
     resource_version: str
+
+
+class Resource(NamedTuple, Generic[Kind]):
+    """One kind of objects that is listed and watched, those of ours only."""
+
+    name: str
+    query: Mapping[str, str]
+    page: Callable[[bytes], seen.Page[Kind]]
+    read: Callable[[msgspec.Raw], Kind]
+
+
+_OURS = {"labelSelector": SELECTOR}
+PODS = Resource("pods", _OURS, _reader(seen.Page[seen.Pod]), _pod)
+SERVICES = Resource("services", _OURS, _reader(seen.Page[seen.Service]), _service)
+HAPPENINGS = Resource(
+    "events",
+    {"fieldSelector": "involvedObject.kind=Pod"},  # they have no labels
+    _reader(seen.Page[seen.Happening]),
+    _reader(seen.Happening),
+)
 
 
 class Cluster:
@@ -126,36 +146,42 @@ class Cluster:
     async def delete_service(self, name: str, uid: str) -> bool:
         return await self._delete(f"{self._base}/services/{name}", uid)
 
-    async def list_pods(self) -> Pods:
+    async def list_all(self, resource: Resource[Kind]) -> Listed[Kind]:
         """Page by page, all of one moment. Raises Expired when that took longer than the server keeps it."""
-        found: list[seen.Pod] = []
-        query = {"labelSelector": SELECTOR, "limit": PAGE}
+        found: list[Kind] = []
+        query = {**resource.query, "limit": PAGE}
         while True:
-            page = _pods(await self._call("GET", f"{self._base}/pods", query=query))
+            page = resource.page(await self._call("GET", f"{self._base}/{resource.name}", query=query))
             found += page.items
             if not page.metadata.continue_:
-                return Pods(found, page.metadata.resource_version)
+                return Listed(found, page.metadata.resource_version)
             query["continue"] = page.metadata.continue_
 
-    async def watch_pods(self, resource_version: str) -> AsyncGenerator[PodEvent, None]:
-        """What happens to our Pods after `resource_version`, until the server ends the stream, as it regularly does.
+    async def version(self, resource: Resource[Kind]) -> str:
+        """The resourceVersion of now."""
+        raw = await self._call("GET", f"{self._base}/{resource.name}", query={**resource.query, "limit": "1"})
+        return resource.page(raw).metadata.resource_version
+
+    async def watch(self, resource: Resource[Kind], resource_version: str) -> AsyncGenerator[Change[Kind], None]:
+        """What happens after `resource_version`, until the server ends the stream, as it regularly does.
 
         Raises Expired when that version is too old: it comes as an event of a stream that began well.
         """
         query = {
+            **resource.query,
             "watch": "true",
-            "labelSelector": SELECTOR,
             "resourceVersion": resource_version,
             "allowWatchBookmarks": "true",
             "timeoutSeconds": str(WATCH_SECONDS),
         }
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=self._timeout.total, sock_read=WATCH_SILENCE_SECONDS)
-        async with self._request("GET", f"{self._base}/pods", query=query, timeout=timeout) as response:
+        url = f"{self._base}/{resource.name}"
+        async with self._request("GET", url, query=query, timeout=timeout) as response:
             async for line in response.content:
                 frame = _frame(line)
                 if frame.type == "ERROR":
                     raise _error(_failure(frame.object), None)
-                yield PodEvent(frame.type, _pod(frame.object))
+                yield Change(frame.type, resource.read(frame.object))
 
     async def _create(self, resource: str, body: bytes) -> bytes:
         try:

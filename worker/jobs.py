@@ -4,6 +4,7 @@ arq calls any other exception final, so nothing that is temporary may leave here
 """
 
 import asyncio
+import time
 from collections.abc import Awaitable
 from typing import Any, TypedDict, cast
 
@@ -16,7 +17,7 @@ from shared.settings import Settings
 from shared.store import Store
 from worker import retries
 from worker.kubernetes_errors import KubernetesError
-from worker.provisioner import Provisioner, StillProvisioning
+from worker.provisioner import NotObserved, Provisioner, StillProvisioning
 from worker.sweep import sweep as sweep_once
 
 log = structlog.get_logger()
@@ -25,7 +26,7 @@ JOB_SECONDS = 45.0
 """What a job may take in all: at worst four calls to a Kubernetes that answers none. The next attempt goes on."""
 ARQ_TIMEOUT_SECONDS = JOB_SECONDS + 5
 """arq's own limit is final, so ours comes first."""
-STILL_PROVISIONING_SECONDS = 0.25
+SOON_SECONDS = 0.25
 
 
 class Context(TypedDict):
@@ -64,9 +65,16 @@ async def _run(context: Context, sandbox_id: str, work: Awaitable[None]) -> None
             async with asyncio.timeout(JOB_SECONDS):
                 await work
         except StillProvisioning:
-            raise Retry(STILL_PROVISIONING_SECONDS) from None
+            raise _again(context["store"], SOON_SECONDS) from None
+        except NotObserved:
+            raise _again(context["store"], retries.delay(context["job_try"])) from None
         except (KubernetesError, StoreUnavailable, TimeoutError) as error:
             retry_after = error.retry_after if isinstance(error, KubernetesError) else None
             seconds = retries.delay(context["job_try"], retry_after)
             log.warning("job will be tried again", error=str(error) or type(error).__name__, seconds=round(seconds, 2))
-            raise Retry(seconds) from None
+            raise _again(context["store"], seconds) from None
+
+
+def _again(store: Store, seconds: float) -> Retry:
+    """arq counts from its host's clock, the queue goes by Redis'."""
+    return Retry(max(0.001, seconds + store.now() - time.time()))

@@ -1,6 +1,7 @@
 """How the worker finds its cluster: a kubeconfig file or, in a cluster, the Pod's own service account."""
 
 import asyncio
+import ssl
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -54,14 +55,20 @@ async def configuration(settings: Settings) -> Configuration:
     await _load(settings.kubeconfig_path, found)
     if settings.k8s_api_server:
         found.host = settings.k8s_api_server.rstrip("/")
-    if settings.k8s_ca_file and not Path(settings.k8s_ca_file).is_file():
-        raise InvalidSettings(f"K8S_CA_FILE: expected a PEM file that can be read; got {settings.k8s_ca_file!r}")
     if settings.k8s_ca_file:
+        _must_hold_certificates(settings.k8s_ca_file)
         found.ssl_ca_cert = settings.k8s_ca_file
     found.verify_ssl = found.verify_ssl and settings.k8s_verify_tls
     found.tls_server_name = settings.k8s_tls_server_name or found.tls_server_name
     found.connection_pool_maxsize = settings.worker_max_jobs + SPARE_CONNECTIONS
     return found
+
+
+def _must_hold_certificates(file: str) -> None:
+    try:
+        ssl.create_default_context(cafile=file)
+    except OSError as error:  # ssl.SSLError is one
+        raise InvalidSettings(f"K8S_CA_FILE: expected a PEM file of certificates; got {file!r}: {error}") from error
 
 
 async def _load(path: str, into: Configuration) -> None:

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import signal
-import socket
 from contextlib import AsyncExitStack, suppress
 from functools import partial
 from typing import Any, cast
@@ -19,31 +18,25 @@ from shared.errors import StoreUnavailable
 from shared.queue import Work
 from shared.settings import Settings, read_settings
 from shared.store import Store
+from shared.vitals import Vitals
 from worker import jobs
 from worker.cluster import Cluster
+from worker.heartbeat import beating
 from worker.kubeconfig import configuration
 from worker.observer import Observer
 from worker.provisioner import Provisioner
+from worker.runner import FALLBACK_SECONDS
 
 log = structlog.get_logger()
 
-POLL_SECONDS = 0.05
-"""How often an idle worker asks the queue: 20 commands a second, and a job waits half of it on average."""
 SWEEP_SECONDS = set(range(0, 60, 10))
 FAILED = "observer_failed"
 """In arq's context: this worker stops because of a bug, and is to say so with its exit code."""
 READ_LIMIT = 5000
 """Entries of the queue that a worker looks through for one that nobody works on. Those being worked on stay in the
 queue: with arq's default of five times its own jobs, a few busy workers would hide the rest of it from all others."""
-HEALTH_SECONDS = 10
-"""How often a worker says that it lives; `python -m worker --check` believes it one second longer."""
 ENDLESS = 1_000_000_000
 """Tries: a job decides itself when to stop (`worker.provisioner`), by its deadline and not by counting."""
-
-
-def health_key() -> str:
-    """Under which the workers of this host, or container, say that they live: each with its pid after it."""
-    return f"{queue.QUEUE}:health-check:{socket.gethostname()}"
 
 
 def __getattr__(name: str) -> type:
@@ -80,10 +73,8 @@ def arq_settings(settings: Settings) -> dict[str, Any]:
         "keep_result": 0,
         "max_jobs": settings.worker_max_jobs,
         "max_tries": ENDLESS,
-        "poll_delay": POLL_SECONDS,
+        "poll_delay": FALLBACK_SECONDS,
         "queue_read_limit": READ_LIMIT,
-        "health_check_interval": HEALTH_SECONDS,
-        "health_check_key": f"{health_key()}:{os.getpid()}",
         "job_completion_wait": settings.worker_shutdown_seconds,
     }
 
@@ -101,8 +92,10 @@ async def _open(settings: Settings, stack: AsyncExitStack, context: dict[Any, An
         await store.set_clock()
     cluster = await stack.enter_async_context(await _cluster(settings))
     watching = await stack.enter_async_context(await _cluster(settings))
-    _observe(Observer(store, redis, watching, settings), stack, context)
-    context.update(store=store, provisioner=Provisioner(store, cluster, settings), settings=settings)
+    vitals = Vitals(redis, store.now, settings.cluster_name)
+    await stack.enter_async_context(beating(vitals))
+    _observe(Observer(store, vitals, redis, watching, settings), stack, context)
+    context.update(store=store, provisioner=Provisioner(store, vitals, cluster, settings), settings=settings)
 
 
 async def _cluster(settings: Settings) -> Cluster:

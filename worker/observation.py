@@ -6,11 +6,35 @@ Pod is not taken over.
 
 from msgspec.structs import replace
 
-from shared.sandbox import ALLOWED, Reason, Sandbox, Status, Timings, failed, troubled
+from shared.queue import Job, Work
+from shared.sandbox import (
+    ALLOWED,
+    ENDED,
+    Reason,
+    Sandbox,
+    Status,
+    Timings,
+    another_attempt,
+    failed,
+    troubled,
+)
+from shared.store import Change
 from worker.causes import Cause, cause
 from worker.seen import Pod
 
+_TOLD_BY_EVENTS = frozenset({Reason.MOUNT_FAILED, Reason.PROBE_FAILED})
+"""What the Pod itself does not show: it stays said until the Pod gets over it."""
 _PHASES = {status.value: status for status in Status if status is not Status.TERMINATING}
+
+
+def written(record: Sandbox, new: Sandbox | None) -> Change | None:
+    """What to write, if anything is new. A life that ends leaves a Pod or a Service behind: a job removes them."""
+    if new == record:
+        return None
+    if new is None or record.status in ENDED or new.status not in ENDED:
+        return Change(new)
+    over = another_attempt(new)
+    return Change(over, (Job.of(Work.TERMINATE, over),))
 
 
 def observed(record: Sandbox, pod: Pod, *, now: float, until: float | None = None) -> Sandbox:
@@ -25,7 +49,7 @@ def observed(record: Sandbox, pod: Pod, *, now: float, until: float | None = Non
         ready=ready,
         pod_name=pod.metadata.name,
         pod_uid=pod.metadata.uid,
-        until=None if ready else record.until,
+        until=until if status is Status.SUCCEEDED else None if ready else record.until,
         timings=_timings(record.timings, pod, status, ready=ready, now=now),
     )
     return _explained(seen, None if pod.is_dying else cause(pod), until)
@@ -33,10 +57,26 @@ def observed(record: Sandbox, pod: Pod, *, now: float, until: float | None = Non
 
 def _explained(record: Sandbox, why: Cause | None, until: float | None) -> Sandbox:
     """With what is wrong. What does not mend itself fails a sandbox that was never ready; one that was may recover."""
+    if why is None and _is_still_so(record):
+        return record
     if why is None:
         return troubled(record, Reason.NONE, "") if record.is_provisioned else record
     if record.status is Status.FAILED or (why.is_hopeless and record.timings.ready is None):
         return failed(record, why.reason, why.message, until=until)
+    return troubled(record, why.reason, why.message)
+
+
+def _is_still_so(record: Sandbox) -> bool:
+    if record.ready or record.reason not in _TOLD_BY_EVENTS:
+        return False
+    return record.reason == Reason.PROBE_FAILED or record.status is Status.PENDING
+
+
+def warned(record: Sandbox, pod_uid: str, why: Cause) -> Sandbox:
+    """`record` after Kubernetes told of trouble with this Pod. What the Pod itself shows is more telling."""
+    is_told = record.reason in _TOLD_BY_EVENTS or not record.reason
+    if not record.wants_pod or record.ready or not is_told or record.pod_uid not in {"", pod_uid}:
+        return record
     return troubled(record, why.reason, why.message)
 
 

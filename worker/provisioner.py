@@ -8,9 +8,10 @@ from collections.abc import Callable
 
 import structlog
 
-from shared.addresses import addressed, node_port_url
+from shared.addresses import addressed, service_url
 from shared.queue import Job, Work
 from shared.sandbox import (
+    Made,
     Reason,
     Sandbox,
     Status,
@@ -20,21 +21,32 @@ from shared.sandbox import (
     object_name,
     provisioned,
     service_name,
+    taken_up,
     troubled,
 )
-from shared.settings import ServiceType, Settings
+from shared.settings import Settings
 from shared.store import Change, Move, Store
+from shared.vitals import Vitals
 from worker import manifests, retries, seen
 from worker.cluster import Cluster
 from worker.kubernetes_errors import AlreadyExists, KubernetesError, NamespaceMissing
 from worker.manifests import kinds
-from worker.manifests.labels import SANDBOX_ID, is_of
+from worker.manifests.labels import SANDBOX_ID, is_of, is_owned, serves
+from worker.observation import vanished, written
 
 log = structlog.get_logger()
 
 
 class StillProvisioning(Exception):
     """A life that is being ended may still get a Pod from a job that runs: look again when that has ended."""
+
+
+class NotObserved(Exception):
+    """Redis was emptied, or is new: what is in the cluster has to be known before anything is made or removed."""
+
+
+class PodGone(Exception):
+    """The Pod that this life had is gone, or going. It has had its one."""
 
 
 class NameTaken(Exception):
@@ -53,8 +65,9 @@ def while_wanted(record: Sandbox, then: Callable[[Sandbox], Change]) -> Move:
 
 
 class Provisioner:
-    def __init__(self, store: Store, cluster: Cluster, settings: Settings) -> None:
+    def __init__(self, store: Store, vitals: Vitals, cluster: Cluster, settings: Settings) -> None:
         self._store = store
+        self._vitals = vitals
         self._cluster = cluster
         self._settings = settings
 
@@ -63,23 +76,41 @@ class Provisioner:
 
         Raises:
             KubernetesError: a temporary one; try again later.
+            NotObserved: try again soon.
         """
+        begun = self._store.now()
         record = await self._store.get(sandbox_id)
         if record is None or record.life != life:
             # An earlier try of this job may have made a Pod, and died, or failed, before it could remove it.
+            await self._must_be_observed(None)
             await self._remove(sandbox_id, life)
+        elif record.attempt != attempt or not record.wants_pod or record.is_provisioned:
             return
-        if record.attempt != attempt or not record.wants_pod or record.is_provisioned:
-            return
-        if self._store.now() >= record.created_at + self._settings.provision_timeout_seconds:
+        elif record.until is not None and begun >= record.until:
             await self._give_up(record, Reason.PROVISIONING_TIMED_OUT, f"Not made in time. {record.message}".strip())
+        else:
+            await self._must_be_observed(record)
+            await self._try(record, begun)
+
+    async def _must_be_observed(self, record: Sandbox | None) -> None:
+        """Raises NotObserved; the record says so while it waits."""
+        if await self._vitals.is_complete():
             return
+        if record is not None and not record.reason:
+            message = "What is in the cluster is not known yet: the workers cannot list it, or have not begun."
+            noted = while_wanted(record, lambda r: Change(troubled(r, Reason.CLUSTER_UNAVAILABLE, message)))
+            await self._store.change(record.id, noted, believed=record)
+        raise NotObserved
+
+    async def _try(self, record: Sandbox, begun: float) -> None:
         try:
-            await self._make(record)
+            await self._make(record, begun)
+        except PodGone:
+            await self._lose(record)
         except NameTaken:
             await self._move_on(record)
         except KubernetesError as error:
-            await self._refused(record, error)
+            await self._refused(record, begun, error)
 
     async def terminate(self, sandbox_id: str, life: str, attempt: int) -> None:
         """See to it that nothing of this life is left in the cluster; forget its record if it was being deleted.
@@ -95,23 +126,26 @@ class Provisioner:
         if mine is not None and (mine.wants_pod or mine.attempt != attempt):
             return
         # Asked before looking for the Pod: a job that ends in between has made its Pod by the time we look.
-        busy = mine is not None and await self._store.is_provisioning(mine)
+        busy = mine is not None and await self._is_being_made(mine)
         gone = await self._remove(sandbox_id, life)
         if busy:
             raise StillProvisioning(sandbox_id)
         if gone and mine is not None and mine.status is Status.TERMINATING:
             await self._forget(mine)
 
-    async def _make(self, record: Sandbox) -> None:
+    async def _make(self, record: Sandbox, begun: float) -> None:
         pod = await self._pod(record)
         service = await self._service(record, pod)
-        url = record.url
-        if self._settings.sandbox_service_type is ServiceType.NODE_PORT and service.node_port:
-            url = node_port_url(service.node_port, self._settings)
+        url = service_url(record, service.node_port, self._settings)
+        made = Made(pod.metadata.name, pod.metadata.uid, service.metadata.uid, url)
 
-        names = {"pod_name": pod.metadata.name, "pod_uid": pod.metadata.uid}
-        made = while_wanted(record, lambda r: Change(provisioned(r, url=url, now=self._store.now(), **names)))
-        outcome = await self._store.change(record.id, made, believed=record)
+        def done(current: Sandbox) -> Change:
+            return Change(provisioned(taken_up(current, begun), made, now=self._store.now()))
+
+        outcome = await self._store.change(record.id, while_wanted(record, done), believed=record)
+        if not outcome.written and outcome.record is None and not await self._store.provisioning_workers(record):
+            # Even the mark of this very job is gone: Redis was emptied meanwhile, and ours is the only copy.
+            outcome = await self._store.change(record.id, lambda r: done(record) if r is None else None)
         if outcome.written:
             log.info("provisioned", url=url, pod=pod.metadata.name)
         else:
@@ -120,14 +154,23 @@ class Provisioner:
             await self._remove(record.id, record.life)
 
     async def _pod(self, record: Sandbox) -> seen.Pod:
+        if record.pod_uid:
+            return await self._known_pod(record)
         try:
             return await self._create_pod(manifests.pod(record, self._settings))
         except AlreadyExists:
             found = await self._cluster.get_pod(object_name(record.id, record.life))
         if found is None:
             return await self._create_pod(manifests.pod(record, self._settings))
-        if found.is_dying or not is_of(found.metadata.labels, record.id, record.life):
+        if found.is_dying or not is_of(found.metadata, record.id, record.life):
             raise NameTaken(found.metadata.name)
+        return found
+
+    async def _known_pod(self, record: Sandbox) -> seen.Pod:
+        """A life has one Pod: another would be without all that the first one's user did in it."""
+        found = await self._cluster.get_pod(object_name(record.id, record.life))
+        if found is None or found.is_dying or found.metadata.uid != record.pod_uid:
+            raise PodGone(record.pod_name)
         return found
 
     async def _create_pod(self, pod: kinds.Pod) -> seen.Pod:
@@ -147,7 +190,7 @@ class Provisioner:
             if not isinstance(error, AlreadyExists) and retries.reason(error) is not Reason.NODE_PORTS_EXHAUSTED:
                 raise
             found = await self._cluster.get_service(wanted.metadata.name)
-            if found and any(owner.uid == pod.metadata.uid for owner in found.metadata.owner_references):
+            if found and is_owned(found.metadata, pod.metadata):
                 return found
             if found and found.metadata.labels.get(SANDBOX_ID) != record.id:
                 raise KubernetesError(error.http_status, error.reason, f"{error.message}, and is not ours") from error
@@ -155,15 +198,31 @@ class Provisioner:
                 await self._cluster.delete_service(found.metadata.name, found.metadata.uid)
             return await self._cluster.create_service(wanted)
 
-    async def _refused(self, record: Sandbox, error: KubernetesError) -> None:
+    async def _refused(self, record: Sandbox, begun: float, error: KubernetesError) -> None:
         if not retries.is_temporary(error):
             await self._give_up(record, retries.reason(error), error.message)
             return
         log.warning("kubernetes refused for now", error=str(error))
 
-        noted = while_wanted(record, lambda r: Change(troubled(r, retries.reason(error), error.message)))
-        await self._store.change(record.id, noted, believed=record)
+        def noted(current: Sandbox) -> Change:
+            return Change(troubled(taken_up(current, begun), retries.reason(error), error.message))
+
+        await self._store.change(record.id, while_wanted(record, noted), believed=record)
         raise error
+
+    async def _lose(self, record: Sandbox) -> None:
+        """The observer sees a Pod go; but it may have been gone before it came to look."""
+        pod = await self._cluster.get_pod(object_name(record.id, record.life))
+        if pod is not None and pod.metadata.uid == record.pod_uid:
+            return  # dying: the observer will see its end
+
+        def lost(current: Sandbox | None) -> Change | None:
+            if current is None or not current.wants_pod:
+                return None
+            until = self._store.now() + self._settings.failed_retention_seconds
+            return written(current, vanished(current, record.life, record.pod_uid, until=until))
+
+        await self._store.change(record.id, lost, believed=record)
 
     async def _give_up(self, record: Sandbox, reason: Reason, message: str) -> None:
         """Final: the record says why, and a job removes what was half made."""
@@ -189,14 +248,19 @@ class Provisioner:
     async def _remove(self, sandbox_id: str, life: str) -> bool:
         """Delete this life's Service and Pod, and nobody else's of their names. True: the Pod is gone already."""
         service = await self._cluster.get_service(service_name(sandbox_id, life))
-        if service and is_of(service.metadata.labels, sandbox_id, life):
+        if service and serves(service.metadata, sandbox_id, life):
             await self._cluster.delete_service(service.metadata.name, service.metadata.uid)
         pod = await self._cluster.get_pod(object_name(sandbox_id, life))
-        if pod is None or not is_of(pod.metadata.labels, sandbox_id, life):
+        if pod is None or not is_of(pod.metadata, sandbox_id, life):
             return True
         if pod.is_dying:
             return False
         return not await self._cluster.delete_pod(pod.metadata.name, pod.metadata.uid)
+
+    async def _is_being_made(self, record: Sandbox) -> bool:
+        """A worker that was killed does not make it any more, though its mark lasts for a while."""
+        begun = await self._store.provisioning_workers(record)
+        return await self._vitals.is_any_alive(begun) if begun else False
 
     async def _forget(self, record: Sandbox) -> None:
         def forgotten(current: Sandbox | None) -> Change | None:

@@ -1,9 +1,10 @@
 """What we read of Kubernetes' objects: the fields we need, decoded by msgspec, all else skipped.
 
-Field names are Kubernetes' own in snake case. Times stay strings: RFC 3339, whole seconds.
+Field names are Kubernetes' own in snake case. Its times are whole seconds.
 """
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Generic, TypeVar
 
 import msgspec
@@ -21,6 +22,7 @@ class Metadata(_Seen, frozen=True):
     name: str = ""
     uid: str = ""
     resource_version: str = ""
+    creation_timestamp: datetime | None = None
     deletion_timestamp: str | None = None
     labels: Mapping[str, str] = {}
     annotations: Mapping[str, str] = {}
@@ -32,6 +34,7 @@ class Condition(_Seen, frozen=True):
     status: str
     reason: str = ""
     message: str = ""
+    last_transition_time: datetime | None = None
 
 
 class Waiting(_Seen, frozen=True):
@@ -84,7 +87,14 @@ class Pod(_Seen, frozen=True):
         return self.metadata.deletion_timestamp is not None
 
     def has(self, condition: str) -> bool:
-        return any(c.type == condition and c.status == "True" for c in self.status.conditions)
+        return self.since(condition) is not None
+
+    def since(self, condition: str) -> float | None:
+        """When this condition became true, seconds since the epoch (0: it does not say); None: it is not."""
+        for held in self.status.conditions:
+            if held.type == condition and held.status == "True":
+                return held.last_transition_time.timestamp() if held.last_transition_time else 0.0
+        return None
 
 
 class ServicePort(_Seen, frozen=True):
@@ -104,7 +114,34 @@ class Service(_Seen, frozen=True):
         return self.spec.ports[0].node_port if self.spec.ports else None
 
 
-Kind = TypeVar("Kind", Pod, Service)
+class Involved(_Seen, frozen=True):
+    name: str = ""
+    uid: str = ""
+
+
+class Source(_Seen, frozen=True):
+    component: str = ""
+
+
+class Happening(_Seen, frozen=True):
+    """Kubernetes' Event. `count` is how often it happened; it is written anew each time."""
+
+    metadata: Metadata
+    involved_object: Involved = Involved()
+    type: str = ""
+    reason: str = ""
+    message: str = ""
+    count: int | None = None
+    source: Source = Source()
+    reporting_component: str = ""
+
+    @property
+    def component(self) -> str:
+        """Who says so."""
+        return self.reporting_component or self.source.component or "kubernetes"
+
+
+Kind = TypeVar("Kind", Pod, Service, Happening)
 
 
 class ListMetadata(_Seen, frozen=True):

@@ -33,6 +33,7 @@ class Options(NamedTuple):
     port: int = 8002
     data: Path | None = None
     emulator: tuple[str, ...] = ()
+    valkey: tuple[str, ...] = ()
     environment: Mapping[str, str] = {}
     show: Show = show
 
@@ -88,7 +89,19 @@ class Stack:
         """Also again, after it was stopped: on the same port and data."""
         command = [
             *(str(get_binary_path()), "--port", str(self._redis_port), "--bind", "127.0.0.1"),
-            *("--dir", str(self._data), "--appendonly", "yes", "--save", "", "--loglevel", "warning"),
+            *(
+                "--dir",
+                str(self._data),
+                "--appendonly",
+                "yes",
+                "--appendfsync",
+                "always",
+                "--save",
+                "",
+                "--loglevel",
+                "warning",
+            ),
+            *self.options.valkey,
         ]
         self.valkey = await self._spawn("valkey", command)
         await until(self._valkey_answers, self.valkey)
@@ -97,15 +110,17 @@ class Stack:
         port = port or free_port()
         if is_taken(port):
             raise ProcessEnded(f"port {port} is taken by another process: choose another one with --port")
-        url = f"http://127.0.0.1:{port}"
-        process = await self._python(f"api-{len(self.apis) + 1}", "api", "--port", str(port))
-        self.apis.append(process)
-        self.urls.append(url)
-        await until(lambda: _http_answers(f"{url}/health"), process)
-        return process
+        self.urls.append(f"http://127.0.0.1:{port}")
+        self.apis.append(await self._api(len(self.apis)))
+        return self.apis[-1]
+
+    async def restart_api(self, number: int) -> None:
+        """In the place of one that has ended, and on its port."""
+        self.apis[number] = await self._api(number)
 
     async def start_worker(self) -> Process:
-        process = await self._python(f"worker-{len(self.workers) + 1}", "worker")
+        environment = {"WORKER_METRICS_PORT": str(free_port())}  # one each
+        process = await self._python(f"worker-{len(self.workers) + 1}", "worker", **environment)
         self.workers.append(process)
         return process
 
@@ -133,11 +148,29 @@ class Stack:
             "KUBECONFIG_PATH": str(kubeconfig),
             "PROVISIONER_API_KEY": self.key,
         }
+        workers = [await self.start_worker() for _ in range(self.options.workers)]  # an API waits for a sign of them
         for number in range(self.options.apis):
             await self.start_api(0 if number else self.options.port)
-        workers = [await self.start_worker() for _ in range(self.options.workers)]
         async with asyncio.timeout(START_SECONDS):
             await asyncio.gather(*(worker.first_line() for worker in workers))
+        if workers:
+            await self._ready(workers[0])
+
+    async def _api(self, number: int) -> Process:
+        url = self.urls[number]
+        process = await self._python(f"api-{number + 1}", "api", "--port", url.rpartition(":")[2])
+        await until(lambda: _http_answers(f"{url}/health"), process)
+        return process
+
+    async def _ready(self, worker: Process) -> None:
+        """Raises ProcessEnded, with what is missing."""
+        url = f"{self.urls[0]}/health/ready"
+        try:
+            await until(lambda: _http_answers(url), worker)
+        except TimeoutError:
+            async with httpx.AsyncClient() as client:
+                detail = (await client.get(url)).json()["detail"]
+            raise ProcessEnded(f"not ready within {START_SECONDS:.0f} s: {detail}") from None
 
     async def _start_emulator(self, kubeconfig: Path) -> Path:
         self.emulator = await self._python(
@@ -148,11 +181,11 @@ class Stack:
         self.emulator_url, self.emulator_token = str(said["server"]), str(said["token"])
         return kubeconfig
 
-    async def _python(self, name: str, module: str, *arguments: str) -> Process:
-        return await self._spawn(name, [sys.executable, "-m", module, *arguments])
+    async def _python(self, name: str, module: str, *arguments: str, **environment: str) -> Process:
+        return await self._spawn(name, [sys.executable, "-m", module, *arguments], **environment)
 
-    async def _spawn(self, name: str, command: list[str]) -> Process:
-        process = await Process.start(name, command, self._environment, self.options.show)
+    async def _spawn(self, name: str, command: list[str], **environment: str) -> Process:
+        process = await Process.start(name, command, {**self._environment, **environment}, self.options.show)
         self._processes.append(process)
         watching = asyncio.create_task(self._watch(process), name=f"watch {name}")
         self._watching.add(watching)

@@ -10,7 +10,7 @@ import pytest
 from msgspec.structs import replace
 
 from api.waiting import Waiting
-from shared.sandbox import Reason, Sandbox, Status, Timings, provisioned
+from shared.sandbox import Made, Reason, Sandbox, Status, provisioned
 from shared.store import Change, Store
 from tests.api.conftest import Evolve, Serve
 
@@ -23,7 +23,7 @@ SECONDS = 5.0
 ABC = "/api/sandboxes/abc"
 ENDS = [Status.FAILED, Status.SUCCEEDED]
 
-Made = Callable[..., Awaitable[Sandbox]]
+Make = Callable[..., Awaitable[Sandbox]]
 
 
 @pytest.fixture
@@ -38,13 +38,13 @@ async def plain(serve: Serve) -> httpx.AsyncClient:
 
 
 @pytest.fixture
-def made(store: Store) -> Made:
+def made(store: Store) -> Make:
     """Pod and Service are made: the record has its URL, and these fields."""
 
     async def write(sandbox_id: str = "abc", **fields: Any) -> Sandbox:
         def move(record: Sandbox | None) -> Change:
             assert record is not None
-            done = provisioned(record, pod_name="sandbox-abc", pod_uid="uid", url=record.url or URL, now=store.now())
+            done = provisioned(record, Made("sandbox-abc", "uid", "service", record.url or URL), now=store.now())
             return Change(replace(done, **fields))
 
         outcome = await store.change(sandbox_id, move)
@@ -81,7 +81,7 @@ def is_not_ready(answer: httpx.Response) -> bool:
     )
 
 
-async def test_create(api: httpx.AsyncClient, made: Made, evolve: Evolve):
+async def test_create(api: httpx.AsyncClient, made: Make, evolve: Evolve):
     """A create is held until there is a URL, and is then 200."""
     request = await held(api, api.post("/api/sandboxes", json={"sandbox_id": "abc"}))
     await evolve("abc", reason=Reason.QUOTA_EXCEEDED, message="wait a bit")
@@ -95,7 +95,7 @@ async def test_create(api: httpx.AsyncClient, made: Made, evolve: Evolve):
     }
 
 
-async def test_create_with_cluster_ip(serve: Serve, made: Made):
+async def test_create_with_cluster_ip(serve: Serve, made: Make):
     """A URL that is known beforehand is none before its Service is made."""
     api = await serve(DEERFLOW_COMPAT="true", SANDBOX_SERVICE_TYPE="ClusterIP")
     request = await held(api, api.post("/api/sandboxes", json={"sandbox_id": "abc"}))
@@ -106,7 +106,7 @@ async def test_create_with_cluster_ip(serve: Serve, made: Made):
 
 
 @pytest.mark.parametrize("status", [Status.PENDING, Status.RUNNING, Status.UNKNOWN])
-async def test_create_what_is_there(api: httpx.AsyncClient, plain: httpx.AsyncClient, made: Made, status: Status):
+async def test_create_what_is_there(api: httpx.AsyncClient, plain: httpx.AsyncClient, made: Make, status: Status):
     """What has a URL already is named at once."""
     await plain.post("/api/sandboxes", json={"sandbox_id": "abc"})
     await made(status=status)
@@ -121,7 +121,7 @@ async def test_create_that_fails(serve: Serve, evolve: Evolve, service_type: str
     """A create of what comes to an end is 503 at once, with the cause, whether or not it had a URL."""
     api = await serve(DEERFLOW_COMPAT="true", SANDBOX_SERVICE_TYPE=service_type)
     request = await held(api, api.post("/api/sandboxes", json={"sandbox_id": "abc"}))
-    made_by_then = {"url": URL, "timings": Timings(created=1.0)} if is_made else {}
+    made_by_then = {"url": URL, "service_uid": "service"} if is_made else {}
     await evolve("abc", status=status, reason=Reason.INVALID, message="no such class", **made_by_then)
     answer = await answered(request)
     assert is_not_ready(answer)
@@ -138,7 +138,7 @@ async def test_create_what_is_deleted_meanwhile(api: httpx.AsyncClient):
 
 @pytest.mark.parametrize("status", [*ENDS, Status.TERMINATING])
 async def test_create_after_the_end(
-    api: httpx.AsyncClient, plain: httpx.AsyncClient, made: Made, evolve: Evolve, status: Status
+    api: httpx.AsyncClient, plain: httpx.AsyncClient, made: Make, evolve: Evolve, status: Status
 ):
     """A create of what is over waits for the next life's URL, and never gives the last one's."""
     await plain.post("/api/sandboxes", json={"sandbox_id": "abc"})
@@ -156,7 +156,7 @@ async def test_create_with_a_shorter_wait(api: httpx.AsyncClient):
         assert is_not_ready(await api.post("/api/sandboxes", json={"sandbox_id": "abc"}, headers={"Prefer": "wait=1"}))
 
 
-async def test_nothing_happens(api: httpx.AsyncClient, made: Made):
+async def test_nothing_happens(api: httpx.AsyncClient, made: Make):
     """A read is held 8 s, less than the 10 s after which the client gives up, and is 503 then; a create longer."""
     create = await held(api, api.post("/api/sandboxes", json={"sandbox_id": "abc"}))
     began = time.monotonic()
@@ -176,7 +176,7 @@ async def test_read_with_a_shorter_wait(api: httpx.AsyncClient, plain: httpx.Asy
 
 @pytest.mark.parametrize("headers", [{}, {"Prefer": "wait=60"}])
 async def test_read_until_there_is_a_url(
-    api: httpx.AsyncClient, plain: httpx.AsyncClient, made: Made, headers: dict[str, str]
+    api: httpx.AsyncClient, plain: httpx.AsyncClient, made: Make, headers: dict[str, str]
 ):
     """A read is held until there is a URL, and the Pod runs: on a 200 that says Pending, the client would delete it."""
     await plain.post("/api/sandboxes", json={"sandbox_id": "abc"})
@@ -188,7 +188,7 @@ async def test_read_until_there_is_a_url(
     assert answer.headers.get("Preference-Applied") == headers.get("Prefer")
 
 
-async def test_read(api: httpx.AsyncClient, plain: httpx.AsyncClient, made: Made):
+async def test_read(api: httpx.AsyncClient, plain: httpx.AsyncClient, made: Make):
     """What runs and has a URL is shown at once."""
     await plain.post("/api/sandboxes", json={"sandbox_id": "abc"})
     await made(status=Status.RUNNING)
@@ -196,7 +196,7 @@ async def test_read(api: httpx.AsyncClient, plain: httpx.AsyncClient, made: Made
     assert (answer.status_code, answer.json()["sandbox_url"], answer.json()["status"]) == (200, URL, "Running")
 
 
-async def test_read_what_nobody_knows(api: httpx.AsyncClient, plain: httpx.AsyncClient, made: Made):
+async def test_read_what_nobody_knows(api: httpx.AsyncClient, plain: httpx.AsyncClient, made: Make):
     """A sandbox on a node that is not heard of is neither alive nor dead to the client: 503, on which it keeps it."""
     await plain.post("/api/sandboxes", json={"sandbox_id": "abc"})
     await made(status=Status.UNKNOWN)
@@ -205,7 +205,7 @@ async def test_read_what_nobody_knows(api: httpx.AsyncClient, plain: httpx.Async
 
 @pytest.mark.parametrize("status", ENDS)
 async def test_read_what_is_over(
-    api: httpx.AsyncClient, plain: httpx.AsyncClient, made: Made, evolve: Evolve, status: Status
+    api: httpx.AsyncClient, plain: httpx.AsyncClient, made: Make, evolve: Evolve, status: Status
 ):
     """What is over is 404 to a read, at once and also to one that is held; the problem says how it ended."""
     await plain.post("/api/sandboxes", json={"sandbox_id": "abc"})
@@ -219,7 +219,7 @@ async def test_read_what_is_over(
 
 
 @pytest.mark.parametrize("has_url", [False, True])
-async def test_read_what_is_being_deleted(api: httpx.AsyncClient, plain: httpx.AsyncClient, made: Made, has_url: bool):
+async def test_read_what_is_being_deleted(api: httpx.AsyncClient, plain: httpx.AsyncClient, made: Make, has_url: bool):
     """What is being deleted is 404 at once, whether or not it had its URL."""
     await plain.post("/api/sandboxes", json={"sandbox_id": "abc"})
     if has_url:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from redis import Redis
 
 from deploy.local.stack import free_port
 from shared.errors import InvalidSettings, ProvisionerError
@@ -30,9 +31,12 @@ async def test_each_operation_says_its_errors_and_its_key(serve):
     }
     assert {path for path, _ in operations} == {
         "/health",
+        "/health/ready",
+        "/health/serving",
         "/api/capabilities",
         "/api/sandboxes",
         "/api/sandboxes/{sandbox_id}",
+        "/api/sandboxes/{sandbox_id}/events",
     }
     for (path, _), operation in operations.items():
         if path.startswith("/api"):
@@ -76,8 +80,15 @@ async def test_the_page_loads_nothing_from_elsewhere(serve):
 
 @pytest.fixture
 def url(valkey_url: str) -> Iterator[str]:
-    """An API as a process, with no worker: what waits gets what there is when its wait ends."""
+    """An API as a process, with no worker: what waits gets what there is when its wait ends.
+
+    It is ready all the same: somebody has said, of long after this test, that a worker lives and has observed.
+    """
     port = free_port()
+    with Redis.from_url(valkey_url) as redis:
+        redis.flushall()
+        redis.zadd("workers", {"of-the-future": 2e10})
+        redis.set("observed:default", "2e10")
     environment = {
         "REDIS_URL": valkey_url,
         "PROVISIONER_API_KEY": KEY,

@@ -7,7 +7,7 @@ import pytest
 from fakeredis import FakeAsyncRedis
 
 from shared.queue import QUEUE
-from shared.sandbox import Mount, Reason, Spec, Status, accepted
+from shared.sandbox import Mount, Reason, Spec, Status, Timings, accepted
 from shared.store import Change, Store
 from tests.api.conftest import Evolve, Serve
 from tests.conftest import Clock
@@ -27,6 +27,7 @@ NEW = {
     "created_at": "2025-06-15T15:06:40Z",
     "updated_at": "2025-06-15T15:06:40Z",
     "expires_at": None,
+    "timings_ms": {"queued": None, "created": None, "scheduled": None, "running": None, "ready": None},
 }
 RUNNING = {**NEW, "sandbox_url": "http://10.0.0.7:30123", "status": "Running", "ready": True}
 OTHERS = [status for status in Status if status not in {Status.PENDING, Status.TERMINATING}]
@@ -192,6 +193,44 @@ async def test_times(api: httpx.AsyncClient, evolve: Evolve, clock: Clock):
     assert shown["created_at"] == "2025-06-15T15:06:40Z"
     assert shown["updated_at"] == "2025-06-15T15:06:41.250000Z"
     assert shown["expires_at"] == "2025-06-15T15:07:41.250000Z"
+
+
+async def test_timings(api: httpx.AsyncClient, evolve: Evolve, clock: Clock):
+    """Each stage that was reached says after how many milliseconds; the others are null."""
+    await api.post("/api/sandboxes", json={"sandbox_id": "abc"})
+    reached = Timings(queued=clock.now + 0.0124, created=clock.now + 0.064, running=clock.now + 1.5)
+    await evolve("abc", timings=reached)
+    wanted = {"queued": 12, "created": 64, "scheduled": None, "running": 1500, "ready": None}
+    for path in ("/api/sandboxes/abc", "/api/sandboxes"):
+        answer = (await api.get(path)).json()
+        assert answer.get("sandboxes", [answer])[0]["timings_ms"] == wanted
+    again = await api.post("/api/sandboxes", json={"sandbox_id": "abc"})
+    assert again.json()["timings_ms"] == wanted
+
+
+async def test_timings_are_never_negative(api: httpx.AsyncClient, evolve: Evolve, clock: Clock):
+    """Kubernetes' times are whole seconds, and its hosts' clocks their own."""
+    await api.post("/api/sandboxes", json={"sandbox_id": "abc"})
+    await evolve("abc", timings=Timings(scheduled=clock.now - 1))
+    assert (await api.get("/api/sandboxes/abc")).json()["timings_ms"]["scheduled"] == 0
+
+
+async def test_unreadable(api: httpx.AsyncClient, running: Evolve, fake_redis: FakeAsyncRedis):
+    """What is no record of ours is a fault of ours, with its code; it hides no other, and is not written over."""
+    await running("abc")
+    await running("other")
+    await fake_redis.set("sandbox:abc", b"{}")
+    for method, path, body in (
+        ("GET", "/api/sandboxes/abc", None),
+        ("DELETE", "/api/sandboxes/abc", None),
+        ("POST", "/api/sandboxes", {"sandbox_id": "abc"}),
+    ):
+        answer = await api.request(method, path, json=body)
+        assert (answer.status_code, answer.json()["code"]) == (500, "record_unreadable")
+        assert answer.headers["Content-Type"] == "application/problem+json"
+    assert await fake_redis.get("sandbox:abc") == b"{}"
+    listed = (await api.get("/api/sandboxes")).json()["sandboxes"]
+    assert [sandbox["sandbox_id"] for sandbox in listed] == ["other"]
 
 
 async def test_read_unknown(api: httpx.AsyncClient):

@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 
 from api.waiting import Waiting
 from shared.connection import PROMPT, connect
-from shared.sandbox import Reason, Sandbox, Status, provisioned
+from shared.sandbox import Made, Reason, Sandbox, Status, provisioned
 from shared.settings import read_settings
 from shared.store import CHANGES, Change, Store
 from tests.api.conftest import Evolve, Serve
@@ -43,7 +43,7 @@ async def make_provisioned(store: Store, sandbox_id: str) -> Sandbox:
 
     def move(record: Sandbox | None) -> Change:
         assert record is not None
-        return Change(provisioned(record, pod_name=f"sandbox-{record.id}", pod_uid="uid", url=URL, now=store.now()))
+        return Change(provisioned(record, Made(f"sandbox-{record.id}", "uid", "service", URL), now=store.now()))
 
     outcome = await store.change(sandbox_id, move)
     assert outcome.record is not None
@@ -314,7 +314,7 @@ class LateStore(Store):
 
 async def test_no_change_is_lost(store: Store, serve: Serve):
     """A change between a waiter's look and its wait wakes it all the same."""
-    late = LateStore(store._redis, store._clock)
+    late = LateStore(store.redis, store._clock)
     api = await serve(late)
     await api.post("/api/sandboxes", json={"sandbox_id": "abc"})
 
@@ -423,7 +423,7 @@ async def test_a_subscription_that_broke(serve: Serve, store: Store, valkey: Arq
         await eventually_subscribed(valkey)
         record = await store.get("abc")
         assert record is not None
-        unheard = provisioned(record, pod_name="sandbox-abc", pod_uid="uid", url=URL, now=store.now())
+        unheard = provisioned(record, Made("sandbox-abc", "uid", "service", URL), now=store.now())
         await valkey.set("sandbox:abc", msgspec.json.encode(unheard))
         await valkey.client_kill_filter(_type="pubsub")
         assert (await answered(request)).json()["sandbox_url"] == URL

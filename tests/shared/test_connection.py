@@ -13,6 +13,7 @@ from shared.settings import read_settings
 from shared.store import Change, Store
 from tests.conftest import StartValkey, Valkey
 from tests.shared.conftest import created
+from tests.shared.lossy_line import LossyLine
 
 pytestmark = pytest.mark.anyio
 
@@ -121,7 +122,7 @@ async def test_away(away_url: str):
             store.due(1),
             store.change("abc", lambda _: None),
             store.change("abc", lambda _: Change(record), believed=None),
-            store.is_provisioning(record),
+            store.provisioning_workers(record),
         )
         errors = await asyncio.gather(*asked, return_exceptions=True)
     assert [type(error) for error in errors] == [StoreUnavailable] * len(asked)
@@ -185,44 +186,15 @@ async def test_patience(start_valkey: StartValkey):
         assert await waiting
 
 
-class LossyLine:
-    """Between a client and Redis; drops the connection in place of the next answer, when it is told to."""
-
-    def __init__(self, upstream: int) -> None:
-        self.lose = False
-        self._upstream = upstream
-
-    @asynccontextmanager
-    async def listening(self) -> AsyncIterator[str]:
-        async with await asyncio.start_server(self._connected, "127.0.0.1", 0) as server:
-            yield f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}/0"
-
-    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self._upstream)
-        asking = asyncio.create_task(self._ask(reader, up_writer))
-        while (answer := await up_reader.read(65536)) and not self.lose:
-            writer.write(answer)
-        self.lose = False
-        for each in (writer, up_writer):
-            each.close()
-            await each.wait_closed()
-        await asking
-
-    async def _ask(self, reader: asyncio.StreamReader, up_writer: asyncio.StreamWriter) -> None:
-        while asked := await reader.read(65536):
-            up_writer.write(asked)
-        up_writer.close()
-
-
 async def test_lost_answer(valkey: ArqRedis, valkey_url: str):
     """A create that was carried out, but whose answer was lost, is found done: one record, one job, no error."""
-    line = LossyLine(int(valkey_url.rpartition(":")[2].partition("/")[0]))
+    line = LossyLine(valkey_url)
     async with line.listening() as url, open_at(url) as redis:
         store = Store(redis)
         await store.change("first", created("first", store.now()))
-        line.lose = True
+        line.lose = b"EVALSHA"
         outcome = await store.change("abc", created("abc", store.now()), believed=None)
-        assert not line.lose
+        assert line.lose is None
     record: Sandbox | None = await Store(valkey).get("abc")
     assert record is not None
     assert outcome == (record, False)

@@ -6,20 +6,29 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from shared import addresses, sandbox
-from shared.sandbox import ALLOWED, ENDED, NO_PROGRESS_SECONDS, Reason, Sandbox, Spec, Status
+from shared.sandbox import (
+    ALLOWED,
+    ENDED,
+    NO_PROGRESS_SECONDS,
+    Made,
+    Reason,
+    Sandbox,
+    Spec,
+    Status,
+)
 from shared.settings import read_settings
 
 NOW = 1_750_000_000.0
 LATER = NOW + 7
 SPEC = Spec(user_id="ada", thread_id="t-1")
 FIRST = sandbox.accepted("abc", SPEC, cluster="default", now=NOW)
-MADE = sandbox.provisioned(FIRST, pod_name="sandbox-abc", pod_uid="u-1", url="http://h:1", now=LATER)
+MADE = sandbox.provisioned(FIRST, Made("sandbox-abc", "u-1", "service", "http://h:1"), now=LATER)
 
 DNS_LABELS = st.from_regex(r"[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?", fullmatch=True)
 
 
 def test_accepted():
-    """A new life is wanted, queued, and nothing else is known of it."""
+    """A new life is wanted, and nothing else is known of it."""
     assert (
         Sandbox(
             id="abc",
@@ -30,7 +39,6 @@ def test_accepted():
             created_at=NOW,
             updated_at=NOW,
             last_used_at=NOW,
-            timings=sandbox.Timings(queued=NOW),
         )
         == FIRST
     )
@@ -59,11 +67,41 @@ def test_next_life():
 def test_provisioned():
     """A life that is made says where, when, and that nothing is in its way any more."""
     record = sandbox.troubled(FIRST, Reason.QUOTA_EXCEEDED, "wait")
-    made = sandbox.provisioned(record, pod_name="sandbox-abc", pod_uid="u-1", url="http://h:1", now=LATER)
+    made = sandbox.provisioned(record, Made("sandbox-abc", "u-1", "service", "http://h:1"), now=LATER)
     assert made.is_provisioned
-    assert (made.pod_name, made.pod_uid, made.url) == ("sandbox-abc", "u-1", "http://h:1")
+    assert (made.pod_name, made.pod_uid, made.service_uid, made.url) == ("sandbox-abc", "u-1", "service", "http://h:1")
     assert (made.reason, made.message, made.timings.created) == (Reason.NONE, "", LATER)
-    assert (made.status, made.timings.queued) == (Status.PENDING, NOW)
+    assert (made.status, made.timings.queued) == (Status.PENDING, None)
+
+
+def test_provisioned_again():
+    """A life that lost its Service, and got another, was made when it was made first."""
+    served = sandbox.provisioned(
+        sandbox.unserved(MADE), Made("sandbox-abc", "u-1", "other", "http://h:2"), now=LATER + 1
+    )
+    assert (served.url, served.service_uid, served.timings.created) == ("http://h:2", "other", LATER)
+
+
+def test_unserved():
+    """Without its Service a life is not made, and nobody is sent to where it was; all else stays."""
+    record = sandbox.unserved(MADE)
+    assert (record.is_provisioned, record.url) == (False, "")
+    assert replace(record, url=MADE.url, service_uid=MADE.service_uid) == MADE
+
+
+def test_taken_up():
+    """The first worker that took it up counts, however often it is tried again."""
+    record = sandbox.taken_up(sandbox.taken_up(FIRST, LATER), LATER + 1)
+    assert record == replace(FIRST, timings=sandbox.Timings(queued=LATER))
+
+
+@pytest.mark.parametrize(
+    ("life", "generation", "earlier"),
+    [("1-a", 2, True), ("2-a", 2, False), ("3-a", 2, False), ("9-a", 10, True), ("", 2, False), ("x-1", 2, False)],
+)
+def test_is_earlier(life: str, generation: int, earlier: bool):
+    """Lives are counted, and not compared as words; what is no life is not earlier."""
+    assert sandbox.is_earlier(life, replace(FIRST, generation=generation)) is earlier
 
 
 def test_failed():
@@ -107,6 +145,9 @@ DUE = [
     Due("waits for its Pod", FIRST, NOW + NO_PROGRESS_SECONDS),
     Due("waits for its Pod, and has a URL already", replace(FIRST, url="http://h:1"), NOW + NO_PROGRESS_SECONDS),
     Due("is made", MADE, None),
+    Due("is made and has to be ready in time", replace(MADE, until=LATER), LATER),
+    Due("has lost its Service", sandbox.unserved(replace(MADE, status=Status.RUNNING)), NOW + NO_PROGRESS_SECONDS),
+    Due("has lost its Service, and Kubernetes is slow", sandbox.unserved(replace(MADE, until=1.0)), NOW + 15),
     Due("is made and expires", replace(MADE, expires_at=LATER), LATER),
     Due("runs", replace(MADE, status=Status.RUNNING), None),
     Due("runs, unseen by us when it was made", replace(FIRST, status=Status.RUNNING), NOW + NO_PROGRESS_SECONDS),
@@ -125,6 +166,15 @@ DUE = [
 def test_due_at(due: Due):
     """What waits for a job is looked at again when it made no progress; all else when it expires, if it does."""
     assert due.record.due_at == due.at
+
+
+@pytest.mark.parametrize(
+    ("attempt", "seconds"), [(1, 15), (4, 15), (5, 15), (6, 30), (7, 60), (8, 120), (9, 240), (10, 240), (5000, 240)]
+)
+@pytest.mark.parametrize("record", [FIRST, sandbox.terminating(MADE)], ids=["waits for its Pod", "being deleted"])
+def test_due_at_after_many_attempts(record: Sandbox, attempt: int, seconds: float):
+    """What many jobs could not move is looked at less and less often, and never given up."""
+    assert replace(record, attempt=attempt).due_at == NOW + seconds
 
 
 @pytest.mark.parametrize(
@@ -177,10 +227,12 @@ def test_cluster_ip_url_is_known_at_once(life: str, url: str):
     generation, _, token = life.partition("-")
     record = replace(FIRST, generation=int(generation), token=token)
     assert addresses.addressed(record, settings).url == url
+    assert addresses.service_url(record, None, settings) == url
 
 
 def test_node_port_url():
     """With NodePort a sandbox has no URL until its Service has a port, which then is one of the node."""
     settings = read_settings({"NODE_HOST": "10.0.0.7"})
     assert addresses.addressed(FIRST, settings) == FIRST
-    assert addresses.node_port_url(30123, settings) == "http://10.0.0.7:30123"
+    assert addresses.service_url(FIRST, 30123, settings) == "http://10.0.0.7:30123"
+    assert addresses.service_url(FIRST, None, settings) == ""

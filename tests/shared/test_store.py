@@ -2,6 +2,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from unittest.mock import ANY
 
 import msgspec
 import pytest
@@ -13,9 +14,14 @@ from msgspec.structs import replace
 from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
 
+from shared.errors import RecordUnreadable
+from shared.history import KEPT, OURS, Entry, entry, read_entry
+from shared.indexes import Selection
+from shared.pages import BEGINNING
 from shared.queue import HEAD_START_SECONDS, IN_PROGRESS_KEY, JOB_KEY, QUEUE, Job, Work
 from shared.sandbox import (
     NO_PROGRESS_SECONDS,
+    Made,
     Reason,
     Sandbox,
     Spec,
@@ -89,11 +95,13 @@ async def make(store: Store, sandbox_id: str = "abc", user_id: str = "ada") -> S
 
 
 async def keys_of(redis: Redis) -> dict[str, Any]:
-    """All that Redis holds: records decoded, sorted sets with their scores, other strings as they are."""
+    """All that Redis holds: records and histories decoded, sorted sets with their scores, other strings as they are."""
     held: dict[str, Any] = {}
     for key in sorted([raw.decode() for raw in await redis.keys()]):
         if await redis.type(key) == b"zset":
             held[key] = {member.decode(): score for member, score in await redis.zrange(key, 0, -1, withscores=True)}
+        elif key.endswith(":history"):
+            held[key] = [read_entry(raw) for raw in await redis.lrange(key, 0, -1)]
         elif key.startswith("sandbox:"):
             held[key] = msgspec.json.decode(await redis.get(key), type=Sandbox)
         else:
@@ -106,10 +114,11 @@ def without_jobs(held: dict[str, Any]) -> dict[str, Any]:
 
 
 def expected(records: Iterable[Sandbox]) -> dict[str, Any]:
-    """All that Redis should hold of these records."""
+    """All that Redis should hold of these records; each has a history, whatever it tells."""
     held: dict[str, Any] = {}
     for record in records:
         held[f"sandbox:{record.id}"] = record
+        held[f"sandbox:{record.id}:history"] = ANY
         for index in ("created", f"status:{record.status}", f"user:{record.spec.user_id}"):
             held.setdefault(f"sandboxes:{index}", {})[record.id] = record.created_at
         if record.due_at is not None:
@@ -118,11 +127,12 @@ def expected(records: Iterable[Sandbox]) -> dict[str, Any]:
 
 
 async def test_create(store: Store, redis: Redis, clock: Clock):
-    """A create writes the record, its indexes and its job, and nothing else."""
+    """A create writes the record, the beginning of its history, its indexes and its job, and nothing else."""
     record = await make(store)
     job = Job.of(Work.PROVISION, record)
     assert await keys_of(redis) == {
         **expected([record]),
+        "sandbox:abc:history": [entry(clock.now, OURS, "Normal", "Accepted", "Life 1 was asked for.")],
         QUEUE: {job.id: (clock.now - HEAD_START_SECONDS) * 1000},
         JOB_KEY + job.id: job.payload(clock.now),
     }
@@ -182,7 +192,7 @@ async def test_indexes_follow(store: Store, redis: Redis, clock: Clock):
     other = await make(store, "other", "bob")
     steps: list[Evolve] = [
         another_attempt,
-        lambda r: provisioned(r, pod_name="p", pod_uid="u", url="http://h:1", now=clock.now),
+        lambda r: provisioned(r, Made("p", "u", "service", "http://h:1"), now=clock.now),
         lambda r: replace(r, status=Status.RUNNING, ready=True),
         lambda r: replace(r, expires_at=clock.now + 60.5),
         lambda r: replace(r, expires_at=clock.now + 90),
@@ -203,7 +213,7 @@ async def test_indexes_follow(store: Store, redis: Redis, clock: Clock):
 STEPS: dict[str, Callable[[Sandbox, float], Sandbox | None]] = {
     "attempt": lambda r, _: another_attempt(r),
     "trouble": lambda r, _: troubled(r, Reason.QUOTA_EXCEEDED, "wait"),
-    "provision": lambda r, now: provisioned(r, pod_name="p", pod_uid="u", url="http://h:1", now=now),
+    "provision": lambda r, now: provisioned(r, Made("p", "u", "service", "http://h:1"), now=now),
     "run": lambda r, _: replace(r, status=Status.RUNNING, ready=True),
     "expire": lambda r, now: replace(r, expires_at=now + 60),
     "keep": lambda r, _: replace(r, expires_at=None),
@@ -435,7 +445,7 @@ async def test_due(store: Store, clock: Clock):
     assert await store.due(1) == ["a"]
     await store.change("a", evolved(another_attempt))
     assert await store.due(10) == ["b"]
-    await store.change("b", evolved(lambda r: provisioned(r, pod_name="p", pod_uid="u", url="http://h", now=clock.now)))
+    await store.change("b", evolved(lambda r: provisioned(r, Made("p", "u", "service", "http://h"), now=clock.now)))
     assert await store.due(10) == []
 
 
@@ -446,7 +456,7 @@ async def test_due_when_it_expires(store: Store, clock: Clock):
         "abc",
         evolved(
             lambda r: replace(
-                provisioned(r, pod_name="p", pod_uid="u", url="http://h", now=clock.now), expires_at=clock.now + 60
+                provisioned(r, Made("p", "u", "service", "http://h"), now=clock.now), expires_at=clock.now + 60
             )
         ),
     )
@@ -456,16 +466,17 @@ async def test_due_when_it_expires(store: Store, clock: Clock):
     assert await store.due(10) == ["abc"]
 
 
-async def test_is_provisioning(store: Store, redis: Redis):
-    """A life may be in the making while a worker has any of its attempts in hand; another life's are not its own."""
+async def test_provisioning_workers(store: Store, redis: Redis):
+    """A life may be in the making while workers have any of its attempts in hand; another life's are not its own."""
     record = replace(await make(store), attempt=3)
-    assert not await store.is_provisioning(record)
+    assert await store.provisioning_workers(record) == set()
     stranger = next_life(record, record.spec, now=store.now())
-    await redis.set(IN_PROGRESS_KEY + Job.of(Work.PROVISION, stranger).id, "1")
-    await redis.set(IN_PROGRESS_KEY + Job.of(Work.TERMINATE, record).id, "1")
-    assert not await store.is_provisioning(record)
-    await redis.set(IN_PROGRESS_KEY + Job.of(Work.PROVISION, replace(record, attempt=2)).id, "1")
-    assert await store.is_provisioning(record)
+    await redis.set(IN_PROGRESS_KEY + Job.of(Work.PROVISION, stranger).id, "a")
+    await redis.set(IN_PROGRESS_KEY + Job.of(Work.TERMINATE, record).id, "b")
+    assert await store.provisioning_workers(record) == set()
+    await redis.set(IN_PROGRESS_KEY + Job.of(Work.PROVISION, replace(record, attempt=2)).id, "c")
+    await redis.set(IN_PROGRESS_KEY + Job.of(Work.PROVISION, record).id, "d")
+    assert await store.provisioning_workers(record) == {"c", "d"}
 
 
 async def test_declining_on_a_wrong_belief(store: Store, clock: Clock):
@@ -473,3 +484,138 @@ async def test_declining_on_a_wrong_belief(store: Store, clock: Clock):
     await store.change("abc", created("abc", clock.now))
     outcome = await store.change("abc", lambda r: Change(another_attempt(r)) if r else None, believed=None)
     assert outcome.written
+
+
+# Histories
+
+
+async def test_a_history_follows_its_record(store: Store, clock: Clock):
+    """Each step adds what it tells, of its own time, newest last; what writes nothing tells nothing."""
+    record = await make(store)
+    clock.advance(1)
+    await store.change("abc", evolved(lambda r: provisioned(r, Made("p", "u", "s", "http://h"), now=clock.now)))
+    await store.change("abc", left)
+    clock.advance(1)
+    await store.change("abc", evolved(terminating))
+    await store.change("abc", evolved(lambda r: next_life(r, r.spec, now=clock.now)))
+    assert [(entry.at - record.created_at, entry.reason) for entry in await store.history("abc")] == [
+        (0, "Accepted"),
+        (1, "Provisioned"),
+        (2, "Terminating"),
+        (2, "Accepted"),
+    ]
+
+
+async def test_a_history_goes_with_its_record(store: Store, redis: Redis):
+    """When a record is removed nothing is told of it any more, and a new one begins a new history."""
+    await make(store)
+    await store.change("abc", removed)
+    assert await store.history("abc") == []
+    assert not await redis.exists("sandbox:abc:history")
+    await make(store)
+    assert [entry.reason for entry in await store.history("abc")] == ["Accepted"]
+
+
+async def test_a_history_is_bounded(store: Store):
+    """However much happens, the last of it is kept."""
+    await make(store)
+    for number in range(KEPT + 8):
+        await store.change("abc", evolved(lambda r, n=number: troubled(r, Reason.CLUSTER_UNAVAILABLE, f"try {n}")))
+    messages = [entry.message for entry in await store.history("abc")]
+    assert messages == [f"try {number}" for number in range(8, KEPT + 8)]
+
+
+HOLDING = Guard("lease", "mine")
+"""What whoever tells holds."""
+
+
+async def tell(store: Store, reason: str, message: str = "told", sandbox_id: str = "abc") -> Entry:
+    told = entry(store.now(), "kubelet", "Warning", reason, message)
+    await store.tell(sandbox_id, told, HOLDING)
+    return told
+
+
+async def test_tell(store: Store, redis: Redis, clock: Clock):
+    """What others say comes after what was said before, and wakes nobody: the record is as it was."""
+    await redis.set(*HOLDING)
+    record = await make(store)
+    clock.advance(1)
+    told = await tell(store, "FailedMount")
+    assert (await store.history("abc"))[1:] == [told]
+    assert await store.get("abc") == record
+
+
+async def test_told_again(store: Store, redis: Redis, clock: Clock):
+    """What was said before is there once, with its last time, as the newest; what differs in a word is another."""
+    await redis.set(*HOLDING)
+    await make(store)
+    for reason, message in (("FailedMount", "a"), ("FailedMount", "b"), ("Unhealthy", "a"), ("FailedMount", "a")):
+        clock.advance(1)
+        await tell(store, reason, message)
+    (_, *told) = await store.history("abc")
+    assert [(e.reason, e.message) for e in told] == [("FailedMount", "b"), ("Unhealthy", "a"), ("FailedMount", "a")]
+    assert told[-1].at == clock.now
+
+
+async def test_what_is_told_is_bounded(store: Store, redis: Redis):
+    """A Pod of which Kubernetes says much does not fill Redis."""
+    await redis.set(*HOLDING)
+    await make(store)
+    for number in range(KEPT + 8):
+        await tell(store, "Unhealthy", str(number))
+    assert [e.message for e in await store.history("abc")] == [str(number) for number in range(8, KEPT + 8)]
+
+
+async def test_nothing_is_told_of_what_is_gone(store: Store, redis: Redis):
+    """An event that comes after the record has gone leaves nothing behind."""
+    await redis.set(*HOLDING)
+    await tell(store, "Killing")
+    assert await keys_of(redis) == {"lease": b"mine"}
+
+
+async def test_telling_is_fenced(store: Store, redis: Redis):
+    """Whoever no longer holds the lease tells nothing."""
+    await redis.set("lease", "another's")
+    await make(store)
+    before = await keys_of(redis)
+    with pytest.raises(Fenced):
+        await tell(store, "FailedMount")
+    assert await keys_of(redis) == before
+
+
+# What is no record of ours
+
+UNREADABLE = [b"{", b"[]", b'{"id":"abc"}', b"\xff\xfe", b'{"id":1}']
+
+
+@pytest.mark.parametrize("raw", UNREADABLE)
+async def test_unreadable(store: Store, redis: Redis, raw: bytes):
+    """What cannot be read is said, and what it looks like, and is not written over."""
+    await redis.set("sandbox:abc", raw)
+    for ask in (store.get("abc"), store.change("abc", made_or(another_attempt))):
+        with pytest.raises(RecordUnreadable) as refused:
+            await ask
+        assert "no record of this version" in refused.value.detail
+    with pytest.raises(RecordUnreadable):
+        await store.change("abc", made_or(another_attempt), believed=None)
+    assert await redis.get("sandbox:abc") == raw
+
+
+@pytest.mark.parametrize("raw", UNREADABLE)
+async def test_one_that_is_unreadable_hides_no_other(store: Store, redis: Redis, clock: Clock, raw: bytes):
+    """A list has all others, whole and in pages."""
+    for sandbox_id in ("a", "abc", "b"):
+        await make(store, sandbox_id)
+        clock.advance(1)
+    await redis.set("sandbox:abc", raw)
+    assert [record.id for record in await store.all()] == ["a", "b"]
+    page = await store.page(Selection(), BEGINNING, 10)
+    assert [record.id for record in page.records] == ["a", "b"]
+
+
+async def test_a_record_of_a_later_version(store: Store, redis: Redis):
+    """What a later version of us wrote beside what we know is no reason not to read it."""
+    record = await make(store)
+    later = {**msgspec.to_builtins(record), "a_newer_field": [1], "reason": "NewerReason"}
+    await redis.set("sandbox:abc", msgspec.json.encode(later))
+    assert await store.get("abc") == replace(record, reason="NewerReason")

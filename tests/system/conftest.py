@@ -115,8 +115,12 @@ class System:
 
 
 def is_housekeeping(key: str) -> bool:
-    """What belongs to the processes and not to a sandbox: the observer's lease, marks of the sweep, arq's health."""
-    return key == "arq:queue" or key.startswith(("observer:", "arq:queue:")) or "cron:sweep" in key
+    """What belongs to the processes and not to a sandbox: lease and signs of life, the sweep's marks, arq's health."""
+    return (
+        key in {"arq:queue", "workers"}
+        or key.startswith(("observer:", "observed:", "arq:queue:"))
+        or "cron:sweep" in key
+    )
 
 
 Start = Callable[..., Awaitable[System]]
@@ -128,7 +132,12 @@ async def start(tmp_path: Path, worker_id: str) -> AsyncIterator[Start]:
     async with AsyncExitStack() as exit_stack:
 
         async def started(
-            *, workers: int = 2, apis: int = 1, emulator: tuple[str, ...] = (), **environment: str
+            *,
+            workers: int = 2,
+            apis: int = 1,
+            emulator: tuple[str, ...] = (),
+            valkey: tuple[str, ...] = (),
+            **environment: str,
         ) -> System:
             options = Options(
                 workers=workers,
@@ -137,6 +146,7 @@ async def start(tmp_path: Path, worker_id: str) -> AsyncIterator[Start]:
                 port=0,
                 data=tmp_path / secrets.token_hex(2),
                 emulator=("--node-address", node_address(worker_id), *emulator),
+                valkey=valkey,
                 environment=await _environment(worker_id, environment),
             )
             return await exit_stack.enter_async_context(_system(options))

@@ -18,7 +18,8 @@ from deploy.local.emulator.client import Client
 from shared.queue import QUEUE
 from shared.sandbox import Sandbox
 from shared.settings import Settings, read_settings
-from shared.store import Change, Store
+from shared.store import Change, Guard, Store
+from shared.vitals import Vitals
 from tests.conftest import Clock
 from worker.cluster import Cluster
 from worker.kubeconfig import configuration
@@ -92,6 +93,19 @@ class Kubernetes(Client):
         """Any Pod, not one of ours."""
         return await self.made("pods", name, metadata=metadata, spec={"containers": [{"name": "c", "image": "i"}]})
 
+    async def made_older(self, sandbox_id: str, *, service: bool = True) -> dict[str, Any]:
+        """A Pod, with its Service, as DeerFlow's older provisioner made them."""
+        labels = {"app": "deer-flow-sandbox", "sandbox-id": sandbox_id}
+        container = {"name": "sandbox", "image": "i", "ports": [{"containerPort": 8080}]}
+        pod = await self.made(
+            "pods", f"sandbox-{sandbox_id}", metadata={"labels": labels}, spec={"containers": [container]}
+        )
+        if service:
+            port = {"name": "http", "port": 8080, "targetPort": 8080}
+            spec = {"type": "NodePort", "selector": {"sandbox-id": sandbox_id}, "ports": [port]}
+            await self.made("services", f"sandbox-{sandbox_id}-svc", metadata={"labels": labels}, spec=spec)
+        return pod
+
     async def made_service(self, name: str, **metadata: Any) -> dict[str, Any]:
         return await self.made("services", name, metadata=metadata, spec={"ports": [{"port": 80}]})
 
@@ -144,6 +158,7 @@ def environment(emulator: Emulator, namespace: str, valkey_url: str) -> dict[str
         "SANDBOX_IMAGE": "sandbox:1",
         "THREADS_HOST_PATH": "/srv/threads",
         "LOG_FORMAT": "json",
+        "WORKER_METRICS_PORT": "0",
     }
 
 
@@ -165,9 +180,34 @@ def store(valkey: ArqRedis, clock: Clock) -> Store:
     return Store(valkey, clock)
 
 
+LEADING = Guard("lease", "ours")
+"""What the one holds who may write what is observed."""
+
+
 @pytest.fixture
-def provisioner(store: Store, cluster: Cluster, settings: Settings) -> Provisioner:
-    return Provisioner(store, cluster, settings)
+async def leading(valkey: ArqRedis) -> Guard:
+    """We are the one."""
+    await valkey.set(*LEADING)
+    return LEADING
+
+
+@pytest.fixture
+async def vitals(store: Store, valkey: ArqRedis, settings: Settings, leading: Guard) -> Vitals:
+    """Of a cluster that has been observed."""
+    vitals = Vitals(valkey, store.now, settings.cluster_name)
+    await vitals.observed(leading)
+    return vitals
+
+
+async def empty(redis: ArqRedis) -> None:
+    """Redis loses all it has; we lead again."""
+    await redis.flushall()
+    await redis.set(*LEADING)
+
+
+@pytest.fixture
+def provisioner(store: Store, vitals: Vitals, cluster: Cluster, settings: Settings) -> Provisioner:
+    return Provisioner(store, vitals, cluster, settings)
 
 
 async def put(store: Store, record: Sandbox) -> Sandbox:

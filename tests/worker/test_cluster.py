@@ -12,7 +12,7 @@ from shared.settings import Settings
 from tests.worker.conftest import SECONDS, Kubernetes
 from tests.worker.records import record_of, settings_of
 from worker import manifests, retries
-from worker.cluster import PAGE, QUICK_TRIES, Cluster, PodEvent
+from worker.cluster import PAGE, PODS, QUICK_TRIES, Change, Cluster
 from worker.kubeconfig import configuration
 from worker.kubernetes_errors import NO_ANSWER, TIMED_OUT, AlreadyExists, Expired, KubernetesError, NamespaceMissing
 from worker.manifests import kinds
@@ -114,14 +114,14 @@ async def test_list_has_ours_only(cluster: Cluster, create_pod: CreatePod, kuber
     """The list holds the Pods with our label, and the version it is of."""
     await kubernetes.made_pod("foreign")
     made = await create_pod()
-    pods = await cluster.list_pods()
+    pods = await cluster.list_all(PODS)
     assert [pod.metadata.uid for pod in pods.items] == [made.metadata.uid]
     assert int(pods.resource_version) >= int(made.metadata.resource_version)
 
 
 async def test_list_of_nothing(cluster: Cluster):
     """No Pods are no error, and still of a version to watch from."""
-    pods = await cluster.list_pods()
+    pods = await cluster.list_all(PODS)
     assert pods.items == []
     assert pods.resource_version
 
@@ -138,7 +138,7 @@ async def test_list_of_more_than_a_page(cluster: Cluster, kubernetes: Kubernetes
             await kubernetes.made_pod(name, labels={key: value})
 
     await asyncio.gather(*map(make, names))
-    listed = [pod.metadata.name for pod in (await cluster.list_pods()).items]
+    listed = [pod.metadata.name for pod in (await cluster.list_all(PODS)).items]
     assert len(listed) == len(names)
     assert set(listed) == names
 
@@ -159,7 +159,7 @@ async def test_a_wrong_token(wrong_token: Settings, kubernetes: Kubernetes):
     """A token that is not the cluster's: 401, as Kubernetes says it."""
     async with Cluster(await configuration(wrong_token), kubernetes.namespace, 10) as cluster:
         with pytest.raises(KubernetesError) as refused:
-            await cluster.list_pods()
+            await cluster.list_all(PODS)
     assert (refused.value.http_status, refused.value.reason) == (401, "Unauthorized")
 
 
@@ -187,7 +187,7 @@ async def test_no_answer_in_time(settings: Settings, kubernetes: Kubernetes):
     await kubernetes.misbehave({"kind": "delay", "seconds": 60, "verb": "list"})
     async with Cluster(await configuration(settings), kubernetes.namespace, 0.2) as cluster:
         with pytest.raises(KubernetesError) as failed:
-            await cluster.list_pods()
+            await cluster.list_all(PODS)
     assert (failed.value.http_status, failed.value.reason) == (NO_ANSWER, TIMED_OUT)
     assert await kubernetes.struck() == [1]
 
@@ -206,7 +206,7 @@ async def test_nobody_listens(settings: Settings):
 async def test_a_blip(cluster: Cluster, kubernetes: Kubernetes, status: int):
     """A call that fails quickly is tried again at once, and nobody notices."""
     await kubernetes.misbehave({"kind": "error", "status": status, "times": QUICK_TRIES - 1})
-    assert (await cluster.list_pods()).items == []
+    assert (await cluster.list_all(PODS)).items == []
     assert await kubernetes.struck() == [QUICK_TRIES - 1]
 
 
@@ -214,7 +214,7 @@ async def test_trouble_that_stays(cluster: Cluster, kubernetes: Kubernetes):
     """After a few quick tries a call fails with the server's own word: its job is put off, not kept waiting."""
     await kubernetes.misbehave({"kind": "error", "status": 503})
     with pytest.raises(KubernetesError) as failed:
-        await cluster.list_pods()
+        await cluster.list_all(PODS)
     assert (failed.value.http_status, failed.value.reason) == (503, "ServiceUnavailable")
     assert await kubernetes.struck() == [QUICK_TRIES]
 
@@ -239,10 +239,10 @@ async def test_an_answer_that_is_no_json(settings: Settings, gibberish: str):
     elsewhere = msgspec.structs.replace(settings, k8s_api_server=gibberish)
     async with Cluster(await configuration(elsewhere), "any", 10) as cluster:
         with pytest.raises(KubernetesError):
-            await cluster.list_pods()
+            await cluster.list_all(PODS)
         with pytest.raises(KubernetesError):
             await cluster.get_pod("any")
-        async with aclosing(cluster.watch_pods("1")) as events:
+        async with aclosing(cluster.watch(PODS, "1")) as events:
             with pytest.raises(KubernetesError):
                 await until(events, "ADDED")
 
@@ -252,7 +252,7 @@ async def test_retry_after(cluster: Cluster, kubernetes: Kubernetes, status: int
     """A server that says when to come back is not asked before: no quick try, and its word goes with the error."""
     await kubernetes.misbehave({"kind": "error", "status": status, "retry_after": seconds})
     with pytest.raises(KubernetesError) as failed:
-        await cluster.list_pods()
+        await cluster.list_all(PODS)
     assert (failed.value.http_status, failed.value.retry_after) == (status, seconds)
     assert await kubernetes.struck() == [1]
 
@@ -261,7 +261,7 @@ async def test_an_answer_that_is_not_kubernetes(cluster: Cluster, kubernetes: Ku
     """Text instead of a Status, as a proxy has it or the server's own 429, ends up in the message."""
     await kubernetes.misbehave({"kind": "error", "status": 429})
     with pytest.raises(KubernetesError, match="Too many requests, please try again later"):
-        await cluster.list_pods()
+        await cluster.list_all(PODS)
 
 
 async def test_a_connection_lost_before_the_write(create_pod: CreatePod, kubernetes: Kubernetes):
@@ -291,7 +291,7 @@ async def test_the_answer_of_a_delete_lost(cluster: Cluster, create_pod: CreateP
 # Watching
 
 
-async def until(events: AsyncIterator[PodEvent], type_: str) -> list[PodEvent]:
+async def until(events: AsyncIterator[Change[Pod]], type_: str) -> list[Change[Pod]]:
     """What comes up to the first event of this type."""
     seen = []
     async with asyncio.timeout(SECONDS):
@@ -304,58 +304,58 @@ async def until(events: AsyncIterator[PodEvent], type_: str) -> list[PodEvent]:
 
 async def test_watch(cluster: Cluster, create_pod: CreatePod, kubernetes: Kubernetes):
     """A watch tells one Pod's life from the version on that it is asked from; of others' Pods it says nothing."""
-    version = (await cluster.list_pods()).resource_version
+    version = (await cluster.list_all(PODS)).resource_version
     await kubernetes.made_pod("foreign")
     pod = await create_pod()
     await kubernetes.ready("sandbox-abc")
     await cluster.delete_pod("sandbox-abc", pod.metadata.uid)
-    async with aclosing(cluster.watch_pods(version)) as events:
+    async with aclosing(cluster.watch(PODS, version)) as events:
         seen = await until(events, "DELETED")
-    assert {event.pod.metadata.uid for event in seen} == {pod.metadata.uid}
+    assert {event.object.metadata.uid for event in seen} == {pod.metadata.uid}
     assert [event.type for event in seen] == ["ADDED", *["MODIFIED"] * (len(seen) - 2), "DELETED"]
-    assert any(event.pod.has("Ready") for event in seen)
-    versions = [int(event.pod.metadata.resource_version) for event in seen]
+    assert any(event.object.has("Ready") for event in seen)
+    versions = [int(event.object.metadata.resource_version) for event in seen]
     assert versions == sorted(set(versions))
 
 
 async def test_a_watch_of_a_large_pod(cluster: Cluster, kubernetes: Kubernetes):
     """A Pod as large as its annotations may be, 256 KiB, is an event like any other."""
     key, _, value = SELECTOR.partition("=")
-    version = (await cluster.list_pods()).resource_version
+    version = (await cluster.list_all(PODS)).resource_version
     await kubernetes.made_pod("large", labels={key: value}, annotations={"large": "x" * 250 * 1024})
-    async with aclosing(cluster.watch_pods(version)) as events:
+    async with aclosing(cluster.watch(PODS, version)) as events:
         (added,) = await until(events, "ADDED")
-    assert added.pod.metadata.name == "large"
+    assert added.object.metadata.name == "large"
 
 
 async def test_a_watch_goes_on_where_the_last_one_ended(
     cluster: Cluster, create_pod: CreatePod, kubernetes: Kubernetes
 ):
     """From the last version seen, nothing is told twice and nothing is left out."""
-    version = (await cluster.list_pods()).resource_version
+    version = (await cluster.list_all(PODS)).resource_version
     await create_pod()
     await kubernetes.ready("sandbox-abc")
-    async with aclosing(cluster.watch_pods(version)) as events:
+    async with aclosing(cluster.watch(PODS, version)) as events:
         (added,) = await until(events, "ADDED")
-    async with aclosing(cluster.watch_pods(added.pod.metadata.resource_version)) as events:
+    async with aclosing(cluster.watch(PODS, added.object.metadata.resource_version)) as events:
         (following,) = await until(events, "MODIFIED")
-    assert int(following.pod.metadata.resource_version) > int(added.pod.metadata.resource_version)
+    assert int(following.object.metadata.resource_version) > int(added.object.metadata.resource_version)
 
 
 async def test_a_watch_that_the_server_ends(cluster: Cluster, kubernetes: Kubernetes):
     """The regular end of a stream is no error."""
-    version = (await cluster.list_pods()).resource_version
+    version = (await cluster.list_all(PODS)).resource_version
     await kubernetes.misbehave({"kind": "watch-close", "seconds": 0})
-    async with aclosing(cluster.watch_pods(version)) as events:
+    async with aclosing(cluster.watch(PODS, version)) as events:
         assert [event async for event in events if event.type != "BOOKMARK"] == []
 
 
 async def test_a_watch_from_too_long_ago(cluster: Cluster, create_pod: CreatePod, kubernetes: Kubernetes):
     """410 comes as an event of a stream that began well, and is raised as Expired."""
-    version = (await cluster.list_pods()).resource_version
+    version = (await cluster.list_all(PODS)).resource_version
     await create_pod()
     assert (await kubernetes.call("POST", "/emulator/expire")).status == 200
-    async with aclosing(cluster.watch_pods(version)) as events:
+    async with aclosing(cluster.watch(PODS, version)) as events:
         with pytest.raises(Expired, match="too old resource version"):
             await until(events, "ADDED")
 
@@ -363,7 +363,7 @@ async def test_a_watch_from_too_long_ago(cluster: Cluster, create_pod: CreatePod
 async def test_a_watch_that_is_refused(cluster: Cluster, kubernetes: Kubernetes):
     """A stream that does not begin fails as any other call does."""
     await kubernetes.misbehave({"kind": "error", "status": 503, "verb": "watch"})
-    async with aclosing(cluster.watch_pods("1")) as events:
+    async with aclosing(cluster.watch(PODS, "1")) as events:
         with pytest.raises(KubernetesError) as failed:
             await until(events, "ADDED")
     assert failed.value.http_status == 503
@@ -371,10 +371,10 @@ async def test_a_watch_that_is_refused(cluster: Cluster, kubernetes: Kubernetes)
 
 async def test_a_watch_whose_connection_is_cut(cluster: Cluster, kubernetes: Kubernetes):
     """A stream that breaks in the middle is an error, and temporary; it is never taken for a regular end."""
-    version = (await cluster.list_pods()).resource_version
+    version = (await cluster.list_all(PODS)).resource_version
 
-    async def follow() -> list[PodEvent]:
-        async with aclosing(cluster.watch_pods(version)) as events:
+    async def follow() -> list[Change[Pod]]:
+        async with aclosing(cluster.watch(PODS, version)) as events:
             return [event async for event in events]
 
     async def opened() -> bool:

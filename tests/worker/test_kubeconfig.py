@@ -1,6 +1,8 @@
+import shutil
 from pathlib import Path
 from typing import Any
 
+import certifi
 import msgspec
 import pytest
 
@@ -89,7 +91,10 @@ async def test_a_private_authority(file: str, tmp_path: Path):
     authority = str(tmp_path / "ca.pem")
     with pytest.raises(InvalidSettings, match="K8S_CA_FILE"):
         await configuration(settings_of(KUBECONFIG_PATH=file, K8S_CA_FILE=authority))
-    (tmp_path / "ca.pem").touch()
+    (tmp_path / "ca.pem").write_text("no certificate")
+    with pytest.raises(InvalidSettings, match="K8S_CA_FILE"):
+        await configuration(settings_of(KUBECONFIG_PATH=file, K8S_CA_FILE=authority))
+    shutil.copy(certifi.where(), authority)
     found = await configuration(settings_of(KUBECONFIG_PATH=file, K8S_CA_FILE=authority))
     assert (found.ssl_ca_cert, found.verify_ssl) == (authority, True)
 

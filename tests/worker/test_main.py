@@ -3,19 +3,23 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
+import httpx
 import pytest
 from arq.connections import ArqRedis
 from arq.worker import Worker
 
+from deploy.local.stack import free_port
 from shared.queue import Job, Work
 from shared.settings import Settings
 from shared.store import Change, Store
+from shared.vitals import Vitals
 from tests.worker.conftest import SECONDS, Kubernetes, eventually, read
 from tests.worker.records import record_of
 from worker.main import arq_settings
+from worker.runner import Runner
 
 pytestmark = pytest.mark.anyio
 
@@ -26,7 +30,7 @@ PLAIN = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.envir
 @pytest.fixture
 def here(store: Store) -> Store:
     """With the time of the processes: what is accepted in another is past its deadline at once."""
-    return Store(store._redis)
+    return Store(store.redis)
 
 
 async def accept(store: Store, sandbox_id: str) -> None:
@@ -81,7 +85,7 @@ async def test_arq_takes_the_settings(settings: Settings):
 async def test_a_burst(settings: Settings, here: Store, kubernetes: Kubernetes):
     """A worker does the jobs that wait, closes all it has opened, and leaves no result behind."""
     await accept(here, "abc")
-    worker = Worker(**arq_settings(settings), handle_signals=False, burst=True)
+    worker = Runner(**arq_settings(settings), handle_signals=False, burst=True)
     try:
         async with asyncio.timeout(SECONDS):
             await worker.async_run()
@@ -138,12 +142,62 @@ async def test_the_health_check(environment: dict[str, str], root: Path, valkey:
     async with command(root, "-m", "worker", **environment):
 
         async def alive() -> bool:
-            return bool(await valkey.keys("arq:queue:health-check:*"))
+            return bool(await valkey.zcard("workers"))
 
         await eventually(alive, "the worker has said that it lives")
         code, output = await ended(root, *check, **environment)
         assert code == 0, output
         assert await kubernetes.names("pods") == []
+
+
+async def test_the_check_of_readiness(
+    environment: dict[str, str], root: Path, valkey: ArqRedis, kubernetes: Kubernetes, vitals: Vitals
+):
+    """`--ready` names all that is missing, and needs a cluster that was observed beside a worker that lives."""
+    check = ("-m", "worker", "--ready")
+    await valkey.flushall()
+    code, output = await ended(root, *check, **environment)
+    assert code == 1
+    assert "No worker" in output
+    assert "never observed" in output
+    async with command(root, "-m", "worker", **environment):
+        await eventually(vitals.is_complete, "the cluster was observed")
+        code, output = await ended(root, *check, **environment)
+        assert code == 0, output
+        assert await kubernetes.names("pods") == []
+
+
+async def test_a_worker_that_left(environment: dict[str, str], root: Path, valkey: ArqRedis, kubernetes: Kubernetes):
+    """A worker that was told to stop does not count as alive for a moment longer."""
+    assert await kubernetes.names("pods") == []
+    async with command(root, "-m", "worker", **environment) as process:
+
+        async def alive() -> bool:
+            return bool(await valkey.zcard("workers"))
+
+        await eventually(alive, "the worker has said that it lives")
+        process.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(SECONDS):
+            await process.communicate()
+    assert process.returncode == 0
+    assert await valkey.zrange("workers", 0, -1) == []
+
+
+async def test_a_worker_without_redis(environment: dict[str, str], root: Path, away_url: str):
+    """A worker that waits for its Redis says over HTTP that it lives, is not ready, and why."""
+    port = free_port()
+    mine = {**environment, "REDIS_URL": away_url, "WORKER_METRICS_PORT": str(port)}
+    async with command(root, "-m", "worker", **mine), httpx.AsyncClient(trust_env=False) as outside:
+
+        async def answered() -> httpx.Response | None:
+            with suppress(httpx.HTTPError):
+                return await outside.get(f"http://127.0.0.1:{port}/health/ready", timeout=SECONDS)
+            return None
+
+        answer = await eventually(answered, "the worker answers over HTTP")
+        assert answer.status_code == 503
+        assert "Redis does not answer" in answer.json()["missing"][0]
+        assert (await outside.get(f"http://127.0.0.1:{port}/health")).status_code == 200
 
 
 async def test_the_health_check_without_redis(environment: dict[str, str], root: Path, away_url: str):

@@ -1,4 +1,4 @@
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 import pytest
@@ -6,10 +6,12 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from shared.sandbox import ALLOWED, ENDED, Reason, Sandbox, Status, failed, provisioned, terminating
+from shared.queue import Job, Work
+from shared.sandbox import ALLOWED, ENDED, Made, Reason, Sandbox, Status, failed, provisioned, terminating
 from tests.worker.records import NOW, of_status, record_of
 from tests.worker.transcripts import pod_life, stuck_pod
-from worker.observation import observed, vanished
+from worker.causes import Cause
+from worker.observation import observed, vanished, warned, written
 from worker.seen import Condition, Metadata, Pod, PodSpec, PodStatus
 
 UID = "4bac641e-9787-412d-8533-464a73917551"
@@ -18,7 +20,7 @@ LATER = NOW + 60
 
 
 def provisioned_record() -> Sandbox:
-    return provisioned(record_of("life"), pod_name="life", pod_uid=UID, url="http://node:30001", now=NOW)
+    return provisioned(record_of("life"), Made("life", UID, "service", "http://node:30001"), now=NOW)
 
 
 def a_pod(
@@ -157,6 +159,103 @@ def test_trouble_is_over_once_the_pod_goes_on():
     troubled = replace(provisioned_record(), reason=Reason.QUOTA_EXCEEDED, message="exceeded quota")
     record = observed(troubled, a_pod(), now=NOW)
     assert (record.reason, record.message) == (Reason.NONE, "")
+
+
+# What only events tell
+
+MOUNT = Cause(Reason.MOUNT_FAILED, "no such volume")
+PROBE = Cause(Reason.PROBE_FAILED, "connection refused")
+WAITING = a_pod("Pending", ready=False)
+NOT_READY = a_pod(ready=False)
+STUCK = stuck_pod("toobig")
+PERSISTS = [
+    ("no volume, and it waits", PENDING, MOUNT, WAITING, Reason.MOUNT_FAILED),
+    ("no volume, and then it runs", PENDING, MOUNT, NOT_READY, Reason.NONE),
+    ("no volume, and then it is ready", PENDING, MOUNT, a_pod(), Reason.NONE),
+    ("no volume, and no node", PENDING, MOUNT, STUCK, Reason.UNSCHEDULABLE),
+    ("a probe fails, and it runs", RUNNING, PROBE, NOT_READY, Reason.PROBE_FAILED),
+    ("a probe fails, and then it is ready", RUNNING, PROBE, a_pod(), Reason.NONE),
+    ("a probe fails, and it crashes", RUNNING, PROBE, stuck_pod("crash"), Reason.CRASH_LOOP),
+    ("a probe fails, and it is taken away", RUNNING, PROBE, a_pod("Running", dying=True), Reason.PROBE_FAILED),
+]
+
+
+@pytest.mark.parametrize(
+    ("status", "why", "pod", "reason"), [case[1:] for case in PERSISTS], ids=[case[0] for case in PERSISTS]
+)
+def test_what_was_told_stays_said(status: Status, why: Cause, pod: Pod, reason: Reason):
+    """What the Pod does not show is said until it has got over it, or shows something more telling."""
+    told = warned(replace(provisioned_record(), status=status), UID, why)
+    assert told.reason == why.reason
+    once = observed(told, pod, now=NOW)
+    assert once.reason == reason
+    assert bool(once.message) is bool(once.reason)
+    assert observed(once, pod, now=LATER) == once
+
+
+def test_what_provisioning_said_is_not_the_pods_to_unsay():
+    """While its Service cannot be made, a Pod that is well does not hide why there is no URL."""
+    record = replace(record_of("life"), reason=Reason.NODE_PORTS_EXHAUSTED, message="range is full")
+    seen = observed(record, a_pod(), now=NOW)
+    assert (seen.reason, seen.message) == (Reason.NODE_PORTS_EXHAUSTED, "range is full")
+
+
+WARNED = [
+    ("waits", {}, True),
+    ("its Pod was not seen yet", {"pod_uid": ""}, True),
+    ("was told of something else", {"reason": Reason.PROBE_FAILED, "message": "m"}, True),
+    ("shows what is wrong itself", {"reason": Reason.UNSCHEDULABLE, "message": "m"}, False),
+    ("is ready", {"status": RUNNING, "ready": True}, False),
+    ("has another Pod", {"pod_uid": "another-pods"}, False),
+    ("has failed", {"status": Status.FAILED}, False),
+    ("is being deleted", {"status": Status.TERMINATING}, False),
+]
+
+
+@pytest.mark.parametrize(("fields", "is_said"), [case[1:] for case in WARNED], ids=[case[0] for case in WARNED])
+def test_warned(fields: dict[str, Any], is_said: bool):
+    """What is told of a Pod is said where it explains something, and changes nothing but that."""
+    record = replace(provisioned_record(), **fields)
+    after = warned(record, UID, MOUNT)
+    assert after == (replace(record, reason=MOUNT.reason, message=MOUNT.message) if is_said else record)
+
+
+# What is written of it
+
+
+def test_nothing_new_is_not_written():
+    """Only differences become writes."""
+    record = provisioned_record()
+    assert written(record, replace(record)) is None
+
+
+def test_a_life_that_ends_is_cleaned_up():
+    """What ends leaves a Pod or a Service behind: a job of the next attempt removes them. Once."""
+    record = provisioned_record()
+    over = failed(record, Reason.POD_LOST, "gone")
+    change = written(record, over)
+    assert change is not None
+    assert change.record == replace(over, attempt=record.attempt + 1)
+    assert change.jobs == (Job.of(Work.TERMINATE, change.record),)
+    later = written(over, replace(over, message="gone, indeed"))
+    assert later is not None
+    assert later.jobs == ()
+
+
+def test_what_was_wanted_gone_is_forgotten():
+    """The record of what was being deleted goes with its Pod, and needs no job."""
+    change = written(terminating(provisioned_record()), None)
+    assert change is not None
+    assert change == (None, ())
+
+
+def test_until():
+    """What is ready has no deadline any more, what failed is kept for a while, what waits keeps its own."""
+    record = replace(provisioned_record(), until=NOW + 300)
+    assert observed(record, WAITING, now=NOW, until=LATER).until == NOW + 300
+    assert observed(record, a_pod(), now=NOW, until=LATER).until is None
+    assert observed(record, a_pod("Failed", ready=False), now=NOW, until=LATER).until == LATER
+    assert observed(record, a_pod("Succeeded", ready=False), now=NOW, until=LATER).until == LATER
 
 
 @pytest.mark.parametrize("phase", ["", "Weird"])

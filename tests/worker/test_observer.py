@@ -12,13 +12,15 @@ from shared.errors import StoreUnavailable
 from shared.sandbox import Reason, Sandbox, Status, terminating
 from shared.settings import Settings
 from shared.store import Fenced, Guard, Store
+from shared.vitals import Vitals
 from tests.conftest import StartValkey
 from tests.worker.conftest import Kubernetes, eventually, put, queued, read
 from tests.worker.records import record_of, settings_of
 from worker.cluster import Cluster
 from worker.kubernetes_errors import KubernetesError
 from worker.lease import RETRY_SECONDS, Lease
-from worker.observer import Observer, Term, lease_name
+from worker.observer import Observer, lease_name
+from worker.pods import Pods
 from worker.provisioner import Provisioner
 
 pytestmark = pytest.mark.anyio
@@ -44,12 +46,12 @@ def provision(provisioner: Provisioner, store: Store) -> Provision:
 
 
 @pytest.fixture
-def observing(store: Store, valkey: ArqRedis, cluster: Cluster, settings: Settings) -> Observing:
+def observing(store: Store, vitals: Vitals, valkey: ArqRedis, cluster: Cluster, settings: Settings) -> Observing:
     """While it is entered, an observer runs; that it does not end by itself is part of every test."""
 
     @asynccontextmanager
     async def run() -> AsyncIterator[None]:
-        task = asyncio.create_task(Observer(store, valkey, cluster, settings).run())
+        task = asyncio.create_task(Observer(store, vitals, valkey, cluster, settings).run())
         try:
             yield
         finally:
@@ -61,11 +63,11 @@ def observing(store: Store, valkey: ArqRedis, cluster: Cluster, settings: Settin
 
 
 @pytest.fixture
-async def term(store: Store, valkey: ArqRedis, cluster: Cluster, settings: Settings) -> Term:
+async def pods(store: Store, vitals: Vitals, valkey: ArqRedis, cluster: Cluster, settings: Settings) -> Pods:
     """One leader's, which holds the lease."""
     lease = Lease(valkey, lease_name(settings.cluster_name))
     await lease.wait()
-    return Term(store, cluster, settings, lease.guard)
+    return Pods(vitals, store, cluster, settings, lease.guard)
 
 
 async def stopped(task: asyncio.Task[None]) -> int:
@@ -258,10 +260,10 @@ async def test_gone_while_nobody_observed(
 
 
 @pytest.mark.parametrize("uid", [UID, ""], ids=["a Pod that is gone", "never a Pod"])
-async def test_compare(store: Store, term: Term, uid: str):
+async def test_compare(store: Store, pods: Pods, uid: str):
     """What was never there cannot be lost: a record that waits for its Pod goes on waiting."""
     before = await put(store, replace(ACCEPTED, pod_uid=uid))
-    await term.compare()
+    await pods.begin()
     record = await read(store, ID)
     if uid:
         assert (record.status, record.reason) == (Status.FAILED, Reason.POD_LOST)
@@ -269,31 +271,31 @@ async def test_compare(store: Store, term: Term, uid: str):
         assert record == before
 
 
-async def test_records_of_another_cluster(store: Store, term: Term):
+async def test_records_of_another_cluster(store: Store, pods: Pods):
     """What this cluster lacks may be another's: its records are left alone."""
     before = await put(store, replace(ACCEPTED, cluster="another", pod_uid=UID))
-    await term.compare()
+    await pods.begin()
     assert await read(store, ID) == before
 
 
-async def test_nothing_new_is_not_written(store: Store, term: Term, provision: Provision, kubernetes: Kubernetes):
+async def test_nothing_new_is_not_written(store: Store, pods: Pods, provision: Provision, kubernetes: Kubernetes):
     """Looking again at what has not changed writes nothing."""
     await provision()
     await kubernetes.ready(POD)
-    await term.compare()
+    await pods.begin()
     record = await until_ready(store)
-    await term.compare()
+    await pods.begin()
     assert await read(store, ID) == record
 
 
 async def test_a_pod_of_an_earlier_life(
-    store: Store, term: Term, provision: Provision, kubernetes: Kubernetes, valkey: ArqRedis
+    store: Store, pods: Pods, provision: Provision, kubernetes: Kubernetes, valkey: ArqRedis
 ):
     """The old Pod of an id that has come back tells nothing about the new life; a job removes it."""
     first = await provision()
     await kubernetes.ready(POD)
     following = await put(store, replace(ACCEPTED, generation=2, token="ffffffff", created_at=first.created_at + 1))
-    await term.compare()
+    await pods.begin()
     after = await read(store, ID)
     assert (after.status, after.ready, after.pod_uid) == (Status.PENDING, False, "")
     assert after.life == following.life
@@ -307,7 +309,7 @@ async def test_a_watch_that_has_expired(
     store: Store, provision: Provision, observing: Observing, kubernetes: Kubernetes
 ):
     """410 leads to a new list, and nothing is missed."""
-    await kubernetes.misbehave({"kind": "watch-expired", "times": 2})
+    await kubernetes.misbehave({"kind": "watch-expired", "resource": "pods", "times": 2})
     await calls(kubernetes)
     async with observing():
         await provision()
@@ -320,7 +322,7 @@ async def test_a_watch_that_has_expired(
 async def test_a_watch_that_ends(store: Store, provision: Provision, observing: Observing, kubernetes: Kubernetes):
     """The regular end of a stream costs no new list: the next one goes on where it ended."""
     await calls(kubernetes)
-    await kubernetes.misbehave({"kind": "watch-close", "seconds": 0, "times": 3})
+    await kubernetes.misbehave({"kind": "watch-close", "resource": "pods", "seconds": 0, "times": 3})
     async with observing():
         await until_watching(kubernetes, 4)
         await provision()
@@ -338,7 +340,7 @@ async def test_a_watch_goes_on_from_what_was_last_seen(
         assert (await kubernetes.call("POST", "/emulator/expire")).status == 200
         await provision()
         await until_ready(store)
-        await kubernetes.misbehave({"kind": "watch-close", "seconds": 0, "times": 1})
+        await kubernetes.misbehave({"kind": "watch-close", "resource": "pods", "seconds": 0, "times": 1})
         await until_watching(kubernetes, 2)
         await kubernetes.lose(POD)
         await until_lost(store)
@@ -365,12 +367,12 @@ async def test_a_cluster_in_trouble(
         assert (await until_lost(store)).reason == Reason.POD_LOST
 
 
-async def test_a_list_that_fails(store: Store, term: Term, kubernetes: Kubernetes):
+async def test_a_list_that_fails(store: Store, pods: Pods, kubernetes: Kubernetes):
     """A list that cannot be had is no empty list: nobody is lost by it."""
     before = await put(store, replace(ACCEPTED, pod_uid=UID, status=Status.RUNNING))
     await kubernetes.misbehave({"kind": "error", "status": 500})
     with pytest.raises(KubernetesError):
-        await term.compare()
+        await pods.begin()
     assert await read(store, ID) == before
 
 
@@ -378,14 +380,14 @@ async def test_a_list_that_fails(store: Store, term: Term, kubernetes: Kubernete
 
 
 async def test_only_the_holder_writes(
-    store: Store, term: Term, provision: Provision, kubernetes: Kubernetes, valkey: ArqRedis, settings: Settings
+    store: Store, pods: Pods, provision: Provision, kubernetes: Kubernetes, valkey: ArqRedis, settings: Settings
 ):
     """A leader that has lost its lease is refused its first write, and ends."""
     before = await provision()
     await kubernetes.ready(POD)
     await valkey.delete(lease_name(settings.cluster_name))
     with pytest.raises(Fenced):
-        await term.compare()
+        await pods.begin()
     assert await read(store, ID) == before
 
 
@@ -433,10 +435,12 @@ async def test_the_lease_is_given_back(observing: Observing, valkey: ArqRedis, k
     assert not await valkey.exists(lease_name("default"))
 
 
-async def test_stopped_at_any_moment(store: Store, valkey: ArqRedis, cluster: Cluster, settings: Settings):
+async def test_stopped_at_any_moment(
+    store: Store, vitals: Vitals, valkey: ArqRedis, cluster: Cluster, settings: Settings
+):
     """Whatever an observer is about, it ends when told once: a worker's shutdown waits for that."""
     for moment in range(60):
-        task = asyncio.create_task(Observer(store, valkey, cluster, settings).run())
+        task = asyncio.create_task(Observer(store, vitals, valkey, cluster, settings).run())
         for _ in range(moment):
             await asyncio.sleep(0)
         assert await stopped(task) <= 1, f"told once, {moment} turns of the loop after its start, it went on"
@@ -447,8 +451,9 @@ async def test_redis_away(cluster: Cluster, settings: Settings, away_url: str):
     """What cannot be read is not compared, and says so."""
     async with connect(settings_of(REDIS_URL=away_url), PROMPT) as away:
         nobodys = Guard(lease_name(settings.cluster_name), "none")
+        store = Store(away)
         with pytest.raises(StoreUnavailable):
-            await Term(Store(away), cluster, settings, nobodys).compare()
+            await Pods(Vitals(away, store.now, settings.cluster_name), store, cluster, settings, nobodys).begin()
 
 
 async def test_redis_comes_back(
@@ -458,7 +463,9 @@ async def test_redis_comes_back(
     server = start_valkey()
     await calls(kubernetes)
     async with connect(settings_of(REDIS_URL=server.url), PROMPT) as redis:
-        observing = asyncio.create_task(Observer(Store(redis), redis, cluster, settings).run())
+        store = Store(redis)
+        vitals = Vitals(redis, store.now, settings.cluster_name)
+        observing = asyncio.create_task(Observer(store, vitals, redis, cluster, settings).run())
         await until_watching(kubernetes)
         server.stop()
         server.start()

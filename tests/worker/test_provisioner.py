@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from shared.queue import IN_PROGRESS_KEY, Job, Work
 from shared.sandbox import (
+    Made,
     Reason,
     Sandbox,
     Status,
@@ -17,16 +18,18 @@ from shared.sandbox import (
     next_life,
     provisioned,
     terminating,
+    unserved,
 )
 from shared.settings import Settings, read_settings
-from shared.store import Change, Store
+from shared.store import Change, Guard, Store
+from shared.vitals import ALIVE_SECONDS, Vitals
 from tests.conftest import Clock
 from tests.worker.conftest import Kubernetes, answers, eventually, put, queued, read
 from tests.worker.records import record_of
 from worker import manifests
 from worker.cluster import Cluster
 from worker.kubernetes_errors import KubernetesError
-from worker.provisioner import Provisioner, StillProvisioning
+from worker.provisioner import NotObserved, Provisioner, StillProvisioning
 
 pytestmark = pytest.mark.anyio
 
@@ -75,12 +78,14 @@ async def test_provision(provisioner: Provisioner, store: Store, kubernetes: Kub
     await eventually(lambda: answers(record.url), "the sandbox answers at its URL")
 
 
-async def test_cluster_ip(store: Store, cluster: Cluster, environment: dict[str, str], kubernetes: Kubernetes):
+async def test_cluster_ip(
+    store: Store, vitals: Vitals, cluster: Cluster, environment: dict[str, str], kubernetes: Kubernetes
+):
     """With ClusterIP the URL that the record was accepted with stays."""
     settings = read_settings({**environment, "SANDBOX_SERVICE_TYPE": "ClusterIP"})
     url = f"http://{SERVICE}.{kubernetes.namespace}.svc.cluster.local:8080"
     await put(store, replace(ACCEPTED, url=url))
-    await Provisioner(store, cluster, settings).provision(ID, LIFE, 1)
+    await Provisioner(store, vitals, cluster, settings).provision(ID, LIFE, 1)
     record = await read(store, ID)
     assert (record.url, record.is_provisioned) == (url, True)
     assert [s["spec"]["type"] for s in await kubernetes.found("services")] == ["ClusterIP"]
@@ -238,7 +243,7 @@ async def has_no_pods(kubernetes: Kubernetes) -> bool:
 
 
 async def test_the_namespace_is_made(
-    store: Store, cluster: Cluster, environment: dict[str, str], kubernetes: Kubernetes
+    store: Store, vitals: Vitals, cluster: Cluster, environment: dict[str, str], kubernetes: Kubernetes
 ):
     """A namespace that is missing is made with the first sandbox."""
     assert (await kubernetes.delete("namespaces", kubernetes.namespace)).status == 200
@@ -248,7 +253,7 @@ async def test_the_namespace_is_made(
 
     await eventually(gone, "the namespace is gone")
     await put(store, ACCEPTED)
-    await Provisioner(store, cluster, read_settings(environment)).provision(ID, LIFE, 1)
+    await Provisioner(store, vitals, cluster, read_settings(environment)).provision(ID, LIFE, 1)
     await is_whole(kubernetes, await read(store, ID))
 
 
@@ -260,7 +265,7 @@ NOT_WANTED: dict[str, Callable[[Sandbox], Sandbox]] = {
     "failed": lambda record: failed(record, Reason.FORBIDDEN, "no"),
     "at a later attempt": another_attempt,
     "followed by another life": lambda record: next_life(record, record.spec, now=record.created_at),
-    "made": lambda record: provisioned(record, pod_name=POD, pod_uid="u", url="http://n:1", now=record.created_at),
+    "made": lambda record: provisioned(record, Made(POD, "u", "service", "http://n:1"), now=record.created_at),
 }
 
 
@@ -310,11 +315,13 @@ async def test_ended_in_the_middle(
     provisioner: Provisioner,
     store: Store,
     kubernetes: Kubernetes,
+    valkey: ArqRedis,
     ends: Callable[[Sandbox], Sandbox | None],
     resource: str,
     after: bool,
 ):
     """Ended while its Pod or Service is being made, a life leaves nothing behind, and its record is not touched."""
+    await valkey.set(IN_PROGRESS_KEY + Job.of(Work.PROVISION, ACCEPTED).id, b"this worker")
     slow = {"kind": "delay", "seconds": 0.3, "verb": "create", "resource": resource, "after": after}
     await kubernetes.misbehave(slow)
     provisioning = asyncio.create_task(provisioner.provision(ID, LIFE, 1))
@@ -427,12 +434,12 @@ async def test_temporary_trouble(
     await is_whole(kubernetes, await read(store, ID))
 
 
-@pytest.mark.usefixtures("accepted")
 async def test_the_deadline(
     provisioner: Provisioner, store: Store, kubernetes: Kubernetes, clock: Clock, settings: Settings, valkey: ArqRedis
 ):
     """Trouble that lasts longer than provisioning may take ends the life, with the last that was in its way."""
     await kubernetes.made("resourcequotas", "none", spec={"hard": {"pods": "0"}})
+    await put(store, replace(ACCEPTED, until=clock.now + settings.provision_timeout_seconds))
     clock.advance(settings.provision_timeout_seconds - 1)
     with pytest.raises(KubernetesError):
         await provisioner.provision(ID, LIFE, 1)
@@ -442,6 +449,163 @@ async def test_the_deadline(
     assert (record.status, record.reason) == (Status.FAILED, Reason.PROVISIONING_TIMED_OUT)
     assert "exceeded quota: none" in record.message
     assert await queued(valkey) == [Job.of(Work.TERMINATE, record).id]
+
+
+# What is in the cluster has to be known
+
+
+@pytest.fixture
+def unobserved(store: Store, valkey: ArqRedis, cluster: Cluster, settings: Settings) -> Provisioner:
+    """Of a worker that knows nothing of the cluster yet: Redis is new, or was emptied."""
+    return Provisioner(store, Vitals(valkey, store.now, settings.cluster_name), cluster, settings)
+
+
+@pytest.mark.usefixtures("accepted")
+async def test_not_observed(
+    unobserved: Provisioner, store: Store, kubernetes: Kubernetes, valkey: ArqRedis, leading: Guard
+):
+    """Nothing is made before it is known what is there, and the record says why; then the same job makes it."""
+    for _ in range(2):
+        with pytest.raises(NotObserved):
+            await unobserved.provision(ID, LIFE, 1)
+    waiting = await read(store, ID)
+    assert (waiting.status, waiting.reason) == (Status.PENDING, Reason.CLUSTER_UNAVAILABLE)
+    assert waiting.message
+    await kubernetes.until_empty()
+    await Vitals(valkey, store.now, "default").observed(leading)
+    await unobserved.provision(ID, LIFE, 1)
+    made = await read(store, ID)
+    await is_whole(kubernetes, made)
+    assert (made.reason, made.message) == (Reason.NONE, "")
+
+
+async def test_not_observed_and_no_record(
+    unobserved: Provisioner, store: Store, cluster: Cluster, kubernetes: Kubernetes, settings: Settings
+):
+    """A Pod whose record Redis has lost is not taken for what a job left behind."""
+    await cluster.create_pod(manifests.pod(ACCEPTED, settings))
+    with pytest.raises(NotObserved):
+        await unobserved.provision(ID, LIFE, 1)
+    assert await store.get(ID) is None
+    (pod,) = await kubernetes.found("pods")
+    assert "deletionTimestamp" not in pod["metadata"]
+
+
+async def test_not_observed_in_time(unobserved: Provisioner, store: Store, kubernetes: Kubernetes):
+    """A life that cannot be begun within its time has failed: nobody waits for ever."""
+    await put(store, replace(ACCEPTED, until=store.now()))
+    await unobserved.provision(ID, LIFE, 1)
+    assert (await read(store, ID)).reason == Reason.PROVISIONING_TIMED_OUT
+    await kubernetes.until_empty()
+
+
+@pytest.mark.usefixtures("accepted")
+@pytest.mark.parametrize("resource", ["pods", "services"])
+async def test_emptied_in_the_middle(
+    provisioner: Provisioner, store: Store, kubernetes: Kubernetes, valkey: ArqRedis, resource: str
+):
+    """When Redis is emptied while a Pod is being made, the record is put back by the job that has the only copy."""
+    await valkey.set(IN_PROGRESS_KEY + Job.of(Work.PROVISION, ACCEPTED).id, b"this worker")
+    await kubernetes.misbehave({"kind": "delay", "seconds": 0.3, "verb": "create", "resource": resource})
+    provisioning = asyncio.create_task(provisioner.provision(ID, LIFE, 1))
+    await kubernetes.until_struck()
+    await valkey.flushall()
+    await provisioning
+    record = await read(store, ID)
+    await is_whole(kubernetes, record)
+    assert (record.life, record.spec) == (LIFE, ACCEPTED.spec)
+
+
+@pytest.mark.usefixtures("accepted")
+async def test_emptied_in_the_middle_and_asked_for_again(
+    provisioner: Provisioner, store: Store, kubernetes: Kubernetes, valkey: ArqRedis
+):
+    """Unless the id was asked for again since: then that is the one that counts, and nothing of the other is left."""
+    await kubernetes.misbehave({"kind": "delay", "seconds": 0.3, "verb": "create", "resource": "pods"})
+    provisioning = asyncio.create_task(provisioner.provision(ID, LIFE, 1))
+    await kubernetes.until_struck()
+    await valkey.flushall()
+    again = await put(store, replace(ACCEPTED, token="ffffffff"))
+    await provisioning
+    assert await read(store, ID) == again
+    await kubernetes.until_empty()
+
+
+# Repair
+
+
+@pytest.fixture
+async def unserved_one(provisioner: Provisioner, store: Store, cluster: Cluster, kubernetes: Kubernetes) -> Sandbox:
+    """A life that was ready, and has lost its Service since."""
+    await put(store, ACCEPTED)
+    await provisioner.provision(ID, LIFE, 1)
+    await kubernetes.ready(POD)
+    made = await read(store, ID)
+    await cluster.delete_service(SERVICE, made.service_uid)
+    ready = replace(made, status=Status.RUNNING, ready=True)
+    return await put(store, another_attempt(unserved(ready)))
+
+
+async def test_another_service(
+    provisioner: Provisioner, store: Store, kubernetes: Kubernetes, clock: Clock, unserved_one: Sandbox
+):
+    """A sandbox that was ready gets another Service however long ago it was made: it does not time out any more."""
+    clock.advance(100_000)
+    await provisioner.provision(ID, LIFE, unserved_one.attempt)
+    record = await read(store, ID)
+    await is_whole(kubernetes, record)
+    assert (record.status, record.ready, record.pod_uid) == (Status.RUNNING, True, unserved_one.pod_uid)
+    assert record.timings == unserved_one.timings
+
+
+@pytest.mark.parametrize("taken", [False, True], ids=["gone", "its name is another Pod's"])
+async def test_its_pod_is_gone(
+    provisioner: Provisioner,
+    store: Store,
+    kubernetes: Kubernetes,
+    valkey: ArqRedis,
+    unserved_one: Sandbox,
+    taken: bool,
+):
+    """A life has one Pod: when that is gone it is lost, and no other is made in its place."""
+    await kubernetes.lose(POD)
+    if taken:
+        await kubernetes.made_pod(POD, labels={"sandbox-id": ID})
+    await provisioner.provision(ID, LIFE, unserved_one.attempt)
+    record = await read(store, ID)
+    assert (record.status, record.reason) == (Status.FAILED, Reason.POD_LOST)
+    assert record.until is not None
+    assert await queued(valkey) == [Job.of(Work.TERMINATE, record).id]
+    assert await kubernetes.names("pods") == ([POD] if taken else [])
+    assert await kubernetes.names("services") == []
+
+
+async def test_its_pod_is_going(
+    provisioner: Provisioner, store: Store, kubernetes: Kubernetes, cluster: Cluster, unserved_one: Sandbox
+):
+    """While its Pod goes nothing is made for it, and its end is the observer's to see."""
+    kept = {"metadata": {"finalizers": ["test/keep"]}}
+    await kubernetes.call("PATCH", kubernetes.path("pods", POD), kept, "application/merge-patch+json")
+    await cluster.delete_pod(POD, unserved_one.pod_uid)
+    await provisioner.provision(ID, LIFE, unserved_one.attempt)
+    assert await read(store, ID) == unserved_one
+    assert await kubernetes.names("services") == []
+    released = {"metadata": {"finalizers": None}}
+    await kubernetes.call("PATCH", kubernetes.path("pods", POD), released, "application/merge-patch+json")
+
+
+@pytest.mark.usefixtures("accepted")
+async def test_when_it_was_taken_up(provisioner: Provisioner, store: Store, kubernetes: Kubernetes, clock: Clock):
+    """Its time in the queue ends when a worker takes it up first, however often it is tried; it is made at the end."""
+    await kubernetes.misbehave({"kind": "error", "status": 504, "verb": "create"})
+    clock.advance(2)
+    with pytest.raises(KubernetesError):
+        await provisioner.provision(ID, LIFE, 1)
+    await kubernetes.misbehave()
+    clock.advance(3)
+    await provisioner.provision(ID, LIFE, 1)
+    timings = (await read(store, ID)).timings
+    assert (timings.queued, timings.created) == (ACCEPTED.created_at + 2, ACCEPTED.created_at + 5)
 
 
 # Terminate
@@ -560,6 +724,24 @@ async def test_terminate_while_an_earlier_attempt_provisions(provisioner: Provis
     await valkey.set(IN_PROGRESS_KEY + Job.of(Work.PROVISION, ACCEPTED).id, b"1")
     with pytest.raises(StillProvisioning):
         await provisioner.terminate(ID, LIFE, 3)
+
+
+@pytest.mark.parametrize("beat", ["of now", "of long ago"])
+async def test_terminate_while_a_worker_may_be_dead(
+    provisioner: Provisioner, store: Store, valkey: ArqRedis, vitals: Vitals, clock: Clock, beat: str
+):
+    """A worker that was killed makes no Pod any more, though its mark lasts: nobody waits for it."""
+    await put(store, terminating(ACCEPTED))
+    await valkey.set(IN_PROGRESS_KEY + Job.of(Work.PROVISION, ACCEPTED).id, b"host:1")
+    await vitals.beat("host:1")
+    if beat == "of now":
+        with pytest.raises(StillProvisioning):
+            await provisioner.terminate(ID, LIFE, 1)
+        assert await store.get(ID)
+        return
+    clock.advance(ALIVE_SECONDS + 1)
+    await provisioner.terminate(ID, LIFE, 1)
+    assert await store.get(ID) is None
 
 
 @pytest.mark.parametrize("trouble", [{"kind": "error", "status": 503}, {"kind": "reset"}], ids=["503", "reset"])

@@ -8,7 +8,17 @@ from msgspec.structs import replace
 from shared.connection import PROMPT, connect
 from shared.errors import StoreUnavailable
 from shared.queue import JOB_KEY, QUEUE
-from shared.sandbox import NO_PROGRESS_SECONDS, Reason, Sandbox, Status, failed, provisioned, terminating, troubled
+from shared.sandbox import (
+    NO_PROGRESS_SECONDS,
+    Made,
+    Reason,
+    Sandbox,
+    Status,
+    failed,
+    provisioned,
+    terminating,
+    troubled,
+)
 from shared.store import Store
 from tests.conftest import Clock
 from tests.worker.conftest import put, queued, read
@@ -22,7 +32,7 @@ ID = "abc"
 
 def made() -> Sandbox:
     record = record_of(ID)
-    return provisioned(record, pod_name="sandbox-abc", pod_uid="u", url="http://node:30001", now=record.created_at)
+    return provisioned(record, Made("sandbox-abc", "u", "service", "http://node:30001"), now=record.created_at)
 
 
 WAITS_FOR_POD = record_of(ID)
@@ -102,6 +112,27 @@ async def test_a_job_is_due_at_once(valkey: ArqRedis, store: Store, clock: Clock
     await sweep(store, RETENTION)
     ((_, due),) = await valkey.zrange(QUEUE, 0, -1, withscores=True)
     assert due <= clock.now * 1000
+
+
+async def test_an_unreadable_record(valkey: ArqRedis, store: Store, clock: Clock):
+    """One record that cannot be read keeps none of the others from being found, and is left as it is."""
+    for sandbox_id in ("a", "b", "c"):
+        await put(store, record_of(sandbox_id))
+    await valkey.set("sandbox:b", b"{}")
+    clock.advance(NO_PROGRESS_SECONDS)
+    assert await sweep(store, RETENTION) == 2
+    assert await queued(valkey) == ["provision:a:1-0a1b2c3d:2", "provision:c:1-0a1b2c3d:2"]
+    assert await valkey.get("sandbox:b") == b"{}"
+
+
+async def test_what_never_moves_is_tried_less_often(valkey: ArqRedis, store: Store, clock: Clock):
+    """A record that many jobs did not move gets another one still, but every few minutes only."""
+    await put(store, record_of(ID, attempt=20))
+    clock.advance(239)
+    assert await sweep(store, RETENTION) == 0
+    clock.advance(1)
+    assert await sweep(store, RETENTION) == 1
+    assert await queued(valkey) == ["provision:abc:1-0a1b2c3d:21"]
 
 
 @pytest.fixture

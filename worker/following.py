@@ -1,0 +1,119 @@
+"""How one kind of objects is kept in view: a beginning, which lists them, then watches, and again when that ends."""
+
+import asyncio
+import time
+from abc import ABC, abstractmethod
+from contextlib import aclosing
+from typing import Generic
+
+import structlog
+from msgspec import UNSET, UnsetType
+
+from shared import logs
+from shared.errors import RecordUnreadable
+from shared.sandbox import Sandbox
+from shared.settings import Settings
+from shared.store import Guard, Move, Store
+from worker import retries
+from worker.cluster import Change, Cluster, Resource
+from worker.kubernetes_errors import Expired, KubernetesError
+from worker.seen import Kind
+
+log = structlog.get_logger()
+
+COMPARE_SECONDS = 180.0
+"""Both truths are held against each other this often, though no event was missed."""
+AT_LEAST_SECONDS = 1.0
+"""Between two lists, or two watches."""
+
+
+class Pause:
+    """Between two beginnings of one thing: a server that ends each watch at once is not asked in a hot loop."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+
+    def elapsed(self) -> float:
+        return time.monotonic() - self._began
+
+    async def rest(self) -> None:
+        await asyncio.sleep(max(0.0, AT_LEAST_SECONDS - self.elapsed()))
+
+
+class Following(ABC, Generic[Kind]):
+    """One leader's, for the time it leads: all it writes is guarded by the lease."""
+
+    resource: Resource[Kind]
+
+    def __init__(self, store: Store, cluster: Cluster, settings: Settings, guard: Guard) -> None:
+        self._store = store
+        self._cluster = cluster
+        self._settings = settings
+        self._guard = guard
+
+    @abstractmethod
+    async def begin(self) -> str:
+        """Take in what is there; the version to watch from. Raises KubernetesError, Expired."""
+
+    @abstractmethod
+    async def apply(self, change: Change[Kind]) -> None:
+        """Take in one event."""
+
+    async def watched(self) -> None:
+        """A watch went well to its end."""
+
+    async def run(self) -> None:
+        """For ever. Raises Fenced, StoreUnavailable."""
+        trouble = 0
+        while True:
+            pause = Pause()
+            try:
+                await self._follow(await self.begin(), pause)
+            except Expired:
+                log.info("watch expired, listing again", resource=self.resource.name)
+            except KubernetesError as error:
+                trouble = 1 if pause.elapsed() > COMPARE_SECONDS / 10 else trouble + 1
+                log.warning("cannot observe for now", resource=self.resource.name, error=str(error))
+                await asyncio.sleep(retries.delay(trouble, error.retry_after))
+            await pause.rest()
+
+    async def _follow(self, version: str, began: Pause) -> None:
+        """Watch from `version` on, stream after stream, till it is time to compare. Raises Expired, KubernetesError."""
+        while began.elapsed() < COMPARE_SECONDS:
+            pause = Pause()
+            async with aclosing(self._cluster.watch(self.resource, version)) as changes:
+                async for change in changes:
+                    version = change.object.metadata.resource_version
+                    if change.type != "BOOKMARK":
+                        await self.apply(change)
+            await self.watched()
+            await pause.rest()
+
+    async def _records(self) -> dict[str, Sandbox]:
+        """This cluster's, by id."""
+        return {r.id: r for r in await self._store.all() if r.cluster == self._settings.cluster_name}
+
+    async def _read(self, sandbox_id: str) -> Sandbox | None:
+        try:
+            return await self._store.get(sandbox_id)
+        except RecordUnreadable:
+            return None
+
+    async def _change(self, sandbox_id: str, move: Move, believed: Sandbox | UnsetType | None = UNSET) -> bool:
+        """False: there is no record. One that cannot be read must not end the following of all others."""
+        try:
+            outcome = await self._store.change(sandbox_id, move, believed=believed, guard=self._guard)
+        except RecordUnreadable as error:
+            log.warning("record left alone", sandbox_id=sandbox_id, error=error.detail)
+            return True
+        if outcome.written:
+            _say(sandbox_id, outcome.record)
+        return outcome.record is not None
+
+
+def _say(sandbox_id: str, record: Sandbox | None) -> None:
+    with logs.about(sandbox_id=sandbox_id):
+        if record is None:
+            log.info("gone")
+        else:
+            log.info("observed", status=record.status, ready=record.ready, reason=record.reason)

@@ -1,0 +1,148 @@
+"""Keeps every Pod of ours in view: what it looks like is what its record says."""
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from collections.abc import Set as AbstractSet
+
+import structlog
+from msgspec import UNSET, UnsetType
+
+from shared.queue import Job, Work
+from shared.sandbox import Sandbox, service_name
+from shared.settings import Settings
+from shared.store import Change, Guard, Store
+from shared.vitals import Vitals
+from worker import adoption, cluster, seen
+from worker.adoption import identity, is_lost
+from worker.cluster import PODS, SERVICES, Cluster
+from worker.following import Following
+from worker.manifests.labels import SANDBOX_ID
+from worker.observation import observed, vanished, written
+
+log = structlog.get_logger()
+
+AT_ONCE = 16
+"""Pods that are adopted at a time: an emptied Redis has lost them all, and Kubernetes is asked for each."""
+
+
+class Pods(Following[seen.Pod]):
+    resource = PODS
+
+    def __init__(self, vitals: Vitals, store: Store, cluster: Cluster, settings: Settings, guard: Guard) -> None:
+        super().__init__(store, cluster, settings, guard)
+        self._vitals = vitals
+        self._retention = settings.failed_retention_seconds
+
+    async def begin(self) -> str:
+        """Hold every record against every Pod.
+
+        Records are read first: a Pod that a record knew of by then, and that the later list lacks, is gone. The mark
+        that the records are complete comes last: should we die before, the next leader does all of it again.
+        """
+        records = await self._records()
+        is_complete = await self._vitals.is_complete()
+        pods = await self._cluster.list_all(PODS)
+        orphans = []
+        for pod in pods.items:
+            known = records.get(pod.metadata.labels.get(SANDBOX_ID, ""))
+            if not await self._compare(pod, known, is_complete=is_complete):
+                orphans.append(pod)
+        await self._adopt_all(orphans, is_complete=is_complete)
+        await self._miss(records.values(), {pod.metadata.uid for pod in pods.items})
+        await self._vitals.observed(self._guard)
+        return pods.resource_version
+
+    async def watched(self) -> None:
+        await self._vitals.observed(self._guard)
+
+    async def apply(self, change: cluster.Change[seen.Pod]) -> None:
+        pod = change.object
+        of = identity(pod)
+        if of is None:
+            return
+        if change.type == "DELETED":
+            await self._lost(*of, pod.metadata.uid)
+        elif not await self._see(*of, pod) and not pod.is_dying:
+            await self._adopt(pod, await self._cluster.get_service(service_name(*of)))
+
+    async def _compare(self, pod: seen.Pod, record: Sandbox | None, *, is_complete: bool) -> bool:
+        """False: no record knows this Pod, and one should."""
+        of = identity(pod)
+        if of is None:
+            log.warning("a Pod with our label is none of ours, and left alone", pod=pod.metadata.name)
+        elif record is not None and record.life == of[1]:
+            await self._see(*of, pod, record)
+        elif pod.is_dying:
+            pass
+        elif is_lost(record, of[1], is_complete=is_complete):
+            return False
+        else:
+            await self._outlived(*of)
+        return True
+
+    async def _see(self, sandbox_id: str, life: str, pod: seen.Pod, believed: Sandbox | UnsetType = UNSET) -> bool:
+        """False: there is no record of that id. When the one believed to be there says it all, none is read."""
+
+        def move(record: Sandbox | None) -> Change | None:
+            if record is None or record.life != life:
+                return None
+            now = self._store.now()
+            return written(record, observed(record, pod, now=now, until=now + self._retention))
+
+        if believed is not UNSET and move(believed) is None:
+            return True
+        return await self._change(sandbox_id, move, believed)
+
+    async def _outlived(self, sandbox_id: str, life: str) -> None:
+        """Its sandbox is in a later life, and the job that should have removed this Pod was lost: here is another."""
+
+        def move(record: Sandbox | None) -> Change | None:
+            if record is None or record.life == life:
+                return None
+            return Change(record, (Job(Work.TERMINATE, record.id, life, int(self._store.now())),))
+
+        await self._change(sandbox_id, move)
+
+    async def _adopt_all(self, orphans: Sequence[seen.Pod], *, is_complete: bool) -> None:
+        """A few at a time. Raises KubernetesError: the rest is for the next time."""
+        if not orphans:
+            return
+        services = {s.metadata.name: s for s in (await self._cluster.list_all(SERVICES)).items}
+
+        async def adopt(pod: seen.Pod) -> None:
+            service = services.get(service_name(*(identity(pod) or ("", ""))))
+            await self._adopt(pod, service, is_complete=is_complete)
+
+        for start in range(0, len(orphans), AT_ONCE):
+            done = await asyncio.gather(*map(adopt, orphans[start : start + AT_ONCE]), return_exceptions=True)
+            for outcome in done:
+                if outcome is not None:
+                    raise outcome
+
+    async def _adopt(self, pod: seen.Pod, service: seen.Service | None, *, is_complete: bool = True) -> None:
+        """Asked for once more: a list or an event may be late, and tell of a Pod that was removed since, and its record
+        with it. While jobs make a Pod its record cannot go, so one without a record is nobody's work in progress."""
+        there = await self._cluster.get_pod(pod.metadata.name)
+        if there is None or there.is_dying or there.metadata.uid != pod.metadata.uid:
+            return
+        sandbox_id, life = identity(there) or ("", "")
+        wanted = adoption.adopted(there, service, self._settings, self._store.now())
+
+        def move(record: Sandbox | None) -> Change | None:
+            is_known = record is not None and record.life == life
+            return wanted if not is_known and is_lost(record, life, is_complete=is_complete) else None
+
+        await self._change(sandbox_id, move)
+
+    async def _miss(self, records: Iterable[Sandbox], there: AbstractSet[str]) -> None:
+        for record in records:
+            if record.pod_uid and record.pod_uid not in there:
+                await self._lost(record.id, record.life, record.pod_uid)
+
+    async def _lost(self, sandbox_id: str, life: str, uid: str) -> None:
+        def move(record: Sandbox | None) -> Change | None:
+            if record is None:
+                return None
+            return written(record, vanished(record, life, uid, until=self._store.now() + self._retention))
+
+        await self._change(sandbox_id, move)

@@ -1,0 +1,127 @@
+"""arq's worker, with another way to find its jobs: woken instead of polling, and claiming in one atomic step.
+
+arq looks at the queue every so often, and then asks three times for each job in it whether somebody works on it. Ours
+hears of each job, and takes as many as it has room for in one step; arq does all else. That step may be sent again when
+its answer is lost: a mark bears its worker's name, so that what it has claimed and never begun is given to it again,
+also when it was killed and has come back under the same name; and what a worker that is dead has claimed, to others.
+
+The mark is arq's own, so that workers of arq's own command (`arq worker.main.WorkerSettings`) may work beside ours.
+"""
+
+import asyncio
+from contextlib import suppress
+from typing import Any
+
+import structlog
+from arq.constants import in_progress_key_prefix
+from arq.worker import Worker
+
+from shared import queue
+from shared.connection import heard
+from shared.errors import StoreUnavailable
+from shared.vitals import ALIVE_SECONDS, WORKERS
+from worker import heartbeat
+
+log = structlog.get_logger()
+
+FALLBACK_SECONDS = 0.5
+"""How often the queue is looked at though nothing was heard: a message may be lost, and arq's cron needs its turn."""
+_LOOKED_THROUGH = 5000
+"""Entries of the queue; those that others work on stay in it till they are done."""
+
+_CLAIM = """
+-- KEYS: queue, workers. ARGV: how many, worker's name, milliseconds a mark lasts, how many entries to look through
+-- → claimed: (job, due time)…; milliseconds until the next job is due, or -1
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local room, claimed = tonumber(ARGV[1]), {}
+local function is_dead(worker)
+  local beat = redis.call('ZSCORE', KEYS[2], worker)
+  return beat and tonumber(beat) < time[1] - ALIVE_SECONDS
+end
+local due = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'WITHSCORES', 'LIMIT', 0, ARGV[4])
+for i = 1, #due, 2 do
+  local mark = 'IN_PROGRESS' .. due[i]
+  local holder = redis.call('GET', mark)
+  if holder == ARGV[2] then
+    claimed[#claimed + 1] = due[i]
+    claimed[#claimed + 1] = due[i + 1]
+  elseif room > 0 and (not holder or is_dead(holder)) then
+    redis.call('SET', mark, ARGV[2], 'PX', ARGV[3])
+    room = room - 1
+    claimed[#claimed + 1] = due[i]
+    claimed[#claimed + 1] = due[i + 1]
+  end
+end
+local following = redis.call('ZRANGEBYSCORE', KEYS[1], '(' .. now, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
+return {claimed, following[2] and following[2] - now or -1}
+""".replace("IN_PROGRESS", in_progress_key_prefix).replace("ALIVE_SECONDS", str(ALIVE_SECONDS))
+
+
+class Runner(Worker):
+    """Takes arq's arguments."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._claim = self.pool.register_script(_CLAIM)
+        self._wake = asyncio.Event()
+        self._helpers: list[asyncio.Task[None]] = []
+
+    async def main(self) -> None:
+        try:
+            await super().main()
+        finally:
+            for helper in self._helpers:
+                helper.cancel()
+            await asyncio.gather(*self._helpers, return_exceptions=True)
+
+    async def _poll_iteration(self) -> None:
+        """arq's turn, after its start-up hook and then every `poll_delay`: finds nothing itself, but lets find."""
+        if not self._helpers:
+            self._helpers = [asyncio.create_task(self._pick()), asyncio.create_task(self._listen())]
+        self._wake.set()
+        for helper in self._helpers:
+            if helper.done():
+                helper.result()
+        for job_id, task in list(self.tasks.items()):
+            if task.done():
+                del self.tasks[job_id]
+                task.result()
+        await self.heart_beat()
+
+    async def _pick(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            if self.allow_pick_jobs and self.job_counter < self.max_jobs:
+                await self._take()
+
+    async def _take(self) -> None:
+        """Claim what there is room for, and begin it."""
+        running = set(self.tasks)
+        mark_ms = int(self.in_progress_timeout_s * 1000)
+        room = self.max_jobs - self.job_counter
+        arguments: list[str | int] = [room, heartbeat.name(), mark_ms, _LOOKED_THROUGH]
+        claimed, next_due_ms = await self._claim(keys=[self.queue_name, WORKERS], args=arguments)
+        for job, score in zip(claimed[::2], claimed[1::2], strict=True):
+            if job.decode() not in running:
+                self._begin(job.decode(), int(float(score)))
+        if next_due_ms >= 0:
+            self.loop.call_later(min(next_due_ms / 1000 + 0.001, FALLBACK_SECONDS), self._wake.set)
+
+    def _begin(self, job_id: str, score: int) -> None:
+        self.job_counter += 1
+        self.tasks[job_id] = task = self.loop.create_task(self.run_job(job_id, score))
+        task.add_done_callback(self._ended)
+
+    def _ended(self, _: asyncio.Task[None]) -> None:
+        self.job_counter -= 1
+        self._wake.set()
+
+    async def _listen(self) -> None:
+        """Hear of new jobs. While that is not to be had, the fallback finds them."""
+        while True:
+            with suppress(StoreUnavailable):
+                async for _ in heard(self.pool, queue.NEWS):
+                    self._wake.set()
+            await asyncio.sleep(FALLBACK_SECONDS)

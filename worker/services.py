@@ -1,0 +1,53 @@
+"""Keeps every Service of ours in view: a sandbox that has lost its own cannot be reached, and gets another one."""
+
+from shared.queue import Job, Work
+from shared.sandbox import Sandbox, another_attempt, object_name, unserved
+from shared.store import Change
+from worker import cluster, seen
+from worker.cluster import SERVICES
+from worker.following import Following
+from worker.manifests.labels import SANDBOX_ID, is_older, older_life
+
+
+class Services(Following[seen.Service]):
+    resource = SERVICES
+
+    async def begin(self) -> str:
+        """Records are read first: a Service that one knew of by then, and that the later list lacks, is gone."""
+        records = await self._records()
+        services = await self._cluster.list_all(SERVICES)
+        there = {service.metadata.uid for service in services.items}
+        for record in records.values():
+            if record.service_uid and record.service_uid not in there:
+                await self._lost(record.id, record.service_uid)
+        for service in services.items:
+            await self._left_over(service)
+        return services.resource_version
+
+    async def apply(self, change: cluster.Change[seen.Service]) -> None:
+        if change.type == "DELETED":
+            metadata = change.object.metadata
+            await self._lost(metadata.labels.get(SANDBOX_ID, ""), metadata.uid)
+
+    async def _lost(self, sandbox_id: str, uid: str) -> None:
+        def move(record: Sandbox | None) -> Change | None:
+            if record is None or record.service_uid != uid or not record.wants_pod:
+                return None
+            again = another_attempt(unserved(record))
+            return Change(again, (Job.of(Work.PROVISION, again),))
+
+        await self._change(sandbox_id, move)
+
+    async def _left_over(self, service: seen.Service) -> None:
+        """The older provisioner's Services had no owner, so they stayed when their Pods went: a job removes them."""
+        sandbox_id = service.metadata.labels.get(SANDBOX_ID, "")
+        life = older_life(service.metadata)
+        if not is_older(service.metadata) or service.metadata.owner_references or not sandbox_id:
+            return
+        if await self._cluster.get_pod(object_name(sandbox_id, life)) is not None:
+            return
+
+        def move(record: Sandbox | None) -> Change | None:
+            return Change(None, (Job(Work.TERMINATE, sandbox_id, life),)) if record is None else None
+
+        await self._change(sandbox_id, move)
