@@ -25,7 +25,7 @@ from worker.kubernetes_errors import (
     NamespaceMissing,
 )
 from worker.manifests import kinds
-from worker.manifests.labels import SELECTOR
+from worker.manifests.labels import SANDBOX_ID, SELECTOR
 from worker.seen import Kind
 
 PAGE = "500"
@@ -156,6 +156,11 @@ class Cluster:
             if not page.metadata.continue_:
                 return Listed(found, page.metadata.resource_version)
             query["continue"] = page.metadata.continue_
+
+    async def pods_of(self, sandbox_id: str) -> list[seen.Pod]:
+        """Of all its lives."""
+        of_id = PODS._replace(query={"labelSelector": f"{SELECTOR},{SANDBOX_ID}={sandbox_id}"})
+        return (await self.list_all(of_id)).items
 
     async def version(self, resource: Resource[Kind]) -> str:
         """The resourceVersion of now."""

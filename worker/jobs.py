@@ -17,7 +17,7 @@ from shared.settings import Settings
 from shared.store import Store
 from worker import retries
 from worker.kubernetes_errors import KubernetesError
-from worker.provisioner import NotObserved, Provisioner, StillProvisioning
+from worker.provisioner import NotGone, NotObserved, Provisioner
 from worker.sweep import sweep as sweep_once
 
 log = structlog.get_logger()
@@ -26,7 +26,6 @@ JOB_SECONDS = 45.0
 """What a job may take in all: at worst four calls to a Kubernetes that answers none. The next attempt goes on."""
 ARQ_TIMEOUT_SECONDS = JOB_SECONDS + 5
 """arq's own limit is final, so ours comes first."""
-SOON_SECONDS = 0.25
 
 
 class Context(TypedDict):
@@ -64,9 +63,7 @@ async def _run(context: Context, sandbox_id: str, work: Awaitable[None]) -> None
         try:
             async with asyncio.timeout(JOB_SECONDS):
                 await work
-        except StillProvisioning:
-            raise _again(context["store"], SOON_SECONDS) from None
-        except NotObserved:
+        except (NotGone, NotObserved):
             raise _again(context["store"], retries.delay(context["job_try"])) from None
         except (KubernetesError, StoreUnavailable, TimeoutError) as error:
             retry_after = error.retry_after if isinstance(error, KubernetesError) else None

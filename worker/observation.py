@@ -28,9 +28,13 @@ _PHASES = {status.value: status for status in Status if status is not Status.TER
 
 
 def written(record: Sandbox, new: Sandbox | None) -> Change | None:
-    """What to write, if anything is new. A life that ends leaves a Pod or a Service behind: a job removes them."""
+    """What to write, if anything is new. A life that ends leaves a Pod or a Service behind, and earlier lives may have:
+    a job removes them before the record goes."""
     if new == record:
         return None
+    if new is None and record.generation > 1:
+        again = another_attempt(record)
+        return Change(again, (Job.of(Work.TERMINATE, again),))
     if new is None or record.status in ENDED or new.status not in ENDED:
         return Change(new)
     over = another_attempt(new)

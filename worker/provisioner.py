@@ -17,6 +17,7 @@ from shared.sandbox import (
     Status,
     another_attempt,
     failed,
+    is_earlier,
     next_life,
     object_name,
     provisioned,
@@ -28,6 +29,7 @@ from shared.settings import Settings
 from shared.store import Change, Move, Store
 from shared.vitals import Vitals
 from worker import manifests, retries, seen
+from worker.adoption import identity
 from worker.cluster import Cluster
 from worker.kubernetes_errors import AlreadyExists, KubernetesError, NamespaceMissing
 from worker.manifests import kinds
@@ -37,8 +39,9 @@ from worker.observation import vanished, written
 log = structlog.get_logger()
 
 
-class StillProvisioning(Exception):
-    """A life that is being ended may still get a Pod from a job that runs: look again when that has ended."""
+class NotGone(Exception):
+    """A life that is being ended may still get a Pod from a job that runs, or an earlier life has its own still: look
+    again soon. A record outlives every Pod of its id, or else that Pod would be taken for one whose record was lost."""
 
 
 class NotObserved(Exception):
@@ -119,7 +122,7 @@ class Provisioner:
 
         Raises:
             KubernetesError: try again later.
-            StillProvisioning: try again soon.
+            NotGone: try again soon.
         """
         record = await self._store.get(sandbox_id)
         mine = record if record is not None and record.life == life else None
@@ -129,8 +132,9 @@ class Provisioner:
         busy = mine is not None and await self._is_being_made(mine)
         gone = await self._remove(sandbox_id, life)
         if busy:
-            raise StillProvisioning(sandbox_id)
+            raise NotGone(sandbox_id)
         if gone and mine is not None and mine.status is Status.TERMINATING:
+            await self._end_earlier_lives(mine)
             await self._forget(mine)
 
     async def _make(self, record: Sandbox, begun: float) -> None:
@@ -256,6 +260,17 @@ class Provisioner:
         if pod.is_dying:
             return False
         return not await self._cluster.delete_pod(pod.metadata.name, pod.metadata.uid)
+
+    async def _end_earlier_lives(self, record: Sandbox) -> None:
+        """Each has a job of its own, which may be late, or lost. Raises NotGone."""
+        if record.generation == 1:
+            return
+        lives = [of[1] for pod in await self._cluster.pods_of(record.id) if (of := identity(pod))]
+        earlier = [life for life in lives if is_earlier(life, record)]
+        for life in earlier:
+            await self._remove(record.id, life)
+        if earlier:
+            raise NotGone(record.id)
 
     async def _is_being_made(self, record: Sandbox) -> bool:
         """A worker that was killed does not make it any more, though its mark lasts for a while."""

@@ -11,6 +11,7 @@ from contextlib import ExitStack
 
 import httpx
 import pytest
+from redis import Redis
 
 from tests.api.conftest import KEY
 
@@ -82,9 +83,17 @@ def test_wrong_settings(arguments: tuple[str, ...]):
     assert "hunter2" not in ended.stdout + ended.stderr
 
 
-def test_serves(start: Start, valkey_url: str):
+@pytest.fixture
+def new_redis(valkey_url: str) -> str:
+    """Of a Redis that holds nothing."""
+    with Redis.from_url(valkey_url) as redis:
+        redis.flushall()
+    return valkey_url
+
+
+def test_serves(start: Start, new_redis: str):
     """It serves what it keeps in the Redis that it is told."""
-    process = start(REDIS_URL=valkey_url, PROVISIONER_API_KEY=KEY)
+    process = start(REDIS_URL=new_redis, PROVISIONER_API_KEY=KEY)
     with httpx.Client(base_url=f"http://127.0.0.1:{port_of(process)}", headers={"X-API-Key": KEY}) as api:
         made = api.post("/api/sandboxes", json={})
         assert made.status_code == 202
@@ -99,9 +108,9 @@ def test_starts_without_redis(start: Start, away_url: str):
         assert api.get("/api/sandboxes").status_code == 503
 
 
-def test_finishes_what_is_open(start: Start, valkey_url: str):
+def test_finishes_what_is_open(start: Start, new_redis: str):
     """Told to stop, it takes no new connections, finishes the request that it is at, and goes."""
-    process = start(REDIS_URL=valkey_url, PROVISIONER_API_KEY=KEY)
+    process = start(REDIS_URL=new_redis, PROVISIONER_API_KEY=KEY)
     port = port_of(process)
     with socket.create_connection(("127.0.0.1", port), timeout=30) as line, line.makefile("rb") as answers:
         head = (

@@ -37,7 +37,7 @@ def line(row: Setting) -> str:
 def test_each_make_target_that_is_named_exists(document):
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     code = "\n".join(re.findall(r"```.*?```|`[^`\n]+`", document.read_text(), re.DOTALL))
-    named = set(re.findall(r"\bmake ([a-z][a-z-]*)", code))
+    named = set(re.findall(r"(?:^|[`$;&|]\s*|=\S+ )make ([a-z][a-z-]*)", code, re.MULTILINE))
     assert named <= targets
 
 

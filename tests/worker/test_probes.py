@@ -7,6 +7,7 @@ import httpx
 import pytest
 from aiohttp import web
 from arq.connections import ArqRedis
+from structlog.testing import capture_logs
 
 from deploy.local.stack import free_port
 from shared.connection import PROMPT, connect
@@ -76,12 +77,13 @@ async def test_nothing_else_is_answered(vitals: Vitals, served: Settings, outsid
         assert (await outside.post(url(served, "/health"))).status_code == 405
 
 
-async def test_a_port_that_is_taken(
-    vitals: Vitals, served: Settings, outside: httpx.AsyncClient, capfd: pytest.CaptureFixture[str]
-):
+async def test_a_port_that_is_taken(vitals: Vitals, served: Settings, outside: httpx.AsyncClient):
     """A second worker of a host works without: it says so, and what to do, and takes nothing from the first."""
-    async with serving(vitals, served), serving(vitals, served):
-        assert "WORKER_METRICS_PORT" in "".join(capfd.readouterr())
+    async with serving(vitals, served):
+        with capture_logs() as said:
+            async with serving(vitals, served):
+                assert (await outside.get(url(served, "/health"))).status_code == 200
+        assert ["WORKER_METRICS_PORT" in entry["advice"] for entry in said] == [True]
         assert (await outside.get(url(served, "/health"))).status_code == 200
 
 
