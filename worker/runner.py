@@ -30,28 +30,34 @@ _LOOKED_THROUGH = 5000
 """Entries of the queue; those that others work on stay in it till they are done."""
 
 _CLAIM = """
--- KEYS: queue, workers. ARGV: how many, worker's name, milliseconds a mark lasts, how many entries to look through
--- → claimed: (job, due time)…; milliseconds until the next job is due, or -1
+-- KEYS: queue, workers. ARGV: jobs at once, worker's name, milliseconds a mark lasts, how many entries to look through
+-- → claimed, by now or before: (job, due time)…; milliseconds until the next job is due, or -1
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local room, claimed = tonumber(ARGV[1]), {}
+local due = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'WITHSCORES', 'LIMIT', 0, ARGV[4])
+local claimed = {}
+local function claim(i)
+  claimed[#claimed + 1] = due[i]
+  claimed[#claimed + 1] = due[i + 1]
+end
 local function is_dead(worker)
   local beat = redis.call('ZSCORE', KEYS[2], worker)
   return beat and tonumber(beat) < time[1] - ALIVE_SECONDS
 end
-local due = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'WITHSCORES', 'LIMIT', 0, ARGV[4])
+local unclaimed = {}
 for i = 1, #due, 2 do
-  local mark = 'IN_PROGRESS' .. due[i]
-  local holder = redis.call('GET', mark)
+  if #unclaimed == tonumber(ARGV[1]) then break end
+  local holder = redis.call('GET', 'IN_PROGRESS' .. due[i])
   if holder == ARGV[2] then
-    claimed[#claimed + 1] = due[i]
-    claimed[#claimed + 1] = due[i + 1]
-  elseif room > 0 and (not holder or is_dead(holder)) then
-    redis.call('SET', mark, ARGV[2], 'PX', ARGV[3])
-    room = room - 1
-    claimed[#claimed + 1] = due[i]
-    claimed[#claimed + 1] = due[i + 1]
+    claim(i)
+  elseif not holder or is_dead(holder) then
+    unclaimed[#unclaimed + 1] = i
   end
+end
+local room = tonumber(ARGV[1]) - #claimed / 2
+for place = 1, math.min(room, #unclaimed) do
+  redis.call('SET', 'IN_PROGRESS' .. due[unclaimed[place]], ARGV[2], 'PX', ARGV[3])
+  claim(unclaimed[place])
 end
 local following = redis.call('ZRANGEBYSCORE', KEYS[1], '(' .. now, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
 return {claimed, following[2] and following[2] - now or -1}
@@ -100,8 +106,7 @@ class Runner(Worker):
         """Claim what there is room for, and begin it."""
         running = set(self.tasks)
         mark_ms = int(self.in_progress_timeout_s * 1000)
-        room = self.max_jobs - self.job_counter
-        arguments: list[str | int] = [room, heartbeat.name(), mark_ms, _LOOKED_THROUGH]
+        arguments: list[str | int] = [self.max_jobs, heartbeat.name(), mark_ms, _LOOKED_THROUGH]
         claimed, next_due_ms = await self._claim(keys=[self.queue_name, WORKERS], args=arguments)
         for job, score in zip(claimed[::2], claimed[1::2], strict=True):
             if job.decode() not in running:

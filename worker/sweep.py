@@ -3,6 +3,7 @@
 import structlog
 
 from shared import logs
+from shared.errors import RecordUnreadable
 from shared.queue import Job, Work
 from shared.sandbox import ENDED, Reason, Sandbox, another_attempt, failed, terminating
 from shared.store import Change, Store
@@ -32,7 +33,11 @@ async def _again(store: Store, sandbox_id: str, retention: float) -> bool:
         work = Work.PROVISION if following.wants_pod else Work.TERMINATE
         return Change(following, (Job.of(work, following),))
 
-    outcome = await store.change(sandbox_id, move)
+    try:
+        outcome = await store.change(sandbox_id, move)
+    except RecordUnreadable as error:
+        log.warning("record left alone", sandbox_id=sandbox_id, error=error.detail)
+        return False
     if outcome.written and outcome.record:
         with logs.about(sandbox_id=sandbox_id):
             log.warning("due, another job", status=outcome.record.status, attempt=outcome.record.attempt)
