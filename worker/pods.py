@@ -84,14 +84,16 @@ class Pods(Following[seen.Pod]):
         """False: there is no record of that id. When the one believed to be there says it all, none is read."""
 
         def move(record: Sandbox | None) -> Change | None:
-            if record is None or record.life != life:
-                return None
-            now = self._store.now()
-            return written(record, observed(record, pod, now=now, until=now + self._retention))
+            return self._shown(record, pod) if record is not None and record.life == life else None
 
         if believed is not UNSET and move(believed) is None:
             return True
         return await self._change(sandbox_id, move, believed)
+
+    def _shown(self, record: Sandbox, pod: seen.Pod) -> Change | None:
+        """What its own Pod makes of a record."""
+        now = self._store.now()
+        return written(record, observed(record, pod, now=now, until=now + self._retention))
 
     async def _outlived(self, sandbox_id: str, life: str) -> None:
         """Its sandbox is in a later life, and the job that should have removed this Pod was lost: here is another."""
@@ -129,8 +131,9 @@ class Pods(Following[seen.Pod]):
         wanted = adoption.adopted(there, service, self._settings, self._store.now())
 
         def move(record: Sandbox | None) -> Change | None:
-            is_known = record is not None and record.life == life
-            return wanted if not is_known and is_lost(record, life, is_complete=is_complete) else None
+            if record is not None and record.life == life:  # written since the records were read
+                return self._shown(record, there)
+            return wanted if is_lost(record, life, is_complete=is_complete) else None
 
         await self._change(sandbox_id, move)
 

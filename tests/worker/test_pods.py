@@ -105,6 +105,22 @@ async def test_one_record_is_lost(store: Store, pods: Pods, provision: Provision
     assert (await read(store, "other")).life == other.life
 
 
+async def test_a_record_made_since_the_records_were_read(
+    store: Store, pods: Pods, provision: Provision, monkeypatch: pytest.MonkeyPatch
+):
+    """Its Pod is in the list, and no event will tell of it again: what the list shows is taken over."""
+    read_by_then = await pods._records()
+    made = await provision()
+
+    async def records() -> dict[str, Sandbox]:
+        return read_by_then
+
+    monkeypatch.setattr(pods, "_records", records)
+    await pods.begin()
+    assert (await read(store, ID)).life == made.life
+    assert (await read(store, ID)).ready
+
+
 async def test_an_event_of_what_nobody_recorded(store: Store, pods: Pods, provision: Provision, cluster: Cluster):
     """It is adopted at once, with its Service, and not only at the next list."""
     lost = await provision()
