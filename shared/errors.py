@@ -94,7 +94,10 @@ class RecordsMissing(ProvisionerError):
     title = "The records are being made anew"
 
     def __init__(self) -> None:
-        detail = "Redis was emptied. A worker is making its records anew from what is in the cluster: try again soon."
+        detail = (
+            "Redis is new, or was emptied, and no worker has compared it with the cluster yet. Records are being made "
+            "anew from what is there: try again soon."
+        )
         super().__init__(detail, headers={"Retry-After": "1"})
 
 
