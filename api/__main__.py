@@ -6,6 +6,7 @@ import signal
 import uvicorn
 
 from api.app import create_app
+from api.metering import metered
 from shared import command
 
 DRAIN_SECONDS = 20
@@ -22,7 +23,7 @@ def main() -> None:
     # After its orderly end uvicorn raises the signal anew, for whoever was there before: that is us, and it is done.
     signal.signal(signal.SIGTERM, lambda *_: None)
     uvicorn.run(
-        create_app(settings),
+        metered(create_app(settings)),
         host=arguments.host,
         port=arguments.port,
         loop="uvloop",

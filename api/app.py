@@ -12,13 +12,17 @@ from litestar.datastructures import State
 from litestar.di import Provide
 from litestar.static_files import create_static_files_router
 
-from api import histories, openapi, probes, sandboxes
+from api import histories, keepalive, metrics, openapi, probes, sandboxes
 from api.auth import key_guard
 from api.problems import HANDLERS
+from api.rates import rate_guard
+from api.uses import Uses
 from api.waiting import Waiting
 from shared import logs
+from shared import metrics as counted
 from shared.connection import PROMPT, connect
 from shared.errors import StoreUnavailable
+from shared.rates import Rates
 from shared.settings import Settings, read_settings
 from shared.store import Store
 from shared.vitals import Completeness, Vitals
@@ -39,6 +43,7 @@ def create_app(settings: Settings | None = None, store: Store | None = None) -> 
     """
     settings = settings or read_settings(os.environ)
     logs.configure(settings, "api")
+    counted.prepare("api")
 
     @asynccontextmanager
     async def lifespan(app: Litestar) -> AsyncIterator[None]:
@@ -53,11 +58,19 @@ def create_app(settings: Settings | None = None, store: Store | None = None) -> 
                 with suppress(StoreUnavailable):
                     await app.state.completeness.settle()
             await stack.enter_async_context(app.state.waiting.running())
+            app.state.rates = Rates(
+                app.state.store.redis,
+                app.state.store.now,
+                settings.rate_limit_per_second,
+                settings.rate_limit_burst,
+            )
+            app.state.uses = Uses(app.state.store)
+            await stack.enter_async_context(app.state.uses.running())
             yield
 
     api = Router(
         "/api",
-        guards=[key_guard(settings)],
+        guards=[key_guard(settings), rate_guard],
         route_handlers=[
             probes.capabilities,
             sandboxes.create,
@@ -65,15 +78,17 @@ def create_app(settings: Settings | None = None, store: Store | None = None) -> 
             sandboxes.read,
             histories.read,
             sandboxes.destroy,
+            keepalive.keep_alive,
         ],
     )
     scripts = create_static_files_router(openapi.STATIC, directories=[SCRIPTS], include_in_schema=False)
     return Litestar(
-        [probes.health, probes.ready, probes.serving, api, scripts],
+        [probes.health, probes.ready, probes.serving, metrics.scrape, api, scripts],
         dependencies={
             "settings": Provide(lambda: settings, use_cache=True, sync_to_thread=False),
             "store": Provide(_store, sync_to_thread=False),
             "waiting": Provide(_waiting, sync_to_thread=False),
+            "uses": Provide(_uses, sync_to_thread=False),
             "vitals": Provide(_vitals, sync_to_thread=False),
             "completeness": Provide(_completeness, sync_to_thread=False),
         },
@@ -91,6 +106,10 @@ def _store(state: State) -> Store:
 
 def _waiting(state: State) -> Waiting:
     return cast(Waiting, state.waiting)
+
+
+def _uses(state: State) -> Uses:
+    return cast(Uses, state.uses)
 
 
 def _vitals(state: State) -> Vitals:

@@ -41,7 +41,8 @@ class SandboxAnswer(msgspec.Struct, frozen=True, kw_only=True):
     thread_id: Annotated[str, example("t1")]
     created_at: datetime
     updated_at: datetime
-    expires_at: datetime | None
+    expires_at: Annotated[datetime | None, Meta(description="when it is ended if nobody uses it any more")]
+    expires_by: Annotated[str | None, Meta(description="what would end it, `idle` or `lifetime`", examples=["idle"])]
     timings_ms: TimingsMs
 
 
@@ -96,7 +97,8 @@ def answer(record: Sandbox) -> SandboxAnswer:
         thread_id=record.thread_id,
         created_at=_time(record.created_at),
         updated_at=_time(record.updated_at),
-        expires_at=None if record.expires_at is None else _time(record.expires_at),
+        expires_at=_time(record.expiry.at) if record.expiry else None,
+        expires_by=record.expiry.by if record.expiry else None,
         timings_ms=_timings(record),
     )
 

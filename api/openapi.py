@@ -19,6 +19,7 @@ from litestar.openapi.spec import (
 from api.auth import HEADER
 from api.messages import SandboxAnswer, example
 from api.problems import MEDIA_TYPE
+from shared import request
 from shared.request import CreateSandbox
 
 KEY = "key"
@@ -29,9 +30,10 @@ _TEMPLATE = "#/components/schemas/{name}"
 _TEXTS = {
     400: "something breaks a rule; `field` names it",
     401: "no key, or not this server's",
-    404: "there is no such sandbox, or it is being deleted (`status` then says so)",
+    404: "there is no such sandbox, or it is being deleted (`status` then says so), or its time was over (`code`)",
     412: "the present life of the sandbox is not the one that is meant",
     413: "the body is over 64 KiB",
+    429: "there is no room for one more sandbox, or there were too many requests; see `Retry-After`",
     503: "Redis does not answer, or was emptied, or (DEERFLOW_COMPAT) there is no URL yet; nothing is claimed",
 }
 
@@ -47,12 +49,16 @@ class Problem(msgspec.Struct, frozen=True):
     code: Annotated[str, example("invalid_request")]
     field: Annotated[str, example("user_id")] = ""
     generation: int = 0
+    reason: str = ""
+    limit: str = ""
+    ended_at: Annotated[str, example("2026-11-22T10:00:00Z")] = ""
+    ended_by: Annotated[str, example("idle")] = ""
     missing: Annotated[list[str], example([])] = []
 
 
 def problems(*statuses: int) -> dict[int, ResponseSpec]:
-    """The error answers of a handler; 401 and 503 are everybody's."""
-    return {status: problem(_TEXTS[status]) for status in sorted({*statuses, 401, 503})}
+    """The error answers of a handler; 401, 429 and 503 are everybody's."""
+    return {status: problem(_TEXTS[status]) for status in sorted({*statuses, 401, 429, 503})}
 
 
 def problem(text: str) -> ResponseSpec:
@@ -76,8 +82,17 @@ class Create(Operation):
 
     def __post_init__(self) -> None:
         example = {"sandbox_id": "0123456789abcdef", "user_id": "u1", "thread_id": "t1"}
-        media = OpenAPIMediaType(schema=_body_schema(), example=example)
+        media = OpenAPIMediaType(schema=_body_schema(CreateSandbox), example=example)
         self.request_body = RequestBody(content={"application/json": media}, required=True)
+
+
+@dataclass
+class KeepAlive(Operation):
+    """As the create; its body may be left out."""
+
+    def __post_init__(self) -> None:
+        media = OpenAPIMediaType(schema=_body_schema(request.KeepAlive), example={"seconds": 600})
+        self.request_body = RequestBody(content={"application/json": media}, required=False)
 
 
 def config() -> OpenAPIConfig:
@@ -101,9 +116,9 @@ def config() -> OpenAPIConfig:
     )
 
 
-def _body_schema() -> Schema:
-    """Of the create's body, whole and in place: Litestar's list of components has room for its own only."""
-    (reference,), components = msgspec.json.schema_components([CreateSandbox], ref_template=_TEMPLATE)
+def _body_schema(body: type[msgspec.Struct]) -> Schema:
+    """Of a request's body, whole and in place: Litestar's list of components has room for its own only."""
+    (reference,), components = msgspec.json.schema_components([body], ref_template=_TEMPLATE)
     return Schema(**_in_place(reference, components))
 
 

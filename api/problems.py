@@ -10,6 +10,7 @@ from litestar import Request, Response
 from litestar.exceptions import HTTPException, ValidationException
 from litestar.types import ExceptionHandlersMap
 
+from shared import metrics
 from shared.errors import InvalidRequest, ProvisionerError
 
 log = structlog.get_logger()
@@ -20,6 +21,7 @@ Problem = Response[dict[str, object]]
 
 
 def ours(_: Handled, error: ProvisionerError) -> Problem:
+    metrics.REFUSALS.labels(error.code).inc()
     response = _problem(error.status, error.code, error.title, error.detail, error.extra)
     response.headers.update(error.headers)
     return response

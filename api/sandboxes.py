@@ -21,8 +21,10 @@ from api.preferences import (
     applied,
     wait_seconds,
 )
+from api.presence import there
+from api.uses import Uses
 from api.waiting import Waiting
-from shared import logs, mounts
+from shared import logs, mounts, terms
 from shared.errors import InvalidRequest, SandboxNotFound, SandboxNotReady
 from shared.indexes import Selection
 from shared.pages import BEGINNING, read_cursor
@@ -61,6 +63,7 @@ async def create(
     settings: NamedDependency[Settings],
     waiting: NamedDependency[Waiting],
     completeness: NamedDependency[Completeness],
+    uses: NamedDependency[Uses],
     prefer: Prefer = None,  # noqa: ARG001 - for the document; of several lines this is the last
 ) -> Response[SandboxAnswer]:
     """Make a sandbox, or name the one that this id already has.
@@ -71,6 +74,7 @@ async def create(
     spec = asked.spec()
     mounts.check(spec.extra_mounts, settings)
     sandbox_id = asked.sandbox_id or secrets.token_hex(8)
+    terms.check(spec, settings)
     await completeness.check()  # what has a Pod, and lost its record, must not be accepted as new
     record, written = await store.change(sandbox_id, wanted(sandbox_id, spec, settings, now=store.now()), believed=None)
     with logs.about(sandbox_id=sandbox_id):
@@ -79,7 +83,8 @@ async def create(
     seconds = _patience(wait, COMPAT_CREATE_SECONDS, settings)
     if seconds and not _is_settled(record):
         record = await waiting.until(sandbox_id, _is_settled, seconds)
-    record = await _there(sandbox_id, record, completeness)
+    record = await there(sandbox_id, record, store, completeness)
+    uses.note(record)
     if settings.deerflow_compat:
         return _with_url(record, {})
     return _created(record, applied(wait))
@@ -123,6 +128,7 @@ async def read(
     settings: NamedDependency[Settings],
     waiting: NamedDependency[Waiting],
     completeness: NamedDependency[Completeness],
+    uses: NamedDependency[Uses],
     prefer: Prefer = None,  # noqa: ARG001 - for the document; of several lines this is the last
     if_none_match: Annotated[str | None, HeaderParameter(name="If-None-Match", description="an earlier `ETag`")] = None,
 ) -> Response[SandboxAnswer]:
@@ -143,7 +149,8 @@ async def read(
 
     if seconds and not enough(record):
         record = await waiting.until(sandbox_id, enough, seconds)
-    record = await _there(sandbox_id, record, completeness)
+    record = await there(sandbox_id, record, store, completeness)
+    uses.note(record)
     if settings.deerflow_compat:
         _refuse_what_reads_as_dead(record)
         return _with_url(record, applied(wait))
@@ -201,16 +208,6 @@ def _patience(wait: int | None, compat: float, settings: Settings) -> float:
 def _is_settled(record: Sandbox | None) -> bool:
     """Nothing to wait for: its Service is made, so that its URL is one, or it will have none."""
     return record is None or record.is_provisioned or not record.wants_pod
-
-
-async def _there(sandbox_id: str, record: Sandbox | None, completeness: Completeness) -> Sandbox:
-    """Raises SandboxNotFound: a sandbox that is being deleted is not there any more, in every mode. RecordsMissing."""
-    if record is None:
-        await completeness.check()
-        raise SandboxNotFound(f"There is no sandbox {sandbox_id}.")
-    if record.status is Status.TERMINATING:
-        raise SandboxNotFound(f"Sandbox {sandbox_id} is being deleted.", status=Status.TERMINATING.value)
-    return record
 
 
 def _refuse_what_reads_as_dead(record: Sandbox) -> None:

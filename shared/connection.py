@@ -22,7 +22,7 @@ from redis.exceptions import (  # redis' own names
     TimeoutError,  # noqa: A004
 )
 
-from shared import queue
+from shared import metrics, queue
 from shared.errors import StoreUnavailable
 from shared.settings import Settings
 
@@ -87,6 +87,7 @@ def unavailable() -> Iterator[None]:
     try:
         yield
     except (RedisError, OSError) as error:
+        metrics.REDIS_ERRORS.inc()
         raise StoreUnavailable(error) from error
 
 

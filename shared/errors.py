@@ -4,6 +4,9 @@ ProvisionerError
 ├── InvalidRequest      400  what the caller sent breaks a rule of the contract
 ├── Unauthorized        401  no key, a wrong key, or a server that has none
 ├── SandboxNotFound     404  no live sandbox has this id
+├── SandboxExpired      404  its time was over, lately
+├── LimitReached        429  there is no room for one more sandbox
+├── RateLimited         429  too many requests of one key
 ├── LaterLife           412  the id's present life is not the one that the caller means
 ├── SandboxNotReady     503  (DEERFLOW_COMPAT only) the sandbox has no URL yet, or will have none
 ├── StoreUnavailable    503  Redis does not answer
@@ -15,7 +18,9 @@ ProvisionerError
 `status` and `code` are what `api.problems` answers with; `code` is stable, `detail` is for people.
 """
 
+import math
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import ClassVar
 
 
@@ -54,6 +59,46 @@ class SandboxNotFound(ProvisionerError):
     status = 404
     code = "sandbox_not_found"
     title = "There is no such sandbox"
+
+
+class SandboxExpired(SandboxNotFound):
+    """`ended_by`: which of its times was over, `idle` or `lifetime`; `ended_at`: when."""
+
+    code = "sandbox_expired"
+    title = "The sandbox was ended: its time was over"
+
+    def __init__(self, sandbox_id: str, ended_at: float, ended_by: str, **extra: str) -> None:
+        at = datetime.fromtimestamp(round(ended_at, 3), tz=UTC).isoformat().replace("+00:00", "Z")
+        why = {"idle": "nobody had used it", "lifetime": "its lifetime was over"}.get(ended_by, ended_by)
+        super().__init__(f"Sandbox {sandbox_id} was ended at {at}: {why}.")
+        self.extra = {"ended_at": at, "ended_by": ended_by, **extra}
+
+
+class LimitReached(ProvisionerError):
+    """`limit` is the setting that says how many."""
+
+    status = 429
+    code = "limit_reached"
+    title = "There is no room for one more sandbox"
+
+    def __init__(self, limit: str, most: int, seconds: float) -> None:
+        super().__init__(
+            f"There are as many sandboxes as there may be: {limit} is {most}. Delete one, or wait.",
+            headers={"Retry-After": str(min(60, max(1, math.ceil(seconds))))},
+            limit=limit,
+        )
+
+
+class RateLimited(ProvisionerError):
+    status = 429
+    code = "rate_limited"
+    title = "Too many requests"
+
+    def __init__(self, per_second: float, seconds: float) -> None:
+        super().__init__(
+            f"More than {per_second:g} requests a second (RATE_LIMIT_PER_SECOND) with this key.",
+            headers={"Retry-After": str(max(1, math.ceil(seconds)))},
+        )
 
 
 class LaterLife(ProvisionerError):

@@ -80,5 +80,6 @@ def _status(record: Sandbox) -> tuple[str, str, str]:
     if record.status is Status.FAILED:
         return "Warning", record.reason, record.message
     if record.status is Status.TERMINATING:
-        return "Normal", "Terminating", f"Life {record.generation} is being ended."
+        why = f": its {record.ended_by} time is over" if record.ended_by else ""
+        return "Normal", "Terminating", f"Life {record.generation} is being ended{why}."
     return "Normal", record.status, record.message or f"The Pod is {record.status}."

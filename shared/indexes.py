@@ -5,6 +5,7 @@
 | `sandboxes:created` | `created_at`, of every record |
 | `sandboxes:status:{status}` | `created_at`, of those in that status |
 | `sandboxes:user:{user_id}` | `created_at`, of that user's |
+| `sandboxes:live:{user_id}` | `created_at`, of that user's that have a Pod or wait for one |
 | `sandboxes:deadline` | `due_at`, of those that somebody must look at again |
 """
 
@@ -16,6 +17,7 @@ CREATED = "sandboxes:created"
 DEADLINE = "sandboxes:deadline"
 STATUS = "sandboxes:status:"
 USER = "sandboxes:user:"
+LIVE = "sandboxes:live:"
 
 
 def changed(current: Sandbox | None, wanted: Sandbox | None) -> dict[str, float | str]:
@@ -34,6 +36,8 @@ def entries(record: Sandbox | None) -> dict[str, float]:
         STATUS + record.status: record.created_at,
         USER + record.spec.user_id: record.created_at,
     }
+    if record.wants_pod:
+        indexes[LIVE + record.spec.user_id] = record.created_at
     if record.due_at is not None:
         indexes[DEADLINE] = record.due_at
     return indexes

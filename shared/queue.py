@@ -34,6 +34,7 @@ class Work(StrEnum):
 
     PROVISION = "provision"
     TERMINATE = "terminate"
+    ASK = "ask"
 
 
 class Job(msgspec.Struct, frozen=True):
@@ -41,14 +42,20 @@ class Job(msgspec.Struct, frozen=True):
     sandbox_id: str
     life: str
     attempt: int = 1
+    at: float | None = None
+    """When it is due, seconds since the epoch; None: at once, before all that is due at a time."""
 
     @classmethod
-    def of(cls, work: Work, record: Sandbox) -> Self:
-        return cls(work, record.id, record.life, record.attempt)
+    def of(cls, work: Work, record: Sandbox, at: float | None = None) -> Self:
+        return cls(work, record.id, record.life, record.attempt, at)
 
     @property
     def id(self) -> str:
         return f"{self.work}:{self.sandbox_id}:{self.life}:{self.attempt}"
+
+    def score(self, now: float) -> int:
+        """Its place in the queue, milliseconds."""
+        return int((now - HEAD_START_SECONDS if self.at is None else self.at) * 1000)
 
     def payload(self, now: float) -> bytes:
         """What arq's worker expects under the job's key; `now` in seconds since the epoch."""

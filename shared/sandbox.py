@@ -11,6 +11,7 @@ forgotten the earlier one and counts from 1 again.
 
 import secrets
 from enum import StrEnum
+from typing import NamedTuple
 
 import msgspec
 from msgspec.structs import replace
@@ -51,6 +52,13 @@ class Reason(StrEnum):
     UNSCHEDULABLE = "Unschedulable"
 
 
+class EndedBy(StrEnum):
+    """Which of a sandbox' two times was over."""
+
+    IDLE = "idle"
+    LIFETIME = "lifetime"
+
+
 NO_PROGRESS_SECONDS = 15.0
 """A record that waits for a job and has not moved for this long gets another one. A healthy job takes a tenth of
 it; one that still runs then does no harm beside its successor."""
@@ -87,6 +95,15 @@ class Spec(msgspec.Struct, frozen=True, omit_defaults=True):
     extra_mounts: tuple[Mount, ...] = ()
     provision_lark_cli_runtime: bool = False
     provision_lark_cli_broker: bool = False
+    idle_timeout_seconds: int | None = None
+    lifetime_seconds: int | None = None
+
+
+class Expiry(NamedTuple):
+    """When a sandbox' time is over if nobody uses it any more, and which of its times that is."""
+
+    at: float
+    by: EndedBy
 
 
 class Made(msgspec.Struct, frozen=True):
@@ -115,7 +132,11 @@ class Sandbox(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Times are seconds since the epoch. `revision` counts the writes of one life, `attempt` its jobs.
 
     `until` bounds a state that must not last: when a life that was never ready is given up, when a failed one is
-    forgotten. None: nothing of that kind.
+    forgotten, before when one that is being ended needs no other job. None: nothing of that kind.
+
+    `idle_timeout` counts from the last use, and does not end before `kept_until`; `lifetime` counts from the creation;
+    0: none. `asked_until`: whether it is busy is being asked; by then there is an answer. `ended_at`, `ended_by`: its
+    time was over.
     """
 
     id: str
@@ -137,7 +158,12 @@ class Sandbox(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     reason: str = Reason.NONE
     message: str = ""
     until: float | None = None
-    expires_at: float | None = None
+    idle_timeout: float = 0.0
+    lifetime: float = 0.0
+    kept_until: float = 0.0
+    asked_until: float | None = None
+    ended_at: float | None = None
+    ended_by: str = ""
     timings: Timings = Timings()
 
     @property
@@ -161,14 +187,36 @@ class Sandbox(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return self.status not in ENDED and self.status is not Status.TERMINATING
 
     @property
+    def expiry(self) -> Expiry | None:
+        """None: it never expires, or is over already."""
+        if not self.wants_pod:
+            return None
+        idle_at = max(self.last_used_at + self.idle_timeout, self.kept_until)
+        ends = [Expiry(idle_at, EndedBy.IDLE)] if self.idle_timeout else []
+        ends += [Expiry(self.created_at + self.lifetime, EndedBy.LIFETIME)] if self.lifetime else []
+        return min(ends, default=None)
+
+    @property
     def due_at(self) -> float | None:
         """When somebody must look at this record again if nothing happens to it; None: never."""
-        if self.status is Status.TERMINATING or (self.wants_pod and not self.is_provisioned):
-            doublings = min(max(0, self.attempt - QUICK_ATTEMPTS), MAX_DOUBLINGS)
-            return self.updated_at + NO_PROGRESS_SECONDS * 2.0**doublings
-        if self.until is not None:
-            return self.until
-        return self.expires_at
+        if self.status is Status.TERMINATING:
+            return max(self._stuck_at, self.until or 0.0)
+        waits_for_job = self.wants_pod and not self.is_provisioned
+        dues = [self._stuck_at if waits_for_job else self.until, self._expiry_due_at]
+        return min((due for due in dues if due is not None), default=None)
+
+    @property
+    def _stuck_at(self) -> float:
+        """A job that waits or runs has had its time by then."""
+        doublings = min(max(0, self.attempt - QUICK_ATTEMPTS), MAX_DOUBLINGS)
+        return self.updated_at + NO_PROGRESS_SECONDS * 2.0**doublings
+
+    @property
+    def _expiry_due_at(self) -> float | None:
+        expiry = self.expiry
+        if expiry is None or expiry.by is EndedBy.LIFETIME:
+            return expiry.at if expiry else None
+        return max(expiry.at, self.asked_until or 0.0)
 
 
 def object_name(sandbox_id: str, life: str) -> str:
@@ -190,8 +238,25 @@ def is_earlier(life: str, record: Sandbox) -> bool:
     return generation.isdigit() and int(generation) < record.generation
 
 
+class Terms(NamedTuple):
+    """For how long a sandbox may be unused, and live, in seconds; 0: for ever."""
+
+    idle_timeout: float = 0.0
+    lifetime: float = 0.0
+
+
+FOR_EVER = Terms()
+
+
 def accepted(
-    sandbox_id: str, spec: Spec, *, cluster: str, now: float, until: float | None = None, generation: int = 1
+    sandbox_id: str,
+    spec: Spec,
+    *,
+    cluster: str,
+    now: float,
+    until: float | None = None,
+    generation: int = 1,
+    terms: Terms = FOR_EVER,
 ) -> Sandbox:
     """The first record of a life: wanted, and nothing done yet."""
     return Sandbox(
@@ -204,13 +269,19 @@ def accepted(
         updated_at=now,
         last_used_at=now,
         until=until,
+        idle_timeout=terms.idle_timeout,
+        lifetime=terms.lifetime,
     )
 
 
-def next_life(previous: Sandbox, spec: Spec, *, now: float, until: float | None = None) -> Sandbox:
+def next_life(
+    previous: Sandbox, spec: Spec, *, now: float, until: float | None = None, terms: Terms = FOR_EVER
+) -> Sandbox:
     """The same id again, when its last life is over or being ended."""
     generation = previous.generation + 1
-    return accepted(previous.id, spec, cluster=previous.cluster, now=now, until=until, generation=generation)
+    return accepted(
+        previous.id, spec, cluster=previous.cluster, now=now, until=until, generation=generation, terms=terms
+    )
 
 
 def taken_up(record: Sandbox, begun: float) -> Sandbox:
@@ -235,7 +306,23 @@ def failed(record: Sandbox, reason: str, message: str, *, until: float | None = 
 
 
 def terminating(record: Sandbox) -> Sandbox:
-    return replace(record, status=Status.TERMINATING, ready=False)
+    return replace(record, status=Status.TERMINATING, ready=False, until=None)
+
+
+def used(record: Sandbox, now: float, *, keep_seconds: float = 0.0) -> Sandbox:
+    """Somebody uses it now, and for so long. Its lifetime stays as it is."""
+    last_used_at, kept_until = max(record.last_used_at, now), max(record.kept_until, now + keep_seconds)
+    return replace(record, last_used_at=last_used_at, kept_until=kept_until if keep_seconds else record.kept_until)
+
+
+def asked(record: Sandbox, until: float) -> Sandbox:
+    """Before it is ended, it is asked whether it is busy."""
+    return replace(record, asked_until=until)
+
+
+def expired(record: Sandbox, by: EndedBy, now: float, *, until: float | None = None) -> Sandbox:
+    """Its time is over; `until` then the job that ends it has not begun."""
+    return replace(terminating(record), ended_at=now, ended_by=by, until=until)
 
 
 def another_attempt(record: Sandbox) -> Sandbox:

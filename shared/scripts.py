@@ -3,24 +3,41 @@
 from shared import history, queue
 
 CHANGES = "sandboxes:changes"
+TOMBSTONE_SECONDS = 600
+"""How long it can be read that, when and why a sandbox was ended by its timeout."""
+FREED_KEPT = 16
+"""Times at which room was made, of which the next is guessed."""
 
 STEP = """
--- KEYS: record, guard, history, index…
--- ARGV: id, record expected, record wanted, guard's value, number of entries, entry…,
+-- KEYS: record, guard, history, tombstone, freed, index…
+-- ARGV: id, record expected, record wanted, guard's value, tombstone ('': as it is, '-': none), 1 if this makes room,
+--       number of limits, (most, number of indexes, index…) per limit…, number of entries, entry…,
 --       score per index…, (id, payload, due time) per job…
 local time = redis.call('TIME')
 local now = time[1] .. '.' .. string.format('%06d', time[2])
 local raw = redis.call('GET', KEYS[1]) or ''
 if raw ~= ARGV[2] then return {'raced', raw, now} end
 if ARGV[4] ~= '' and redis.call('GET', KEYS[2]) ~= ARGV[4] then return {'fenced', raw, now} end
-if ARGV[3] == '' then redis.call('DEL', KEYS[1], KEYS[3]) else redis.call('SET', KEYS[1], ARGV[3]) end
-local at = 5
-for _ = 1, tonumber(ARGV[5]) do
-  at = at + 1
-  redis.call('RPUSH', KEYS[3], ARGV[at])
+local at = 7
+for limit = 1, tonumber(ARGV[7]) do
+  local held, indexes = 0, tonumber(ARGV[at + 2])
+  for i = 1, indexes do held = held + redis.call('ZCARD', ARGV[at + 2 + i]) end
+  if held >= tonumber(ARGV[at + 1]) then return {'full', tostring(limit), now} end
+  at = at + 2 + indexes
 end
-if at > 5 then redis.call('LTRIM', KEYS[3], -KEPT, -1) end
-for i = 4, #KEYS do
+if ARGV[3] == '' then redis.call('DEL', KEYS[1], KEYS[3]) else redis.call('SET', KEYS[1], ARGV[3]) end
+if ARGV[5] == '-' then redis.call('DEL', KEYS[4]) end
+if #ARGV[5] > 1 then redis.call('SET', KEYS[4], ARGV[5], 'EX', TOMBSTONE_SECONDS) end
+if ARGV[6] == '1' then
+  redis.call('LPUSH', KEYS[5], now)
+  redis.call('LTRIM', KEYS[5], 0, FREED_KEPT - 1)
+end
+at = at + 1
+local entries = tonumber(ARGV[at])
+for i = at + 1, at + entries do redis.call('RPUSH', KEYS[3], ARGV[i]) end
+if entries > 0 then redis.call('LTRIM', KEYS[3], -KEPT, -1) end
+at = at + entries
+for i = 6, #KEYS do
   at = at + 1
   if ARGV[at] == '' then redis.call('ZREM', KEYS[i], ARGV[1]) else redis.call('ZADD', KEYS[i], ARGV[at], ARGV[1]) end
 end
@@ -53,6 +70,24 @@ return 'done'
 """
 
 
+RESERVE = """
+-- KEYS: when the last place is taken. ARGV: places, seconds between two, now → when the first of them is
+local first = math.max(tonumber(ARGV[3]), tonumber(redis.call('GET', KEYS[1]) or '0'))
+redis.call('SET', KEYS[1], string.format('%.6f', first + ARGV[1] * ARGV[2]), 'EX', 86400)
+return string.format('%.6f', first)
+"""
+
+ALLOW = """
+-- KEYS: when the bucket is full again. ARGV: seconds a request costs, seconds that may be owed, now
+-- (the generic cell rate algorithm) → seconds to wait, as text; '0': go on
+local full = math.max(tonumber(ARGV[3]), tonumber(redis.call('GET', KEYS[1]) or '0')) + ARGV[1]
+local wait = full - ARGV[3] - ARGV[2]
+if wait > 0 then return string.format('%.3f', wait) end
+redis.call('SET', KEYS[1], string.format('%.6f', full), 'PX', math.ceil((full - ARGV[3]) * 1000))
+return '0'
+"""
+
+
 def filled(script: str) -> str:
     """With the names and numbers that others own."""
     for name, value in {
@@ -61,7 +96,9 @@ def filled(script: str) -> str:
         "QUEUE": queue.QUEUE,
         "NEWS": queue.NEWS,
         "CHANGES": CHANGES,
+        "FREED_KEPT": FREED_KEPT,
         "KEPT": history.KEPT,
+        "TOMBSTONE_SECONDS": TOMBSTONE_SECONDS,
     }.items():
         script = script.replace(name, str(value))
     return script

@@ -34,6 +34,8 @@ def about(text: str, *, secret: bool = False) -> Meta:
     return Meta(description=text, extra={"secret": secret})
 
 
+COUNT = Meta(ge=0, le=1_000_000)
+NOT_NEGATIVE = Meta(ge=0, le=1_000_000_000)
 POSITIVE = Meta(gt=0, le=86400)
 """Seconds, a day at most: beyond it is a typing error, or infinity."""
 HOST = Meta(pattern=r"^[^\s/]+$(?!\n)")
@@ -100,6 +102,28 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     lark_cli_init_image: A[str, about("image of the lark-cli init container")] = ""
     lark_cli_broker_image: A[str, about("image of the lark-cli broker sidecar")] = ""
     deerflow_lark_broker_deny_subcommands: A[str, about("subcommands that the broker refuses")] = ""
+    # Timeouts and limits
+    sandbox_idle_timeout_seconds: A[
+        float, NOT_NEGATIVE, about("a sandbox that nobody has used for so long is ended; 0: never")
+    ] = 14400.0
+    sandbox_max_idle_timeout_seconds: A[
+        float, NOT_NEGATIVE, about("the longest idle timeout that a create may ask for; 0: any")
+    ] = 86400.0
+    sandbox_max_lifetime_seconds: A[
+        float, NOT_NEGATIVE, about("a sandbox is ended so long after its creation, however busy; 0: never")
+    ] = 86400.0
+    sandbox_activity_path: A[
+        str,
+        Meta(pattern=r"^(/[^\s]*)?$(?!\n)"),
+        about('path on a sandbox that is asked before it is ended as idle: `{"active": bool}` or `last_activity`'),
+    ] = ""
+    max_sandboxes: A[int, COUNT, about("sandboxes at once; 0: any number")] = 0
+    max_sandboxes_per_user: A[int, COUNT, about("of one user; 0: any number")] = 0
+    node_port_capacity: A[
+        int, COUNT, about("node ports that sandboxes may take, of the cluster's 2,768; 0: not counted")
+    ] = 2768
+    rate_limit_per_second: A[float, NOT_NEGATIVE, about("requests a key may make in the long run; 0: any number")] = 0.0
+    rate_limit_burst: A[int, Meta(ge=1), about("and how many at once")] = 100
     # Jobs
     provision_timeout_seconds: A[
         float,
@@ -179,10 +203,17 @@ TABLE_BY_FIELD: Mapping[str, Setting] = {row.name.lower(): row for row in TABLE}
 
 def _contradictions(settings: Settings) -> Iterator[str]:
     yield from _bad_redis(settings)
+    yield from _bad_timeouts(settings)
     yield from _bad_paths(settings)
     if settings.k8s_api_server and not settings.k8s_api_server.startswith(("http://", "https://")):
         yield f"K8S_API_SERVER: expected a URL, https://host:port; got {settings.k8s_api_server!r}"
     yield from _bad_template(settings.skills_pvc_subpath_template)
+
+
+def _bad_timeouts(settings: Settings) -> Iterator[str]:
+    longest, usual = settings.sandbox_max_idle_timeout_seconds, settings.sandbox_idle_timeout_seconds
+    if 0 < longest < usual:
+        yield f"SANDBOX_IDLE_TIMEOUT_SECONDS: at most SANDBOX_MAX_IDLE_TIMEOUT_SECONDS, {longest:g}; got {usual:g}"
 
 
 def _bad_redis(settings: Settings) -> Iterator[str]:

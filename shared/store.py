@@ -4,6 +4,8 @@
 |---|---|---|
 | `sandbox:{id}` | string | the record, JSON |
 | `sandbox:{id}:history` | list | what happened to it, JSON (`shared.history`), newest last |
+| `sandbox:{id}:ended` | string | after its time was over: when, and by which time, for ten minutes |
+| `sandboxes:freed` | list | when room was made, lately |
 | `sandboxes:…` | sorted sets | the indexes (`shared.indexes`) |
 | `sandboxes:changes` | channel | the id of each record that changed |
 
@@ -22,21 +24,25 @@ from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 from redis.asyncio import Redis
 
-from shared import history, indexes, queue
+from shared import history, indexes, metrics, queue
 from shared.clock import Clock, RedisClock
 from shared.connection import heard, unavailable
-from shared.errors import Fenced, RecordUnreadable
+from shared.errors import Fenced, LimitReached, RecordUnreadable
 from shared.history import Entry
 from shared.indexes import Selection
+from shared.limits import Limit
 from shared.pages import Cursor
 from shared.queue import Job, Work
-from shared.sandbox import Sandbox
+from shared.sandbox import EndedBy, Sandbox
 from shared.scripts import CHANGES, STEP, TELL, filled
 
 log = structlog.get_logger()
 
 _KEY = "sandbox:"
 _HISTORY = ":history"
+_TOMBSTONE = ":ended"
+_FREED = "sandboxes:freed"
+_MAX_WAIT_SECONDS = 60.0
 _NO_GUARD = "-"
 _LIST_CHUNK = 500
 """Records a read: so few that Redis answers others in between."""
@@ -50,10 +56,22 @@ _decode = msgspec.json.Decoder(Sandbox).decode
 
 
 class Change(NamedTuple):
-    """What one atomic step writes: the next record (None removes it), and the jobs it asks for."""
+    """What one atomic step writes: the next record (None removes it), and the jobs it asks for.
+
+    `limits` must leave room for one more. `is_touch`: no change for those who wait for one, nor a sign of progress.
+    """
 
     record: Sandbox | None
     jobs: tuple[Job, ...] = ()
+    limits: tuple[Limit, ...] = ()
+    is_touch: bool = False
+
+
+class Tombstone(msgspec.Struct, frozen=True):
+    """Of a sandbox whose time was over, for a while after it is gone."""
+
+    at: float
+    by: EndedBy
 
 
 Move = Callable[[Sandbox | None], Change | None]
@@ -154,11 +172,23 @@ class Store:
         async for message in heard(self.redis, CHANGES):
             yield None if message is None else message.decode(errors="replace")
 
-    async def due(self, limit: int) -> list[str]:
-        """Ids of at most `limit` records whose `due_at` has come, longest due first."""
+    async def due(self, limit: int, skip: int = 0) -> list[Sandbox | None]:
+        """At most `limit` records whose `due_at` has come, longest due first. None: gone by now, or unreadable."""
         with unavailable():
-            ids = await self.redis.zrangebyscore(indexes.DEADLINE, "-inf", self.now(), start=0, num=limit)
-        return [sandbox_id.decode() for sandbox_id in ids]
+            ids = await self.redis.zrangebyscore(indexes.DEADLINE, "-inf", self.now(), start=skip, num=limit)
+        return await self._many([sandbox_id.decode() for sandbox_id in ids])
+
+    async def tombstone(self, sandbox_id: str) -> Tombstone | None:
+        """Why a sandbox that has no record any more was ended, if its time was over lately."""
+        with unavailable():
+            raw = await self.redis.get(_KEY + sandbox_id + _TOMBSTONE)
+        return msgspec.json.decode(raw, type=Tombstone) if raw else None
+
+    async def _seconds_to_room(self) -> float:
+        """As long as it took on average, lately, until a sandbox went; a minute when that is not known."""
+        with unavailable():
+            freed = await cast(Awaitable[list[bytes]], self.redis.lrange(_FREED, 0, -1))
+        return (self.now() - float(freed[-1])) / len(freed) if freed else _MAX_WAIT_SECONDS
 
     async def change(
         self,
@@ -176,6 +206,7 @@ class Store:
         Raises:
             StoreUnavailable: Redis does not answer; the step was taken or not, and may be tried again.
             Fenced: the guard does not hold; nothing was written.
+            LimitReached: there is no room for one more; nothing was written.
             RecordUnreadable: what is there is no record of this version; nothing was written.
         """
         is_read = believed is UNSET
@@ -188,12 +219,16 @@ class Store:
                 continue
             if change is None:
                 return Outcome(current, written=False)
-            wanted = self._stamped(current, change.record)
-            verdict, raw = await self._try(sandbox_id, raw, Change(wanted, change.jobs), guard)
+            wanted = change.record if change.is_touch else self._stamped(current, change.record)
+            verdict, raw = await self._try(sandbox_id, raw, change._replace(record=wanted), guard)
             if verdict == b"done":
+                metrics.changed(current, wanted)
                 return Outcome(wanted, written=True)
             if verdict == b"fenced":
                 raise Fenced(sandbox_id)
+            if verdict == b"full":
+                limit = change.limits[int(raw) - 1]
+                raise LimitReached(limit.name, limit.most, await self._seconds_to_room())
             is_read = True
 
     async def provisioning_workers(self, record: Sandbox) -> set[str]:
@@ -224,14 +259,19 @@ class Store:
         return replace(wanted, revision=current.revision + 1, updated_at=self.now())
 
     async def _try(self, sandbox_id: str, raw: bytes, change: Change, guard: Guard | None) -> tuple[bytes, bytes]:
-        current = _record(raw)
-        scores = indexes.changed(current, change.record)
-        entries = [history.written(entry) for entry in history.told(current, change.record, self.now())]
-        keys = [_KEY + sandbox_id, guard.key if guard else _NO_GUARD, _KEY + sandbox_id + _HISTORY, *scores]
-        arguments: list[str | bytes | float] = [sandbox_id, raw, _bytes(change.record), guard.value if guard else ""]
+        current, wanted = _record(raw), change.record
+        scores = indexes.changed(current, wanted)
+        entries = [history.written(entry) for entry in history.told(current, wanted, self.now())]
+        record, its = _KEY + sandbox_id, (_KEY + sandbox_id + suffix for suffix in (_HISTORY, _TOMBSTONE))
+        keys = [record, guard.key if guard else _NO_GUARD, *its, _FREED, *scores]
+        arguments: list[str | bytes | float] = [sandbox_id, raw, _bytes(wanted), guard.value if guard else ""]
+        arguments += [_tombstone(current, wanted), "1" if _makes_room(current, wanted) else ""]
+        arguments.append(len(change.limits))
+        for limit in change.limits:
+            arguments += [limit.most, len(limit.indexes), *limit.indexes]
         arguments += [len(entries), *entries, *scores.values()]
         for job in change.jobs:
-            arguments += [job.id, job.payload(self.now()), int((self.now() - queue.HEAD_START_SECONDS) * 1000)]
+            arguments += [job.id, job.payload(self.now()), job.score(self.now())]
         with unavailable():
             verdict, found, now = await self._step(keys=keys, args=arguments)
         self._hear(float(now))
@@ -265,6 +305,19 @@ def _readable(raw: bytes) -> Sandbox | None:
     except RecordUnreadable as error:
         log.warning("record left out", error=error.detail)
         return None
+
+
+def _tombstone(current: Sandbox | None, wanted: Sandbox | None) -> bytes:
+    """What a step does with it: a life that begins needs none, one that goes after its time was over leaves one."""
+    if wanted is not None and (current is None or current.token != wanted.token):
+        return b"-"
+    if wanted is None and current is not None and current.ended_at is not None:
+        return _encode(Tombstone(current.ended_at, EndedBy(current.ended_by)))
+    return b""
+
+
+def _makes_room(current: Sandbox | None, wanted: Sandbox | None) -> bool:
+    return current is not None and current.wants_pod and not (wanted is not None and wanted.wants_pod)
 
 
 def _bytes(record: Sandbox | None) -> bytes:

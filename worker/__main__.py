@@ -10,7 +10,7 @@ import uvloop
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from shared import command, logs
+from shared import command, logs, metrics
 from shared.connection import PROMPT, connect
 from shared.errors import InvalidRequest, InvalidSettings, StoreUnavailable
 from shared.settings import Settings
@@ -93,6 +93,7 @@ def main() -> None:
     arguments = parser.parse_args()
     settings = command.settings_or_exit(show=arguments.print_settings)
     logs.configure(settings, "worker")
+    metrics.prepare("worker")
     if arguments.print_manifest:
         sys.exit(print_manifest(settings))
     if arguments.check or arguments.ready:

@@ -11,6 +11,7 @@ from shared.request import SANDBOX_ID_LENGTH
 from shared.sandbox import Sandbox, Spec, Status, Timings, object_name
 from shared.settings import Settings
 from shared.store import Change
+from shared.terms import terms
 from worker.manifests.labels import SANDBOX_ID, is_owned, life_of, origin
 from worker.observation import observed
 from worker.seen import Pod, Service
@@ -31,22 +32,28 @@ def identity(pod: Pod) -> tuple[str, str] | None:
 def adopted(pod: Pod, service: Service | None, settings: Settings, now: float) -> Change:
     """The record of a Pod that has `identity` and is not dying; without its Service, the job that makes it goes along.
 
-    What was asked for stands in the Pod's annotation; the older provisioner's has none, and gets the defaults.
+    What was asked for stands in the Pod's annotation. The older provisioner's has none, and gets the defaults, and its
+    lifetime from now on: nobody knew of one when it was made.
     """
     sandbox_id, life = identity(pod) or ("", "")
     generation, _, token = life.partition("-")
     known = origin(pod.metadata)
-    made_at = pod.metadata.creation_timestamp
+    since = pod.metadata.creation_timestamp
+    created_at = known.created_at if known else since.timestamp() if since else now
+    spec = known.spec if known else Spec()
+    kept = terms(spec, settings)
     record = Sandbox(
         id=sandbox_id,
         generation=int(generation),
         token=token,
         cluster=settings.cluster_name,
-        spec=known.spec if known else Spec(),
-        created_at=known.created_at if known else made_at.timestamp() if made_at else now,
+        spec=spec,
+        created_at=created_at,
         updated_at=now,
         last_used_at=now,
         until=now + settings.provision_timeout_seconds,
+        idle_timeout=kept.idle_timeout,
+        lifetime=kept.lifetime + (now - created_at) if kept.lifetime and not known else kept.lifetime,
         timings=_timings(pod),
     )
     record = _served(record, pod, service, settings)

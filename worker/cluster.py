@@ -5,6 +5,7 @@ milliseconds each. Every call has a timeout, and every failure is a `KubernetesE
 """
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from types import TracebackType
@@ -14,6 +15,7 @@ import aiohttp
 import msgspec
 from kubernetes_asyncio.client import ApiClient, Configuration
 
+from shared import metrics
 from worker import retries, seen
 from worker.kubernetes_errors import (
     NO_ANSWER,
@@ -242,6 +244,7 @@ class Cluster:
         query: Mapping[str, str] | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         session: aiohttp.ClientSession = self._client.rest_client.pool_manager
+        call = _Call(method, url, query)
         try:
             async with session.request(
                 method,
@@ -253,12 +256,15 @@ class Cluster:
                 proxy=self._configuration.proxy,
                 server_hostname=self._configuration.tls_server_name,
             ) as response:
+                call.answered(response.status)
                 if response.status >= 400:  # noqa: PLR2004 - the first of HTTP's errors
                     raise _error(await _read_failure(response), response.headers.get("Retry-After"))
                 yield response
         except TimeoutError as error:
+            call.answered(NO_ANSWER)
             raise KubernetesError(NO_ANSWER, TIMED_OUT, "no answer in time") from error
         except (aiohttp.ClientError, OSError) as error:
+            call.answered(NO_ANSWER)
             raise KubernetesError(NO_ANSWER, type(error).__name__, str(error)) from error
 
     async def _headers(self) -> dict[str, str]:
@@ -268,6 +274,25 @@ class Cluster:
         if token and token["value"]:
             headers["Authorization"] = token["value"]
         return headers
+
+
+class _Call:
+    """One call for the metrics: counted once, with the first thing that is known of its outcome."""
+
+    def __init__(self, method: str, url: str, query: Mapping[str, str] | None) -> None:
+        parts = url.partition("/namespaces")[2].split("/")  # "", namespace, resource, name
+        self._resource = parts[2] if len(parts) > 2 else "namespaces"  # noqa: PLR2004 - as above
+        is_one = len(parts) > 3  # noqa: PLR2004 - as above
+        read = "watch" if query and "watch" in query else "get" if is_one else "list"
+        self._verb = {"POST": "create", "DELETE": "delete"}.get(method, read)
+        self._began: float | None = time.perf_counter()
+
+    def answered(self, status: int) -> None:
+        if self._began is None:
+            return
+        metrics.KUBERNETES.labels(self._verb, self._resource, str(status or "none")).inc()
+        metrics.KUBERNETES_SECONDS.labels(self._verb, self._resource).observe(time.perf_counter() - self._began)
+        self._began = None
 
 
 async def _read_failure(response: aiohttp.ClientResponse) -> seen.Failure:

@@ -9,7 +9,7 @@ from typing import Generic
 import structlog
 from msgspec import UNSET, UnsetType
 
-from shared import logs
+from shared import logs, metrics
 from shared.errors import RecordUnreadable
 from shared.sandbox import Sandbox
 from shared.settings import Settings
@@ -70,8 +70,10 @@ class Following(ABC, Generic[Kind]):
             try:
                 await self._follow(await self.begin(), pause)
             except Expired:
+                self._restarted("expired")
                 log.info("watch expired, listing again", resource=self.resource.name)
             except KubernetesError as error:
+                self._restarted("error")
                 trouble = 1 if pause.elapsed() > COMPARE_SECONDS / 10 else trouble + 1
                 log.warning("cannot observe for now", resource=self.resource.name, error=str(error))
                 await asyncio.sleep(retries.delay(trouble, error.retry_after))
@@ -86,8 +88,12 @@ class Following(ABC, Generic[Kind]):
                     version = change.object.metadata.resource_version
                     if change.type != "BOOKMARK":
                         await self.apply(change)
+            self._restarted("ended")
             await self.watched()
             await pause.rest()
+
+    def _restarted(self, reason: str) -> None:
+        metrics.WATCHES.labels(self.resource.name, reason).inc()
 
     async def _records(self) -> dict[str, Sandbox]:
         """This cluster's, by id."""

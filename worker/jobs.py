@@ -4,18 +4,21 @@ arq calls any other exception final, so nothing that is temporary may leave here
 """
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterator
 from typing import Any, TypedDict, cast
 
 import structlog
 from arq import Retry
 
-from shared import logs
+from shared import logs, metrics
 from shared.errors import StoreUnavailable
+from shared.pacing import Pacing
 from shared.settings import Settings
 from shared.store import Store
 from worker import retries
+from worker.activity import Asking
 from worker.kubernetes_errors import KubernetesError
 from worker.provisioner import NotGone, NotObserved, Provisioner
 from worker.sweep import sweep as sweep_once
@@ -33,6 +36,8 @@ class Context(TypedDict):
 
     store: Store
     provisioner: Provisioner
+    pacing: Pacing
+    asking: Asking
     settings: Settings
     job_id: str
     job_try: int
@@ -48,18 +53,24 @@ async def terminate(context: dict[Any, Any], sandbox_id: str, life: str, attempt
     await _run(ctx, sandbox_id, ctx["provisioner"].terminate(sandbox_id, life, attempt))
 
 
+async def ask(context: dict[Any, Any], sandbox_id: str, life: str, attempt: int) -> None:
+    ctx = cast(Context, context)
+    await _run(ctx, sandbox_id, ctx["asking"].ask(sandbox_id, life, attempt))
+
+
 async def sweep(context: dict[Any, Any]) -> None:
     """What it does not get to, for Redis being away, the next one does."""
     ctx = cast(Context, context)
     with logs.about(job_id=ctx["job_id"]):
         try:
-            await sweep_once(ctx["store"], ctx["settings"].failed_retention_seconds)
+            await sweep_once(ctx["store"], ctx["pacing"], ctx["settings"])
         except StoreUnavailable as error:
             log.warning("sweep ended early", error=str(error))
 
 
 async def _run(context: Context, sandbox_id: str, work: Awaitable[None]) -> None:
-    with logs.about(sandbox_id=sandbox_id, job_id=context["job_id"]):
+    function = context["job_id"].partition(":")[0]
+    with logs.about(sandbox_id=sandbox_id, job_id=context["job_id"]), _counted(function):
         try:
             async with asyncio.timeout(JOB_SECONDS):
                 await work
@@ -70,6 +81,20 @@ async def _run(context: Context, sandbox_id: str, work: Awaitable[None]) -> None
             seconds = retries.delay(context["job_try"], retry_after)
             log.warning("job will be tried again", error=str(error) or type(error).__name__, seconds=round(seconds, 2))
             raise _again(context["store"], seconds) from None
+
+
+@contextlib.contextmanager
+def _counted(function: str) -> Iterator[None]:
+    outcome = "failed"
+    try:
+        with metrics.JOB_SECONDS.labels(function).time():
+            yield
+        outcome = "done"
+    except Retry:
+        outcome = "retried"
+        raise
+    finally:
+        metrics.JOBS.labels(function, outcome).inc()
 
 
 def _again(store: Store, seconds: float) -> Retry:

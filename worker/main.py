@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack, suppress
 from functools import partial
 from typing import Any, cast
 
+import aiohttp
 import structlog
 from arq import cron
 from arq.typing import WorkerCoroutine
@@ -15,11 +16,13 @@ from arq.worker import Function, func
 from shared import logs, queue
 from shared.connection import PATIENT, PROMPT, connect
 from shared.errors import StoreUnavailable
+from shared.pacing import Pacing
 from shared.queue import Work
 from shared.settings import Settings, read_settings
 from shared.store import Store
 from shared.vitals import Vitals
 from worker import jobs
+from worker.activity import Asking
 from worker.cluster import Cluster
 from worker.heartbeat import beating
 from worker.kubeconfig import configuration
@@ -63,7 +66,11 @@ def arq_settings(settings: Settings) -> dict[str, Any]:
     return {
         "redis_pool": connect(settings, PATIENT),
         "queue_name": queue.QUEUE,
-        "functions": [_function(jobs.provision, Work.PROVISION), _function(jobs.terminate, Work.TERMINATE)],
+        "functions": [
+            _function(jobs.provision, Work.PROVISION),
+            _function(jobs.terminate, Work.TERMINATE),
+            _function(jobs.ask, Work.ASK),
+        ],
         "cron_jobs": [cron(cast(WorkerCoroutine, jobs.sweep), second=SWEEP_SECONDS, timeout=jobs.ARQ_TIMEOUT_SECONDS)],
         "on_startup": on_startup,
         "on_shutdown": on_shutdown,
@@ -95,7 +102,14 @@ async def _open(settings: Settings, stack: AsyncExitStack, context: dict[Any, An
     vitals = Vitals(redis, store.now, settings.cluster_name)
     await stack.enter_async_context(beating(vitals))
     _observe(Observer(store, vitals, redis, watching, settings), stack, context)
-    context.update(store=store, provisioner=Provisioner(store, vitals, cluster, settings), settings=settings)
+    session = await stack.enter_async_context(aiohttp.ClientSession())
+    context.update(
+        store=store,
+        provisioner=Provisioner(store, vitals, cluster, settings),
+        pacing=Pacing(redis, store.now),
+        asking=Asking(store, settings, session),
+        settings=settings,
+    )
 
 
 async def _cluster(settings: Settings) -> Cluster:

@@ -9,6 +9,7 @@ import asyncio
 import structlog
 from redis.asyncio import Redis
 
+from shared import metrics
 from shared.errors import Fenced, StoreUnavailable
 from shared.settings import Settings
 from shared.store import Guard, Store
@@ -43,7 +44,8 @@ class Observer:
             await lease.wait()
             log.info("observing", cluster=cluster)
             try:
-                await self._lead(lease)
+                with metrics.LEASE.track_inprogress():
+                    await self._lead(lease)
             finally:
                 await lease.give_back()
 

@@ -7,6 +7,7 @@ from collections.abc import Set as AbstractSet
 import structlog
 from msgspec import UNSET, UnsetType
 
+from shared import metrics
 from shared.queue import Job, Work
 from shared.sandbox import Sandbox, service_name
 from shared.settings import Settings
@@ -104,6 +105,7 @@ class Pods(Following[seen.Pod]):
             return Change(record, (Job(Work.TERMINATE, record.id, life, int(self._store.now())),))
 
         await self._change(sandbox_id, move)
+        metrics.REPAIRS.labels("outlived").inc()
 
     async def _adopt_all(self, orphans: Sequence[seen.Pod], *, is_complete: bool) -> None:
         """A few at a time. Raises KubernetesError: the rest is for the next time."""

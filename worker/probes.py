@@ -1,4 +1,4 @@
-"""What a worker answers over HTTP, without a key: whether it lives, and whether it is ready."""
+"""What a worker answers over HTTP, without a key: whether it lives, whether it is ready, and what it has counted."""
 
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -7,6 +7,7 @@ import msgspec
 import structlog
 from aiohttp import web
 
+from shared import metrics
 from shared.errors import StoreUnavailable
 from shared.settings import Settings
 from shared.vitals import Vitals
@@ -36,12 +37,18 @@ async def serving(vitals: Vitals, settings: Settings) -> AsyncIterator[None]:
 
 def _app(vitals: Vitals) -> web.Application:
     app = web.Application()
-    app.add_routes([web.get("/health", _health), web.get("/health/ready", _ready(vitals))])
+    app.add_routes(
+        [web.get("/health", _health), web.get("/health/ready", _ready(vitals)), web.get("/metrics", _metrics)]
+    )
     return app
 
 
 async def _health(_: web.Request) -> web.Response:
     return web.json_response({"status": "ok"})
+
+
+async def _metrics(_: web.Request) -> web.Response:
+    return web.Response(body=metrics.exposition(), headers={"Content-Type": metrics.CONTENT_TYPE})
 
 
 def _ready(vitals: Vitals) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import structlog
 
+from shared import metrics
 from shared.addresses import addressed, service_url
 from shared.queue import Job, Work
 from shared.sandbox import (
@@ -15,6 +16,7 @@ from shared.sandbox import (
     Reason,
     Sandbox,
     Status,
+    Terms,
     another_attempt,
     failed,
     is_earlier,
@@ -150,6 +152,7 @@ class Provisioner:
         if not outcome.written and outcome.record is None and not await self._store.provisioning_workers(record):
             # Even the mark of this very job is gone: Redis was emptied meanwhile, and ours is the only copy.
             outcome = await self._store.change(record.id, lambda r: done(record) if r is None else None)
+            metrics.REPAIRS.labels("put_back").inc()
         if outcome.written:
             log.info("provisioned", url=url, pod=pod.metadata.name)
         else:
@@ -243,7 +246,8 @@ class Provisioner:
         def moved(current: Sandbox) -> Change:
             now = self._store.now()
             until = now + self._settings.provision_timeout_seconds
-            following = addressed(next_life(current, current.spec, now=now, until=until), self._settings)
+            terms = Terms(current.idle_timeout, current.lifetime)
+            following = addressed(next_life(current, current.spec, now=now, until=until, terms=terms), self._settings)
             return Change(following, (Job.of(Work.PROVISION, following),))
 
         await self._store.change(record.id, while_wanted(record, moved), believed=record)

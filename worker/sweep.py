@@ -1,47 +1,94 @@
 """Finds, never acts: what waits for a job, or is over its time, gets one. Its cost follows what is due."""
 
+import asyncio
+
 import structlog
 
 from shared import logs
-from shared.errors import RecordUnreadable
+from shared.pacing import Pacing
 from shared.queue import Job, Work
-from shared.sandbox import ENDED, Reason, Sandbox, another_attempt, failed, terminating
+from shared.sandbox import (
+    ENDED,
+    NO_PROGRESS_SECONDS,
+    EndedBy,
+    Reason,
+    Sandbox,
+    another_attempt,
+    asked,
+    expired,
+    failed,
+    terminating,
+)
+from shared.settings import Settings
 from shared.store import Change, Store
 
 log = structlog.get_logger()
 
 BATCH = 500
-"""Records a sweep looks at; the next one, ten seconds later, takes the rest."""
+BATCHES = 40
+"""A sweep looks at so many records at most; the next one, ten seconds later, takes the rest."""
+AT_ONCE = 16
+ASK_SECONDS = 60.0
+"""For a job to ask a sandbox whether it is busy; after that another one does."""
 
 
-async def sweep(store: Store, retention: float) -> int:
-    """Enqueue a job for each record that is due; how many there were. Two sweeps at once do no harm.
+async def sweep(store: Store, pacing: Pacing, settings: Settings) -> int:
+    """Enqueue a job for each record that is due; how many there were. Two sweeps at once do no harm."""
+    swept = skipped = 0
+    for _ in range(BATCHES):
+        due = await store.due(BATCH, skipped)
+        written = await _batch(store, pacing, settings, [record for record in due if record is not None])
+        swept += written
+        skipped += len(due) - written  # gone by now, moved on, or unreadable: not to be looked at again
+        if len(due) < BATCH:
+            break
+    return swept
 
-    `retention`: how long a sandbox that is given up can be read, in seconds.
-    """
-    due = await store.due(BATCH)
-    return sum([await _again(store, sandbox_id, retention) for sandbox_id in due])
+
+async def _batch(store: Store, pacing: Pacing, settings: Settings, due: list[Sandbox]) -> int:
+    """Clean-ups are planned behind each other: thousands at once delay no create."""
+    over = [record.id for record in due if record.expiry and record.expiry.at <= store.now()]
+    times = dict(zip(over, await pacing.times(len(over)), strict=True))
+    count = 0
+    for start in range(0, len(due), AT_ONCE):
+        some = due[start : start + AT_ONCE]
+        count += sum(await asyncio.gather(*(_again(store, r, settings, times.get(r.id)) for r in some)))
+    return count
 
 
-async def _again(store: Store, sandbox_id: str, retention: float) -> bool:
+async def _again(store: Store, believed: Sandbox, settings: Settings, at: float | None) -> bool:
     """The record is looked at once more in the very step that enqueues: it may have moved since the index was read."""
 
     def move(record: Sandbox | None) -> Change | None:
-        if record is None or record.due_at is None or record.due_at > store.now():
+        now = store.now()
+        if record is None or record.due_at is None or record.due_at > now:
             return None
-        following = another_attempt(_given_up(record, store.now() + retention))
-        work = Work.PROVISION if following.wants_pod else Work.TERMINATE
-        return Change(following, (Job.of(work, following),))
+        return due_change(record, settings, now=now, at=at or now)
 
-    try:
-        outcome = await store.change(sandbox_id, move)
-    except RecordUnreadable as error:
-        log.warning("record left alone", sandbox_id=sandbox_id, error=error.detail)
-        return False
+    outcome = await store.change(believed.id, move, believed=believed)
     if outcome.written and outcome.record:
-        with logs.about(sandbox_id=sandbox_id):
-            log.warning("due, another job", status=outcome.record.status, attempt=outcome.record.attempt)
+        with logs.about(sandbox_id=believed.id):
+            record = outcome.record
+            log.warning("due, another job", status=record.status, attempt=record.attempt, ended_by=record.ended_by)
     return outcome.written
+
+
+def due_change(record: Sandbox, settings: Settings, *, now: float, at: float) -> Change:
+    """What becomes of a record that is due `now`; its clean-up, if that is it, may begin `at`. Pure."""
+    if record.expiry and record.expiry.at <= now:
+        return _over(record, record.expiry.by, settings, now=now, at=at)
+    following = another_attempt(_given_up(record, now + settings.failed_retention_seconds))
+    work = Work.PROVISION if following.wants_pod else Work.TERMINATE
+    return Change(following, (Job.of(work, following),))
+
+
+def _over(record: Sandbox, by: EndedBy, settings: Settings, *, now: float, at: float) -> Change:
+    """An idle one may be asked first: its user may talk to it, and not to us."""
+    if by is EndedBy.IDLE and settings.sandbox_activity_path and record.is_provisioned:
+        question = another_attempt(asked(record, at + ASK_SECONDS))
+        return Change(question, (Job.of(Work.ASK, question, at),))
+    ending = another_attempt(expired(record, by, now, until=at + NO_PROGRESS_SECONDS))
+    return Change(ending, (Job.of(Work.TERMINATE, ending, at),))
 
 
 def _given_up(record: Sandbox, until: float) -> Sandbox:

@@ -115,6 +115,7 @@ class PodSpec(_Kind, frozen=True):
     enable_service_links: bool
     init_containers: tuple[Container, ...] = ()
     volumes: tuple[Volume, ...] = ()
+    active_deadline_seconds: int | None = None
 
 
 class Pod(_Kind, frozen=True):

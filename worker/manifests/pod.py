@@ -22,6 +22,8 @@ from worker.manifests.labels import annotations, labels
 from worker.manifests.lark import Lark, lark
 
 HEALTH_PATH = "/v1/sandbox"
+BACKSTOP_SECONDS = 3600
+"""Kubernetes itself ends a Pod that has outlived its lifetime by so much: nothing stays for ever, though we be dead."""
 RESOURCES = Resources(
     requests={"cpu": "100m", "memory": "256Mi", "ephemeral-storage": "500Mi"},
     limits={"cpu": "1000m", "memory": "1Gi", "ephemeral-storage": "500Mi"},
@@ -35,6 +37,7 @@ def pod(record: Sandbox, settings: Settings) -> Pod:
         containers=(_sandbox(settings, mounts, added), *added.sidecars),
         init_containers=added.init,
         restart_policy="Always",
+        active_deadline_seconds=math.ceil(record.lifetime) + BACKSTOP_SECONDS if record.lifetime else None,
         automount_service_account_token=False,
         enable_service_links=False,
         volumes=brought,

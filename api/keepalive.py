@@ -1,0 +1,40 @@
+"""The route by which a caller keeps a sandbox alive that it does not otherwise ask for."""
+
+from http import HTTPStatus
+from typing import Any
+
+from litestar import Request, post
+from litestar.di import NamedDependency
+
+from api import openapi
+from api.messages import SandboxAnswer, answer
+from api.moves import kept_alive
+from api.openapi import problems
+from api.presence import there
+from api.sandboxes import InPath
+from shared.errors import SandboxNotFound
+from shared.request import read_keep_alive
+from shared.store import Store
+from shared.vitals import Completeness
+
+
+@post(
+    "/sandboxes/{sandbox_id:str}/keepalive",
+    status_code=HTTPStatus.OK,
+    operation_class=openapi.KeepAlive,
+    responses=problems(400, 404),
+)
+async def keep_alive(
+    request: Request[Any, Any, Any],
+    sandbox_id: InPath,
+    store: NamedDependency[Store],
+    completeness: NamedDependency[Completeness],
+) -> SandboxAnswer:
+    """Use a sandbox, and with `seconds` keep it at least so long; never beyond its lifetime."""
+    asked = read_keep_alive(await request.body())
+    outcome = await store.change(sandbox_id, kept_alive(store.now(), asked.seconds))
+    record = await there(sandbox_id, outcome.record, store, completeness)
+    if not record.wants_pod:
+        detail = f"Sandbox {record.id} is over: {record.reason} {record.message}".strip()
+        raise SandboxNotFound(detail, status=record.status.value, reason=record.reason)
+    return answer(record)

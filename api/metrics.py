@@ -1,0 +1,82 @@
+"""`/metrics`: what this process has counted, and what all processes share, read from Redis at each scrape."""
+
+from collections.abc import Iterable
+
+from litestar import MediaType, Response, get
+from litestar.di import NamedDependency
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from shared import metrics
+from shared.errors import StoreUnavailable
+from shared.limits import limits
+from shared.settings import Settings
+from shared.state import State, read_state
+from shared.store import Store
+from shared.vitals import Vitals
+
+
+class _Shared(Collector):
+    """The gauges of one scrape."""
+
+    def __init__(self, settings: Settings, state: State, workers: int, observed_at: float | None, now: float) -> None:
+        self._settings = settings
+        self._state = state
+        self._workers = workers
+        self._observed = (now - observed_at) if observed_at is not None else None
+
+    def collect(self) -> Iterable[Metric]:
+        yield self._by_status()
+        yield _gauge("deerflow_queue_jobs", "Jobs that are due, those being worked on included.", self._state.waiting)
+        yield _gauge("deerflow_queue_delayed_jobs", "Jobs that are put off.", self._state.delayed)
+        text = "How long the job that waits longest is due. Growing: add workers, or see why they fail."
+        yield _gauge("deerflow_queue_oldest_seconds", text, self._state.oldest)
+        text = "Records that no sweep has looked at in time. Not 0: the sweep does not run, or is behind."
+        yield _gauge("deerflow_overdue_sandboxes", text, self._state.behind)
+        yield _gauge("deerflow_workers", "Workers that say that they live. 0: nothing is made or ended.", self._workers)
+        yield from self._limits()
+        if self._observed is not None:
+            text = "Since records and cluster last agreed. Over 60: statuses are old; see the workers' log."
+            family = GaugeMetricFamily("deerflow_observed_age_seconds", text, labels=["cluster"])
+            family.add_metric([self._settings.cluster_name], max(0.0, self._observed))
+            yield family
+
+    def _by_status(self) -> Metric:
+        family = GaugeMetricFamily("deerflow_sandboxes", "Sandboxes that have a record.", labels=["cluster", "status"])
+        for status, count in self._state.by_status.items():
+            family.add_metric([self._settings.cluster_name, status], count)
+        return family
+
+    def _limits(self) -> Iterable[Metric]:
+        text = "How many there may be at once, by setting. Reached: creates are refused with 429."
+        most = GaugeMetricFamily("deerflow_limit", text, labels=["limit"])
+        left = GaugeMetricFamily("deerflow_limit_left", "How many more there may be.", labels=["limit"])
+        for limit in limits(self._settings, ""):
+            if limit.name in self._state.held:
+                most.add_metric([limit.name], limit.most)
+                left.add_metric([limit.name], max(0, limit.most - self._state.held[limit.name]))
+        yield most
+        yield left
+
+
+@get("/metrics", media_type=MediaType.TEXT, include_in_schema=False)
+async def scrape(
+    store: NamedDependency[Store], vitals: NamedDependency[Vitals], settings: NamedDependency[Settings]
+) -> Response[bytes]:
+    """With Redis away, what this process has counted: that it is away is among it."""
+    text = metrics.exposition()
+    try:
+        registry = CollectorRegistry()
+        shared = tuple(limit for limit in limits(settings, "") if limit.name != "MAX_SANDBOXES_PER_USER")
+        state = await read_state(store.redis, store.now, shared)
+        workers, observed_at = len(await vitals.workers()), await vitals.observed_at()
+        registry.register(_Shared(settings, state, workers, observed_at, store.now()))
+        text += generate_latest(registry)
+    except StoreUnavailable:
+        pass
+    return Response(text, headers={"Content-Type": metrics.CONTENT_TYPE})
+
+
+def _gauge(name: str, text: str, value: float) -> Metric:
+    return GaugeMetricFamily(name, text, value=value)

@@ -1,0 +1,126 @@
+"""What every process counts, for Prometheus. Closed label sets: no sandbox, user or text is ever in a label.
+
+State that all processes share (how many sandboxes, how long the queue) is not here: the API reads it at each scrape
+(`shared.state`), so that replicas do not multiply it.
+"""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+from shared.sandbox import Reason, Sandbox, Status
+from shared.version import VERSION
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+REGISTRY = CollectorRegistry()
+
+_QUICK = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+_SLOW = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 60, 120, 300)
+
+BUILD = Info("deerflow_provisioner_build", "Which version this process is.", registry=REGISTRY)
+STAGES = Histogram(
+    "deerflow_create_stage_seconds",
+    "From the acceptance of a sandbox to each stage, once a life. High `queued`: add workers. High `created`: look at "
+    "the calls to Kubernetes. High `scheduled`: nodes have no room. High `running`, `ready`: images, slow sandboxes.",
+    ["stage"],
+    buckets=_SLOW,
+    registry=REGISTRY,
+)
+ACCEPTED = Counter("deerflow_accepted", "Lives that creates have begun.", registry=REGISTRY)
+ENDINGS = Counter(
+    "deerflow_endings",
+    "Lives that are over, by what ended them; see failures for `failed`.",
+    ["cause"],
+    registry=REGISTRY,
+)
+FAILURES = Counter(
+    "deerflow_failures", "Lives that failed, by reason; docs/errors.md says what to do.", ["reason"], registry=REGISTRY
+)
+REPAIRS = Counter(
+    "deerflow_repairs",
+    "What was found wrong and put right: rising means that workers die, or somebody else changes our objects.",
+    ["kind"],
+    registry=REGISTRY,
+)
+REFUSALS = Counter("deerflow_refusals", "Requests that were refused, by problem code.", ["reason"], registry=REGISTRY)
+JOBS = Counter("deerflow_jobs", "Runs of a job, by outcome.", ["function", "outcome"], registry=REGISTRY)
+JOB_SECONDS = Histogram(
+    "deerflow_job_seconds", "How long a run of a job takes.", ["function"], buckets=_QUICK, registry=REGISTRY
+)
+KUBERNETES = Counter(
+    "deerflow_kubernetes_requests",
+    "Calls to Kubernetes, by HTTP status; `none`: no answer.",
+    ["verb", "resource", "code"],
+    registry=REGISTRY,
+)
+KUBERNETES_SECONDS = Histogram(
+    "deerflow_kubernetes_request_seconds",
+    "How long Kubernetes takes to answer; of a watch, until it begins.",
+    ["verb", "resource"],
+    buckets=_QUICK,
+    registry=REGISTRY,
+)
+WATCHES = Counter(
+    "deerflow_watch_restarts",
+    "Watches begun again: `ended` is regular, every 20 s; `expired` and `error` are not.",
+    ["resource", "reason"],
+    registry=REGISTRY,
+)
+LEASE = Gauge("deerflow_lease_held", "1: this worker observes the cluster. One of all is to.", registry=REGISTRY)
+REDIS_ERRORS = Counter("deerflow_redis_errors", "Times that Redis did not answer.", registry=REGISTRY)
+HTTP = Counter("deerflow_http_requests", "Answers, by route template.", ["route", "method", "code"], registry=REGISTRY)
+HTTP_SECONDS = Histogram(
+    "deerflow_http_request_seconds",
+    "How long an answer takes, waiting that was asked for (`Prefer: wait`) included.",
+    ["route", "method"],
+    buckets=_QUICK,
+    registry=REGISTRY,
+)
+
+_REASONS = frozenset(Reason)
+_STAGES = ("queued", "created", "scheduled", "running", "ready")
+
+
+def prepare(process: str) -> None:
+    """Names the build, and begins every series whose labels are known, so that its first increase is seen."""
+    BUILD.info({"version": VERSION, "process": process})
+    for stage in _STAGES:
+        STAGES.labels(stage)
+    for cause in ("deleted", "idle", "lifetime", "failed"):
+        ENDINGS.labels(cause)
+    for reason in sorted(_REASONS - {Reason.NONE}):
+        FAILURES.labels(reason)
+    for kind in ("adopted", "service", "outlived", "retried", "put_back"):
+        REPAIRS.labels(kind)
+
+
+def exposition() -> bytes:
+    return generate_latest(REGISTRY)
+
+
+def changed(before: Sandbox | None, after: Sandbox | None) -> None:
+    """Count what a written change of a record means. Called once a change, by the process that wrote it."""
+    if after is None:
+        return
+    if before is None or before.token != after.token:
+        (REPAIRS.labels("adopted") if after.pod_uid else ACCEPTED).inc()
+        return
+    _stages(before, after)
+    if before.wants_pod and not after.wants_pod:
+        ENDINGS.labels(_cause(after)).inc()
+    if after.status is Status.FAILED and before.status is not Status.FAILED:
+        FAILURES.labels(after.reason if after.reason in _REASONS else "Other").inc()
+    if before.is_provisioned and not after.is_provisioned:
+        REPAIRS.labels("service").inc()
+    elif after.attempt > before.attempt and after.status is before.status and after.asked_until == before.asked_until:
+        REPAIRS.labels("retried").inc()
+
+
+def _stages(before: Sandbox, after: Sandbox) -> None:
+    for stage in _STAGES:
+        reached = getattr(after.timings, stage)
+        if reached is not None and getattr(before.timings, stage) is None:
+            STAGES.labels(stage).observe(max(0.0, reached - after.created_at))
+
+
+def _cause(record: Sandbox) -> str:
+    return record.ended_by or ("deleted" if record.status is Status.TERMINATING else "failed")

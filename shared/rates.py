@@ -1,0 +1,33 @@
+"""How many requests a key may make: one bucket for all processes, in Redis."""
+
+import hashlib
+
+from redis.asyncio import Redis
+
+from shared.clock import Clock
+from shared.connection import unavailable
+from shared.errors import RateLimited
+from shared.scripts import ALLOW
+
+_KEY = "rate:"
+
+
+class Rates:
+    """At most `burst` at once, and `per_second` in the long run; 0: any number."""
+
+    def __init__(self, redis: Redis, now: Clock, per_second: float, burst: int) -> None:
+        self._allow = redis.register_script(ALLOW)
+        self._now = now
+        self._per_second = per_second
+        self._burst = burst
+
+    async def check(self, key: str) -> None:
+        """Counts one request. Raises RateLimited, with the time until the next is allowed; StoreUnavailable."""
+        if not self._per_second:
+            return
+        cost = 1 / self._per_second
+        name = _KEY + hashlib.sha256(key.encode()).hexdigest()[:16]  # Redis holds no secret
+        with unavailable():
+            wait = await self._allow(keys=[name], args=[cost, cost * self._burst, self._now()])
+        if float(wait) > 0:
+            raise RateLimited(self._per_second, float(wait))

@@ -1,0 +1,84 @@
+"""Asks an idle sandbox whether it is busy after all, and ends it if not."""
+
+import contextlib
+from datetime import datetime
+
+import aiohttp
+import msgspec
+import structlog
+
+from shared.queue import Job, Work
+from shared.sandbox import Sandbox, another_attempt, expired, used
+from shared.settings import Settings
+from shared.store import Change, Store
+
+log = structlog.get_logger()
+
+TRIES = 3
+TRY_SECONDS = 3.0
+
+
+class Activity(msgspec.Struct, frozen=True):
+    """What a sandbox answers: whether it is busy, or when it last was (RFC 3339, or seconds since the epoch)."""
+
+    active: bool = False
+    last_activity: datetime | float | None = None
+
+    def last(self, now: float) -> float:
+        """Its last activity, seconds since the epoch, not in the future; 0: it says nothing of the kind."""
+        if self.active:
+            return now
+        at = self.last_activity.timestamp() if isinstance(self.last_activity, datetime) else self.last_activity
+        return min(at or 0.0, now)
+
+
+_decode = msgspec.json.Decoder(Activity).decode
+
+
+class Asking:
+    """Whoever opens it closes it."""
+
+    def __init__(self, store: Store, settings: Settings, session: aiohttp.ClientSession) -> None:
+        self._store = store
+        self._path = settings.sandbox_activity_path
+        self._session = session
+
+    async def ask(self, sandbox_id: str, life: str, attempt: int) -> None:
+        """End this life, unless it was busy lately, or somebody has used it meanwhile. StoreUnavailable."""
+        record = await self._store.get(sandbox_id)
+        if not _is_asked(record, life, attempt) or record is None:
+            return
+        last = await self._last_activity(record.url)
+
+        def move(current: Sandbox | None) -> Change | None:
+            return answered(current, last, self._store.now()) if _is_asked(current, life, attempt) else None
+
+        outcome = await self._store.change(sandbox_id, move, believed=record)
+        if outcome.written and outcome.record:
+            log.info("asked whether it is busy", ended=not outcome.record.wants_pod)
+
+    async def _last_activity(self, url: str) -> float:
+        """Seconds since the epoch; trouble asking counts as not busy."""
+        for _ in range(TRIES):
+            with contextlib.suppress(aiohttp.ClientError, TimeoutError, OSError, msgspec.MsgspecError, ValueError):
+                timeout = aiohttp.ClientTimeout(total=TRY_SECONDS)
+                async with self._session.get(url + self._path, timeout=timeout) as response:
+                    if response.status == 200:  # noqa: PLR2004 - OK
+                        return _decode(await response.content.read(64 * 1024)).last(self._store.now())
+        return 0.0
+
+
+def answered(record: Sandbox | None, last_activity: float, now: float) -> Change | None:
+    """What becomes of a record that was asked. Pure."""
+    if record is None:
+        return None
+    record = msgspec.structs.replace(record, asked_until=None)
+    busy = used(record, last_activity) if last_activity > record.last_used_at else record
+    if busy.expiry is None or busy.expiry.at > now:
+        return Change(busy)
+    ending = another_attempt(expired(busy, busy.expiry.by, now))
+    return Change(ending, (Job.of(Work.TERMINATE, ending),))
+
+
+def _is_asked(record: Sandbox | None, life: str, attempt: int) -> bool:
+    return record is not None and record.life == life and record.attempt == attempt and record.asked_until is not None
