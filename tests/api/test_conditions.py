@@ -114,7 +114,7 @@ async def test_each_change_has_its_tag(api: httpx.AsyncClient, evolve: Evolve):
         {"status": Status.RUNNING},
         {"ready": True},
         {"ready": False},
-        {"expires_at": 1_750_000_600.0},
+        {"lifetime": 600.0},
     ]
     seen = [(await api.post("/api/sandboxes", json={"sandbox_id": "abc"})).headers["ETag"]]
     for change in changes:

@@ -23,7 +23,7 @@ EXAMPLES = "25"
 
 
 async def test_each_operation_says_its_errors_and_its_key(serve):
-    """401 and 503 may come from every route of `/api`; the health check needs no key."""
+    """401, 429 and 503 may come from every route of `/api`; the health check needs no key."""
     api = await serve()
     document = (await api.get("/schema/openapi.json")).json()
     operations = {
@@ -37,11 +37,12 @@ async def test_each_operation_says_its_errors_and_its_key(serve):
         "/api/sandboxes",
         "/api/sandboxes/{sandbox_id}",
         "/api/sandboxes/{sandbox_id}/events",
+        "/api/sandboxes/{sandbox_id}/keepalive",
     }
     for (path, _), operation in operations.items():
         if path.startswith("/api"):
-            assert {"401", "503"} <= operation["responses"].keys()
-            for status in ("401", "503"):
+            assert {"401", "429", "503"} <= operation["responses"].keys()
+            for status in ("401", "429", "503"):
                 assert list(operation["responses"][status]["content"]) == ["application/problem+json"]
         else:
             assert operation["security"] == [{}]

@@ -26,7 +26,8 @@ NEW = {
     "thread_id": "abc",
     "created_at": "2025-06-15T15:06:40Z",
     "updated_at": "2025-06-15T15:06:40Z",
-    "expires_at": None,
+    "expires_at": "2025-06-15T19:06:40Z",
+    "expires_by": "idle",
     "timings_ms": {"queued": None, "created": None, "scheduled": None, "running": None, "ready": None},
 }
 RUNNING = {**NEW, "sandbox_url": "http://10.0.0.7:30123", "status": "Running", "ready": True}
@@ -185,14 +186,14 @@ async def test_read_any_status(api: httpx.AsyncClient, evolve: Evolve, status: S
 
 
 async def test_times(api: httpx.AsyncClient, evolve: Evolve, clock: Clock):
-    """Times are in UTC: of the create, of the last change, and of the end if there is to be one."""
+    """Times are in UTC: of the create, of the last change, and of the end, by whichever comes first."""
     await api.post("/api/sandboxes", json={"sandbox_id": "abc"})
     clock.advance(1.25)
-    await evolve("abc", expires_at=clock.now + 60)
+    await evolve("abc", lifetime=61.25)
     shown = (await api.get("/api/sandboxes/abc")).json()
     assert shown["created_at"] == "2025-06-15T15:06:40Z"
     assert shown["updated_at"] == "2025-06-15T15:06:41.250000Z"
-    assert shown["expires_at"] == "2025-06-15T15:07:41.250000Z"
+    assert (shown["expires_at"], shown["expires_by"]) == ("2025-06-15T15:07:41.250000Z", "lifetime")
 
 
 async def test_timings(api: httpx.AsyncClient, evolve: Evolve, clock: Clock):
@@ -320,4 +321,4 @@ async def test_records_of_others(api: httpx.AsyncClient, store: Store, clock: Cl
     """What another process wrote is shown alike: the API keeps nothing of its own."""
     record = accepted("abc", Spec(), cluster="default", now=clock.now)
     await store.change("abc", lambda _: Change(record))
-    assert (await api.get("/api/sandboxes/abc")).json() == NEW
+    assert (await api.get("/api/sandboxes/abc")).json() == {**NEW, "expires_at": None, "expires_by": None}

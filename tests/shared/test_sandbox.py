@@ -148,17 +148,17 @@ DUE = [
     Due("is made and has to be ready in time", replace(MADE, until=LATER), LATER),
     Due("has lost its Service", sandbox.unserved(replace(MADE, status=Status.RUNNING)), NOW + NO_PROGRESS_SECONDS),
     Due("has lost its Service, and Kubernetes is slow", sandbox.unserved(replace(MADE, until=1.0)), NOW + 15),
-    Due("is made and expires", replace(MADE, expires_at=LATER), LATER),
+    Due("is made and expires", replace(MADE, lifetime=7.0), LATER),
     Due("runs", replace(MADE, status=Status.RUNNING), None),
     Due("runs, unseen by us when it was made", replace(FIRST, status=Status.RUNNING), NOW + NO_PROGRESS_SECONDS),
     Due("is being deleted", sandbox.terminating(MADE), NOW + NO_PROGRESS_SECONDS),
     Due(
         "is being deleted, whenever it expires",
-        sandbox.terminating(replace(MADE, expires_at=LATER)),
+        sandbox.terminating(replace(MADE, lifetime=7.0)),
         NOW + NO_PROGRESS_SECONDS,
     ),
     Due("has failed", sandbox.failed(FIRST, Reason.INVALID, "no"), None),
-    Due("has ended and is kept for a while", replace(MADE, status=Status.SUCCEEDED, expires_at=LATER), LATER),
+    Due("has ended and is kept for a while", replace(MADE, status=Status.SUCCEEDED, until=LATER, lifetime=1.0), LATER),
 ]
 
 

@@ -32,6 +32,7 @@ from shared.sandbox import (
     provisioned,
     terminating,
     troubled,
+    used,
 )
 from shared.store import CHANGES, Change, Fenced, Guard, Move, Store
 from tests.conftest import Clock
@@ -40,6 +41,7 @@ from tests.shared.conftest import Connect, created
 pytestmark = pytest.mark.anyio
 
 Evolve = Callable[[Sandbox], Sandbox | None]
+FREED = "sandboxes:freed"
 
 
 def evolved(evolve: Evolve) -> Move:
@@ -98,7 +100,9 @@ async def keys_of(redis: Redis) -> dict[str, Any]:
     """All that Redis holds: records and histories decoded, sorted sets with their scores, other strings as they are."""
     held: dict[str, Any] = {}
     for key in sorted([raw.decode() for raw in await redis.keys()]):
-        if await redis.type(key) == b"zset":
+        if key == FREED:
+            held[key] = await redis.lrange(key, 0, -1)
+        elif await redis.type(key) == b"zset":
             held[key] = {member.decode(): score for member, score in await redis.zrange(key, 0, -1, withscores=True)}
         elif key.endswith(":history"):
             held[key] = [read_entry(raw) for raw in await redis.lrange(key, 0, -1)]
@@ -109,8 +113,9 @@ async def keys_of(redis: Redis) -> dict[str, Any]:
     return held
 
 
-def without_jobs(held: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in held.items() if not key.startswith("arq:")}
+def of_records(held: dict[str, Any]) -> dict[str, Any]:
+    """Without jobs, and without what is kept of those that went."""
+    return {key: value for key, value in held.items() if not key.startswith("arq:") and key != FREED}
 
 
 def expected(records: Iterable[Sandbox]) -> dict[str, Any]:
@@ -119,7 +124,8 @@ def expected(records: Iterable[Sandbox]) -> dict[str, Any]:
     for record in records:
         held[f"sandbox:{record.id}"] = record
         held[f"sandbox:{record.id}:history"] = ANY
-        for index in ("created", f"status:{record.status}", f"user:{record.spec.user_id}"):
+        of_user = (f"user:{record.spec.user_id}", *([f"live:{record.spec.user_id}"] if record.wants_pod else []))
+        for index in ("created", f"status:{record.status}", *of_user):
             held.setdefault(f"sandboxes:{index}", {})[record.id] = record.created_at
         if record.due_at is not None:
             held.setdefault("sandboxes:deadline", {})[record.id] = record.due_at
@@ -154,7 +160,7 @@ async def test_change(store: Store, redis: Redis, clock: Clock):
     assert outcome.record == replace(
         record, revision=2, updated_at=clock.now, reason=Reason.QUOTA_EXCEEDED, message="full – wait"
     )
-    assert without_jobs(await keys_of(redis)) == expected([outcome.record])
+    assert of_records(await keys_of(redis)) == expected([outcome.record])
 
 
 async def test_revisions(store: Store):
@@ -178,13 +184,14 @@ async def test_left_alone(store: Store, redis: Redis):
 
 
 async def test_remove(store: Store, redis: Redis):
-    """A record that is removed leaves nothing behind, and removing it again does no harm."""
+    """A record that is removed leaves nothing of it behind, and removing it again does no harm."""
     await make(store)
     await redis.delete(QUEUE, *await redis.keys(f"{JOB_KEY}*"))
     assert await store.change("abc", removed) == (None, True)
-    assert await keys_of(redis) == {}
+    assert of_records(await keys_of(redis)) == {}
+    before = await keys_of(redis)
     assert (await store.change("abc", removed)).record is None
-    assert await keys_of(redis) == {}
+    assert await keys_of(redis) == before
 
 
 async def test_indexes_follow(store: Store, redis: Redis, clock: Clock):
@@ -194,8 +201,8 @@ async def test_indexes_follow(store: Store, redis: Redis, clock: Clock):
         another_attempt,
         lambda r: provisioned(r, Made("p", "u", "service", "http://h:1"), now=clock.now),
         lambda r: replace(r, status=Status.RUNNING, ready=True),
-        lambda r: replace(r, expires_at=clock.now + 60.5),
-        lambda r: replace(r, expires_at=clock.now + 90),
+        lambda r: replace(r, lifetime=60.5),
+        lambda r: used(r, clock.now, keep_seconds=90),
         lambda r: failed(r, Reason.POD_LOST, "gone"),
         lambda r: next_life(r, Spec(user_id="bob"), now=clock.now),
         terminating,
@@ -205,9 +212,9 @@ async def test_indexes_follow(store: Store, redis: Redis, clock: Clock):
         clock.advance(0.1)
         record = (await store.change("abc", evolved(step))).record
         assert record is not None
-        assert without_jobs(await keys_of(redis)) == expected([other, record])
+        assert of_records(await keys_of(redis)) == expected([other, record])
     await store.change("abc", removed)
-    assert without_jobs(await keys_of(redis)) == expected([other])
+    assert of_records(await keys_of(redis)) == expected([other])
 
 
 STEPS: dict[str, Callable[[Sandbox, float], Sandbox | None]] = {
@@ -215,8 +222,8 @@ STEPS: dict[str, Callable[[Sandbox, float], Sandbox | None]] = {
     "trouble": lambda r, _: troubled(r, Reason.QUOTA_EXCEEDED, "wait"),
     "provision": lambda r, now: provisioned(r, Made("p", "u", "service", "http://h:1"), now=now),
     "run": lambda r, _: replace(r, status=Status.RUNNING, ready=True),
-    "expire": lambda r, now: replace(r, expires_at=now + 60),
-    "keep": lambda r, _: replace(r, expires_at=None),
+    "expire": lambda r, now: replace(r, lifetime=now - r.created_at + 60),
+    "keep": lambda r, _: replace(r, lifetime=0.0),
     "fail": lambda r, _: failed(r, Reason.INVALID, "no"),
     "terminate": lambda r, _: terminating(r),
     "next life": lambda r, now: next_life(r, Spec(user_id="bob"), now=now),
@@ -253,7 +260,7 @@ async def test_any_sequence(sequence: list[tuple[str, str, float, int]]):
             if outcome.record is not None:
                 records[sandbox_id] = outcome.record
                 history[sandbox_id].append(outcome.record)
-            assert without_jobs(await keys_of(redis)) == expected(records.values())
+            assert of_records(await keys_of(redis)) == expected(records.values())
 
 
 def moves(sandbox_id: str, name: str, now: float) -> Move:
@@ -272,7 +279,7 @@ async def test_believed(store: Store, redis: Redis, clock: Clock, believes: str)
     outcome = await store.change("abc", made_or(another_attempt), believed=believed)
     assert outcome.written
     assert outcome.record == replace(old, attempt=3, revision=3, updated_at=clock.now)
-    assert without_jobs(await keys_of(redis)) == expected([outcome.record])
+    assert of_records(await keys_of(redis)) == expected([outcome.record])
 
 
 async def test_believed_gone(store: Store, redis: Redis):
@@ -297,7 +304,7 @@ async def test_lost_race(store: Store, redis: Redis, open_redis: Connect, clock:
     assert outcome.written
     assert outcome.record == replace(record, url="http://h:1", attempt=2, revision=3)
     assert [(r.url, r.revision) for r in seen if r] == [("", 1), ("http://h:1", 2)]
-    assert without_jobs(await keys_of(redis)) == expected([outcome.record])
+    assert of_records(await keys_of(redis)) == expected([outcome.record])
 
 
 async def test_lost_race_to_create(store: Store, redis: Redis, open_redis: Connect, clock: Clock):
@@ -326,7 +333,7 @@ async def test_lost_race_to_remove(store: Store, redis: Redis, open_redis: Conne
 
     move, _ = overtaken(evolved(another_attempt), other)
     assert await store.change("abc", move) == (None, False)
-    assert without_jobs(await keys_of(redis)) == {}
+    assert of_records(await keys_of(redis)) == {}
 
 
 async def test_concurrent_creates(open_redis: Connect, redis: Redis, clock: Clock):
@@ -433,20 +440,24 @@ async def test_all_of_nothing(store: Store):
     assert await store.all() == []
 
 
+async def due(store: Store, limit: int = 10) -> list[str]:
+    return [record.id for record in await store.due(limit) if record]
+
+
 async def test_due(store: Store, clock: Clock):
     """What is due is what nobody moved for too long, longest due first, and no more than asked for."""
     for sandbox_id in ("a", "b", "c"):
         await make(store, sandbox_id)
         clock.advance(1)
     clock.advance(NO_PROGRESS_SECONDS - 3)
-    assert await store.due(10) == ["a"]
+    assert await due(store) == ["a"]
     clock.advance(1)
-    assert await store.due(10) == ["a", "b"]
-    assert await store.due(1) == ["a"]
+    assert await due(store) == ["a", "b"]
+    assert await due(store, 1) == ["a"]
     await store.change("a", evolved(another_attempt))
-    assert await store.due(10) == ["b"]
+    assert await due(store) == ["b"]
     await store.change("b", evolved(lambda r: provisioned(r, Made("p", "u", "service", "http://h"), now=clock.now)))
-    assert await store.due(10) == []
+    assert await due(store) == []
 
 
 async def test_due_when_it_expires(store: Store, clock: Clock):
@@ -455,15 +466,13 @@ async def test_due_when_it_expires(store: Store, clock: Clock):
     await store.change(
         "abc",
         evolved(
-            lambda r: replace(
-                provisioned(r, Made("p", "u", "service", "http://h"), now=clock.now), expires_at=clock.now + 60
-            )
+            lambda r: replace(provisioned(r, Made("p", "u", "service", "http://h"), now=clock.now), idle_timeout=60.0)
         ),
     )
     clock.advance(59)
-    assert await store.due(10) == []
+    assert await due(store) == []
     clock.advance(1)
-    assert await store.due(10) == ["abc"]
+    assert await due(store) == ["abc"]
 
 
 async def test_provisioning_workers(store: Store, redis: Redis):

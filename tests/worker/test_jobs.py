@@ -6,6 +6,7 @@ from arq import Retry
 from arq.connections import ArqRedis
 
 from shared.connection import PROMPT, connect
+from shared.pacing import Pacing
 from shared.queue import IN_PROGRESS_KEY, Job, Work
 from shared.sandbox import NO_PROGRESS_SECONDS, terminating
 from shared.settings import Settings, read_settings
@@ -36,6 +37,7 @@ def context(store: Store, provisioner: Provisioner) -> dict[Any, Any]:
     return {
         "store": store,
         "provisioner": provisioner,
+        "pacing": Pacing(store.redis, store.now),
         "settings": read_settings({}),
         "job_id": "the-job",
         "job_try": 1,
@@ -114,6 +116,7 @@ async def test_redis_away(cluster: Cluster, settings: Settings, away_url: str):
         context = {
             "store": store,
             "provisioner": Provisioner(store, Vitals(away, store.now, "default"), cluster, settings),
+            "pacing": Pacing(away, store.now),
             "settings": settings,
             "job_id": "j",
             "job_try": 1,

@@ -8,6 +8,7 @@ from msgspec.structs import replace
 
 from shared.queue import Job, Work
 from shared.sandbox import ALLOWED, ENDED, Made, Reason, Sandbox, Status, failed, provisioned, terminating
+from shared.store import Change
 from tests.worker.records import NOW, of_status, record_of
 from tests.worker.transcripts import pod_life, stuck_pod
 from worker.causes import Cause
@@ -246,7 +247,7 @@ def test_what_was_wanted_gone_is_forgotten():
     """The record of what was being deleted goes with its Pod, and needs no job."""
     change = written(terminating(provisioned_record()), None)
     assert change is not None
-    assert change == (None, ())
+    assert change == Change(None)
 
 
 def test_until():

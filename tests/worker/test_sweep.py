@@ -7,6 +7,7 @@ from msgspec.structs import replace
 
 from shared.connection import PROMPT, connect
 from shared.errors import StoreUnavailable
+from shared.pacing import Pacing
 from shared.queue import JOB_KEY, QUEUE
 from shared.sandbox import (
     NO_PROGRESS_SECONDS,
@@ -23,11 +24,18 @@ from shared.store import Store
 from tests.conftest import Clock
 from tests.worker.conftest import put, queued, read
 from tests.worker.records import record_of, settings_of
-from worker.sweep import sweep
+from worker.sweep import sweep as sweep_once
 
 pytestmark = pytest.mark.anyio
 
 ID = "abc"
+RETENTION = 600.0
+
+
+async def sweep(store: Store, **environment: str) -> int:
+    """With these settings, as the scheduled job does."""
+    settings = settings_of(FAILED_RETENTION_SECONDS=str(RETENTION), **environment)
+    return await sweep_once(store, Pacing(store.redis, store.now), settings)
 
 
 def made() -> Sandbox:
@@ -52,7 +60,7 @@ async def test_no_progress(valkey: ArqRedis, store: Store, clock: Clock, record:
     """What waits for a job and has not moved gets one more, under the next attempt's name; nothing else changes."""
     await put(store, record)
     clock.advance(NO_PROGRESS_SECONDS)
-    assert await sweep(store, RETENTION) == 1
+    assert await sweep(store) == 1
     assert await queued(valkey) == [job]
     assert await valkey.exists(JOB_KEY + job)
     after = await read(store, ID)
@@ -63,13 +71,11 @@ async def test_once_is_enough(valkey: ArqRedis, store: Store, clock: Clock):
     """What has just got a job gets none from the next sweep; when that made no progress either, another."""
     await put(store, WAITS_FOR_POD)
     clock.advance(NO_PROGRESS_SECONDS)
-    assert [await sweep(store, RETENTION), await sweep(store, RETENTION)] == [1, 0]
+    assert [await sweep(store), await sweep(store)] == [1, 0]
     clock.advance(NO_PROGRESS_SECONDS)
-    assert await sweep(store, RETENTION) == 1
+    assert await sweep(store) == 1
     assert await queued(valkey) == ["provision:abc:1-0a1b2c3d:2", "provision:abc:1-0a1b2c3d:3"]
 
-
-RETENTION = 600.0
 
 NOT_DUE = {
     "provisioned: the observer waits for its Pod": made(),
@@ -82,7 +88,7 @@ async def test_nothing_to_do(valkey: ArqRedis, store: Store, clock: Clock, recor
     """What waits for no job gets none, however long it stands."""
     await put(store, record)
     clock.advance(NO_PROGRESS_SECONDS * 100)
-    assert await sweep(store, RETENTION) == 0
+    assert await sweep(store) == 0
     assert await queued(valkey) == []
 
 
@@ -92,7 +98,7 @@ async def test_progress_in_time(valkey: ArqRedis, store: Store, clock: Clock):
     clock.advance(NO_PROGRESS_SECONDS - 1)
     await put(store, troubled(await read(store, ID), Reason.QUOTA_EXCEEDED, "full"))
     clock.advance(NO_PROGRESS_SECONDS - 1)
-    assert await sweep(store, RETENTION) == 0
+    assert await sweep(store) == 0
     assert await queued(valkey) == []
 
 
@@ -101,7 +107,7 @@ async def test_two_at_once(valkey: ArqRedis, store: Store, clock: Clock):
     for number in range(30):
         await put(store, record_of(f"s{number}"))
     clock.advance(NO_PROGRESS_SECONDS)
-    assert sum(await asyncio.gather(sweep(store, RETENTION), sweep(store, RETENTION))) == 30
+    assert sum(await asyncio.gather(sweep(store), sweep(store))) == 30
     assert await queued(valkey) == sorted(f"provision:s{number}:1-0a1b2c3d:2" for number in range(30))
 
 
@@ -109,7 +115,7 @@ async def test_a_job_is_due_at_once(valkey: ArqRedis, store: Store, clock: Clock
     """The new job waits for nothing."""
     await put(store, WAITS_FOR_POD)
     clock.advance(NO_PROGRESS_SECONDS)
-    await sweep(store, RETENTION)
+    await sweep(store)
     ((_, due),) = await valkey.zrange(QUEUE, 0, -1, withscores=True)
     assert due <= clock.now * 1000
 
@@ -120,7 +126,7 @@ async def test_an_unreadable_record(valkey: ArqRedis, store: Store, clock: Clock
         await put(store, record_of(sandbox_id))
     await valkey.set("sandbox:b", b"{}")
     clock.advance(NO_PROGRESS_SECONDS)
-    assert await sweep(store, RETENTION) == 2
+    assert await sweep(store) == 2
     assert await queued(valkey) == ["provision:a:1-0a1b2c3d:2", "provision:c:1-0a1b2c3d:2"]
     assert await valkey.get("sandbox:b") == b"{}"
 
@@ -129,9 +135,9 @@ async def test_what_never_moves_is_tried_less_often(valkey: ArqRedis, store: Sto
     """A record that many jobs did not move gets another one still, but every few minutes only."""
     await put(store, record_of(ID, attempt=20))
     clock.advance(239)
-    assert await sweep(store, RETENTION) == 0
+    assert await sweep(store) == 0
     clock.advance(1)
-    assert await sweep(store, RETENTION) == 1
+    assert await sweep(store) == 1
     assert await queued(valkey) == ["provision:abc:1-0a1b2c3d:21"]
 
 
@@ -145,7 +151,7 @@ async def away(away_url: str, clock: Clock) -> AsyncIterator[Store]:
 async def test_redis_away(away: Store):
     """A sweep that cannot read says so."""
     with pytest.raises(StoreUnavailable):
-        await sweep(away, RETENTION)
+        await sweep(away)
 
 
 async def test_what_was_never_ready_in_its_time_has_failed(valkey: ArqRedis, store: Store, clock: Clock):
@@ -153,9 +159,9 @@ async def test_what_was_never_ready_in_its_time_has_failed(valkey: ArqRedis, sto
     stuck = replace(troubled(made(), Reason.UNSCHEDULABLE, "no room"), until=clock.now + 300)
     await put(store, stuck)
     clock.advance(299)
-    assert await sweep(store, RETENTION) == 0
+    assert await sweep(store) == 0
     clock.advance(1)
-    assert await sweep(store, RETENTION) == 1
+    assert await sweep(store) == 1
     after = await read(store, ID)
     assert (after.status, after.reason, after.until) == (Status.FAILED, Reason.UNSCHEDULABLE, clock.now + RETENTION)
     assert "no room" in after.message
@@ -166,6 +172,6 @@ async def test_what_failed_long_ago_is_removed(valkey: ArqRedis, store: Store, c
     """A failed sandbox can be read for its retention; then its record is ended like any other."""
     await put(store, failed(made(), Reason.CRASH_LOOP, "exit code 3", until=clock.now + RETENTION))
     clock.advance(RETENTION)
-    assert await sweep(store, RETENTION) == 1
+    assert await sweep(store) == 1
     assert (await read(store, ID)).status is Status.TERMINATING
     assert await queued(valkey) == ["terminate:abc:1-0a1b2c3d:2"]

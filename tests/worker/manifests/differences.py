@@ -100,6 +100,13 @@ DIFFERENCES = [
     ),
     Difference(
         "pod",
+        "spec.activeDeadlineSeconds",
+        ABSENT,
+        always(7 * 86400 + 3600),
+        "A Pod that has outlived its lifetime by an hour is ended by Kubernetes, though we be dead.",
+    ),
+    Difference(
+        "pod",
         "spec.enableServiceLinks",
         ABSENT,
         always(False),

@@ -45,7 +45,8 @@ def sorted_out(file: Path) -> tuple[list[Found], set[Difference]]:
     """What differs without being meant to, and which of the listed differences there are."""
     deerflow = msgspec.json.decode(file.read_bytes())
     request = deerflow["request"]
-    record, settings = record_of(request.pop("sandbox_id"), spec=request), read_settings(deerflow["settings"])
+    record = record_of(request.pop("sandbox_id"), spec=request, lifetime=7 * 86400.0)
+    settings = read_settings(deerflow["settings"])
     ours = {
         "pod": sent(manifests.pod(record, settings)),
         "service": sent(manifests.service(record, POD_UID, settings)),
