@@ -1,0 +1,39 @@
+"""The overlays of deploy/kubernetes, rendered once for all tests of a process."""
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.deploy.rendering import Rendering, copy, render
+
+OWN_REDIS = "PROVISIONER_API_KEY=a-key\nREDIS_PASSWORD=a-password\n"
+ANOTHERS_REDIS = "PROVISIONER_API_KEY=a-key\nREDIS_URL=rediss://user:another@redis.example.com:6379/3\n"
+
+
+@pytest.fixture(scope="session")
+def dev(tmp_path_factory: pytest.TempPathFactory) -> Rendering:
+    return render(copy(tmp_path_factory.mktemp("dev"), "dev", OWN_REDIS))
+
+
+@pytest.fixture(scope="session")
+def prod(tmp_path_factory: pytest.TempPathFactory) -> Rendering:
+    return render(copy(tmp_path_factory.mktemp("prod"), "prod", OWN_REDIS))
+
+
+@pytest.fixture(scope="session")
+def changed(tmp_path_factory: pytest.TempPathFactory) -> Rendering:
+    """`prod` with what docs/kubernetes.md tells to change: another Redis, another sandbox image."""
+    overlay = copy(tmp_path_factory.mktemp("changed"), "prod", ANOTHERS_REDIS)
+    kustomization = overlay / "kustomization.yaml"
+    text = kustomization.read_text()
+    kustomization.write_text(text.replace("  - ../../components/redis #", "  - ../../components/external-redis #"))
+    with (overlay / "settings.env").open("a") as settings:
+        settings.write("SANDBOX_IMAGE=registry.example.com/sandbox:7\n")
+    return render(overlay)
+
+
+@pytest.fixture(scope="session", params=["dev", "prod", "changed"])
+def rendering(request: pytest.FixtureRequest) -> Rendering:
+    """Each of the three."""
+    get: Callable[[str], Rendering] = request.getfixturevalue
+    return get(request.param)
