@@ -2,6 +2,7 @@
 
 import msgspec
 
+from deploy.local.emulator.faults import Faults, Target
 from deploy.local.emulator.kinds import KINDS
 from deploy.local.emulator.statuses import Object, bad_request
 
@@ -71,11 +72,15 @@ DOCUMENTS: dict[str, Object] = {
 }
 
 
-def review_access(body: bytes) -> Object:
-    """Everything is allowed: there is one user, and it is the administrator."""
+def review_access(body: bytes, faults: Faults) -> Object:
+    """There is one user, and it is the administrator: all is allowed but what a fault forbids each time."""
     try:
         asked = msgspec.json.decode(body, type=dict)
     except msgspec.DecodeError as error:
         raise bad_request(f"couldn't get version/kind; json parse error: {error}") from error
     review = {"kind": "SelfSubjectAccessReview", "apiVersion": "authorization.k8s.io/v1", "metadata": {}}
-    return {**review, "spec": asked.get("spec", {}), "status": {"allowed": True, "reason": _ALLOWED}}
+    spec = asked.get("spec", {})
+    about = spec.get("resourceAttributes", {})
+    target = Target(**{name: about.get(name, "") for name in ("verb", "resource", "namespace", "name")})
+    status: Object = {"allowed": False} if faults.forbid(target) else {"allowed": True, "reason": _ALLOWED}
+    return {**review, "spec": spec, "status": status}

@@ -23,6 +23,7 @@ POD_KINDS = (
     "evicted",
     "slow-start",
 )
+_FORBIDDEN = 403
 
 
 class Rule(msgspec.Struct, omit_defaults=True, kw_only=True, eq=False, forbid_unknown_fields=True):
@@ -96,6 +97,11 @@ class Faults:
                 rule.struck += 1
                 return rule
         return None
+
+    def forbid(self, target: Target) -> bool:
+        """Whether each such request is refused with 403, as one without the permission is. Strikes nothing."""
+        refusing = (rule for rule in self.rules if rule.kind == "error" and rule.status == _FORBIDDEN)
+        return any(rule.times is None and rule.share >= 1 and _concerns(rule, target) for rule in refusing)
 
     def shown(self) -> list[dict[str, Any]]:
         return [{**rule.wanted(), "struck": rule.struck} for rule in self.rules]

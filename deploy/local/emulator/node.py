@@ -5,9 +5,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from random import Random
 
+from deploy.local.emulator import images
 from deploy.local.emulator.events import Recorder
 from deploy.local.emulator.faults import Faults
 from deploy.local.emulator.identities import uid
+from deploy.local.emulator.kinds import NODES
 from deploy.local.emulator.objects import Store
 from deploy.local.emulator.options import Options
 from deploy.local.emulator.statuses import Object
@@ -36,7 +38,19 @@ class Node:
     random: Random
     stopped: Callable[[str], None]  # tells the proxy that a Pod's container ended
     running: set[str] = field(default_factory=set)  # uids of Pods whose containers run
+    _images: set[str] = field(default_factory=set)
     _addresses: Iterator[int] = field(default_factory=itertools.count)
+
+    def has(self, image: str) -> None:
+        """From now on, and says so in its status: the image of a container that starts."""
+        full = images.full_reference(image)
+        node = self.store.get(NODES, "", NAME)
+        if full in self._images or node is None:
+            return
+        self._images.add(full)
+        status = node.body["status"]
+        there = [*status.get("images", []), images.described(full)]
+        self.store.put(NODES, {**node.body, "status": {**status, "images": there}})
 
     def address(self) -> str:
         number = next(self._addresses) % _ADDRESSES

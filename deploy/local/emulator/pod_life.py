@@ -159,6 +159,7 @@ class PodLife:
             view.restarts += 1
         if "terminated" in view.state:
             view.last_state = view.state
+        self.node.has(spec["image"])
         view.container_id = container_id(self.node.random)
         view.state, view.started = {"running": {"startedAt": now()}}, True
         present = f'Container image "{spec["image"]}" already present on machine and can be accessed by the pod'

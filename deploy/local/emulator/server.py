@@ -130,7 +130,8 @@ class Server:
         if request.path in discovery.HEALTH:
             return web.Response(text="ok")
         if request.path == discovery.ACCESS_REVIEWS and request.method == "POST":
-            return _json(msgspec.json.encode(discovery.review_access(await request.read())), _CREATED)
+            review = discovery.review_access(await request.read(), self._cluster.faults)
+            return _json(msgspec.json.encode(review), _CREATED)
         document = discovery.DOCUMENTS.get(request.path.rstrip("/"))
         return _no_such_path() if document is None else _json(msgspec.json.encode(document))
 

@@ -6,6 +6,8 @@ import asyncio
 import itertools
 from typing import TYPE_CHECKING
 
+from deploy.local.emulator import images
+
 if TYPE_CHECKING:
     from deploy.local.emulator.pod_life import PodLife
     from deploy.local.emulator.statuses import Object
@@ -70,19 +72,9 @@ def _back_off_pull(life: PodLife) -> None:
 
 
 def _pull_error(image: str) -> str:
-    full = _full_reference(image)
+    full = images.full_reference(image)
     failed = f'failed to pull and unpack image "{full}": failed to resolve reference "{full}": {full}: not found'
     return f"rpc error: code = NotFound desc = {failed}"
-
-
-def _full_reference(image: str) -> str:
-    """With registry and tag, as containerd completes it."""
-    first, slash, _ = image.partition("/")
-    if not slash:
-        image = f"docker.io/library/{image}"
-    elif not set(".:") & set(first) and first != "localhost":
-        image = f"docker.io/{image}"
-    return image if ":" in image.rpartition("/")[2] or "@" in image else f"{image}:latest"
 
 
 async def crash(life: PodLife) -> None:

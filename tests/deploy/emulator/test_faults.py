@@ -50,6 +50,30 @@ async def test_by_name(client: Client, pod: Make):
     assert (await client.create("pods", pod("good-1"))).status == 201
 
 
+async def test_what_is_forbidden_is_no_permission(client: Client):
+    """As long as each such request is refused, and not one now and then."""
+    await client.faults(
+        {"kind": "error", "status": 403, "verb": "watch", "resource": "pods", "namespace": "default"},
+        {"kind": "error", "status": 403, "verb": "create", "resource": "pods", "times": 1},
+        {"kind": "error", "status": 403, "verb": "get", "resource": "pods", "share": 0.5},
+        {"kind": "error", "status": 503, "verb": "list", "resource": "pods"},
+    )
+    assert (await review(client, "watch", "pods"))["status"] == {"allowed": False}
+    assert (await client.list("pods", "watch=true")).status == 403
+    for verb in ("create", "get", "list"):
+        assert (await review(client, verb, "pods"))["status"]["allowed"] is True
+    assert (await review(client, "watch", "pods", "kube-system"))["status"]["allowed"] is True
+
+
+async def review(client: Client, verb: str, resource: str, namespace: str = "default") -> dict[str, Any]:
+    attributes = {"namespace": namespace, "verb": verb, "resource": resource}
+    asked = {"kind": "SelfSubjectAccessReview", "spec": {"resourceAttributes": attributes}}
+    answer = await client.call("POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", asked)
+    assert answer.status == 201
+    reviewed: dict[str, Any] = answer.body
+    return reviewed
+
+
 @pytest.mark.parametrize("kind", ["error", "reset"])
 async def test_a_write_whose_answer_is_lost(client: Client, pod: Make, kind: str):
     """The Pod is there, though the client was told otherwise."""

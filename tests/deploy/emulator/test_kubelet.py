@@ -48,6 +48,22 @@ async def test_events_of_a_life(client: Client, pod: Make):
     assert await reasons(client) == ["Scheduled", "Pulled", "Created", "Started", "Killing"]
 
 
+async def test_the_node_tells_which_images_it_has(client: Client, pod: Make):
+    """In full, each once: those of containers that have started."""
+    assert "images" not in await node_status(client)
+    for name, image in (("p", "a"), ("q", "a:latest"), ("r", "there:5000/b@sha256:00")):
+        await client.create("pods", pod(name, containers=[{"name": "c", "image": image}]))
+        await client.ready(name)
+    names = [image["names"] for image in (await node_status(client))["images"]]
+    assert [listed[-1] for listed in names] == ["docker.io/library/a:latest", "there:5000/b@sha256:00"]
+    assert names[0][0].startswith("docker.io/library/a@sha256:")
+
+
+async def node_status(client: Client) -> dict[str, Any]:
+    status: dict[str, Any] = (await client.list("nodes")).body["items"][0]["status"]
+    return status
+
+
 async def missing(client: Client) -> bool:
     return (await client.get("pods", "p")).status == 404
 
