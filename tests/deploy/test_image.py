@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("api", "shared", "worker")
+PACKAGES = ("api", "shared", "worker", "deploy/doctor")
+COPIED = {*PACKAGES, "deploy/__init__.py", "requirements.txt"}
 INSTRUCTIONS = [
     line.split(maxsplit=1)
     for line in (ROOT / "deploy/Dockerfile").read_text().replace("\\\n", " ").splitlines()
@@ -44,13 +45,13 @@ def test_its_command_is_the_api_and_nothing_stands_in_the_way_of_another():
     assert not arguments("HEALTHCHECK", INSTRUCTIONS), "a worker's is another one than the API's"
 
 
-def test_it_copies_the_two_processes_and_what_they_need():
+def test_it_copies_its_commands_and_what_they_need():
     copied = {
         given.split()[0].rstrip("/")
         for given in arguments("COPY", INSTRUCTIONS)
         if not given.startswith("--from=build ")
     }
-    assert copied == {*PACKAGES, "requirements.txt"}
+    assert copied == COPIED
     assert not arguments("ADD", INSTRUCTIONS)
 
 
@@ -58,15 +59,15 @@ def test_the_builder_is_sent_nothing_else():
     """So that no kubeconfig, `.env` or history can end up in a layer by mistake."""
     lines = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line and not line.startswith("#")]
     assert lines[0] == "*"
-    assert {line[1:].rstrip("/") for line in lines if line.startswith("!")} == {*PACKAGES, "requirements.txt"}
+    assert {line[1:].rstrip("/") for line in lines if line.startswith("!")} == COPIED
 
 
 def test_its_requirements_hold_all_that_the_code_imports():
-    """Each module of another's that api, worker and shared import is in requirements.txt, pinned to one version."""
+    """Each module of another's that is imported is in requirements.txt, pinned to one version."""
     pinned = set(re.findall(r"^([\w-]+)==", (ROOT / "requirements.txt").read_text(), re.MULTILINE))
     distributions = packages_distributions()
     imported = {name for package in PACKAGES for path in (ROOT / package).rglob("*.py") for name in imports(path)}
-    foreign = imported - sys.stdlib_module_names - set(PACKAGES)
+    foreign = imported - sys.stdlib_module_names - {package.partition("/")[0] for package in PACKAGES}
     missing = {
         name for name in foreign if not {d.lower().replace("_", "-") for d in distributions.get(name, [])} & pinned
     }
@@ -84,12 +85,20 @@ def imports(path: Path) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("module", ["api", "worker"])
-def test_both_commands_start_from_what_it_copies(tmp_path, module):
+@pytest.mark.parametrize(
+    ("command", "shown"),
+    [
+        (("api", "--print-settings"), "K8S_NAMESPACE=deer-flow"),
+        (("worker", "--print-settings"), "K8S_NAMESPACE=deer-flow"),
+        (("deploy.doctor", "--help"), "--json"),
+    ],
+)
+def test_its_commands_start_from_what_it_copies(tmp_path, command, shown):
     for package in PACKAGES:
         shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
-    shown = subprocess.run(
-        [sys.executable, "-m", module, "--print-settings"],
+    shutil.copy(ROOT / "deploy/__init__.py", tmp_path / "deploy")
+    written = subprocess.run(
+        [sys.executable, "-m", *command],
         cwd=tmp_path,
         env={"PROVISIONER_API_KEY": "a-secret", "PYTHONDONTWRITEBYTECODE": "1"},
         capture_output=True,
@@ -97,5 +106,5 @@ def test_both_commands_start_from_what_it_copies(tmp_path, module):
         check=True,
         timeout=60,
     ).stdout
-    assert "K8S_NAMESPACE=deer-flow" in shown
-    assert "a-secret" not in shown
+    assert shown in written
+    assert "a-secret" not in written
