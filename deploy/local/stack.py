@@ -46,6 +46,7 @@ class Stack:
         given = {**os.environ, **options.environment}.get("PROVISIONER_API_KEY")
         self.key = given or secrets.token_hex(16)
         self.urls: list[str] = []
+        self.worker_urls: list[str] = []
         self.apis: list[Process] = []
         self.workers: list[Process] = []
         self.valkey: Process
@@ -119,8 +120,9 @@ class Stack:
         self.apis[number] = await self._api(number)
 
     async def start_worker(self) -> Process:
-        environment = {"WORKER_METRICS_PORT": str(free_port())}  # one each
-        process = await self._python(f"worker-{len(self.workers) + 1}", "worker", **environment)
+        port = self.options.environment.get("WORKER_METRICS_PORT") or str(free_port())  # one each
+        self.worker_urls.append(f"http://127.0.0.1:{port}")
+        process = await self._python(f"worker-{len(self.workers) + 1}", "worker", WORKER_METRICS_PORT=port)
         self.workers.append(process)
         return process
 
