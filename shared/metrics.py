@@ -4,10 +4,21 @@ State that all processes share (how many sandboxes, how long the queue) is not h
 (`shared.state`), so that replicas do not multiply it.
 """
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
+from itertools import product
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Info,
+    disable_created_metrics,
+    generate_latest,
+)
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
-from shared.sandbox import Reason, Sandbox, Status
+from shared.queue import Work
+from shared.sandbox import EndedBy, Reason, Sandbox, Status
 from shared.version import VERSION
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
@@ -28,7 +39,7 @@ STAGES = Histogram(
 ACCEPTED = Counter("deerflow_accepted", "Lives that creates have begun.", registry=REGISTRY)
 ENDINGS = Counter(
     "deerflow_endings",
-    "Lives that are over, by what ended them; see failures for `failed`.",
+    "Lives that are over, by what ended them; see deerflow_failures for `failed`.",
     ["cause"],
     registry=REGISTRY,
 )
@@ -37,12 +48,19 @@ FAILURES = Counter(
 )
 REPAIRS = Counter(
     "deerflow_repairs",
-    "What was found wrong and put right: rising means that workers die, or somebody else changes our objects.",
+    "What was found wrong and put right, by kind. `adopted`: a Pod had no record. `service`: a sandbox had lost its "
+    "own. `outlived`: a Pod was left behind. `retried`: a job got nowhere. Rising: workers die, or somebody else "
+    "changes our objects.",
     ["kind"],
     registry=REGISTRY,
 )
 REFUSALS = Counter("deerflow_refusals", "Requests that were refused, by problem code.", ["reason"], registry=REGISTRY)
-JOBS = Counter("deerflow_jobs", "Runs of a job, by outcome.", ["function", "outcome"], registry=REGISTRY)
+JOBS = Counter(
+    "deerflow_jobs",
+    "Runs of a job, by outcome. `retried`: there will be another run. `failed`: a bug; the worker's log has it.",
+    ["function", "outcome"],
+    registry=REGISTRY,
+)
 JOB_SECONDS = Histogram(
     "deerflow_job_seconds", "How long a run of a job takes.", ["function"], buckets=_QUICK, registry=REGISTRY
 )
@@ -76,21 +94,27 @@ HTTP_SECONDS = Histogram(
     registry=REGISTRY,
 )
 
-_REASONS = frozenset(Reason)
 _STAGES = ("queued", "created", "scheduled", "running", "ready")
+_CAUSES = {Status.TERMINATING: "deleted", Status.FAILED: "failed", Status.SUCCEEDED: "succeeded"}
+_REASONS = frozenset(Reason) - {Reason.NONE}
+_OTHER_REASON = "Other"
 
 
 def prepare(process: str) -> None:
     """Names the build, and begins every series whose labels are known, so that its first increase is seen."""
+    # When each series began: as many again, which Prometheus does not use.
+    disable_created_metrics()  # type: ignore[no-untyped-call]
     BUILD.info({"version": VERSION, "process": process})
     for stage in _STAGES:
         STAGES.labels(stage)
-    for cause in ("deleted", "idle", "lifetime", "failed"):
+    for cause in (*_CAUSES.values(), *EndedBy):
         ENDINGS.labels(cause)
-    for reason in sorted(_REASONS - {Reason.NONE}):
+    for reason in (*sorted(_REASONS), _OTHER_REASON):
         FAILURES.labels(reason)
-    for kind in ("adopted", "service", "outlived", "retried", "put_back"):
+    for kind in ("adopted", "service", "outlived", "retried"):
         REPAIRS.labels(kind)
+    for work, outcome in product(Work, ("done", "retried", "failed")):
+        JOBS.labels(work, outcome)
 
 
 def exposition() -> bytes:
@@ -106,9 +130,9 @@ def changed(before: Sandbox | None, after: Sandbox | None) -> None:
         return
     _stages(before, after)
     if before.wants_pod and not after.wants_pod:
-        ENDINGS.labels(_cause(after)).inc()
+        ENDINGS.labels(after.ended_by or _CAUSES[after.status]).inc()
     if after.status is Status.FAILED and before.status is not Status.FAILED:
-        FAILURES.labels(after.reason if after.reason in _REASONS else "Other").inc()
+        FAILURES.labels(after.reason if after.reason in _REASONS else _OTHER_REASON).inc()
     if before.is_provisioned and not after.is_provisioned:
         REPAIRS.labels("service").inc()
     elif after.attempt > before.attempt and after.status is before.status and after.asked_until == before.asked_until:
@@ -120,7 +144,3 @@ def _stages(before: Sandbox, after: Sandbox) -> None:
         reached = getattr(after.timings, stage)
         if reached is not None and getattr(before.timings, stage) is None:
             STAGES.labels(stage).observe(max(0.0, reached - after.created_at))
-
-
-def _cause(record: Sandbox) -> str:
-    return record.ended_by or ("deleted" if record.status is Status.TERMINATING else "failed")

@@ -2,7 +2,6 @@
 
 from typing import NamedTuple, cast
 
-import msgspec
 from redis.asyncio import Redis
 
 from shared import indexes, queue
@@ -13,8 +12,9 @@ from shared.sandbox import Status
 
 BEHIND_SECONDS = 30.0
 """A record that is due for so long was not looked at by three sweeps."""
-_LOOKED_AT = 200
-"""Jobs in whose number the oldest that waits is looked for: those before it are being worked on."""
+_CHUNK = 500
+_LOOKED_THROUGH = 5000
+"""Jobs among which the oldest that waits is looked for: those being worked on stay in the queue till they are done."""
 
 
 class State(NamedTuple):
@@ -38,27 +38,37 @@ async def read_state(redis: Redis, now: Clock, limits: tuple[Limit, ...]) -> Sta
             pipeline.zcount(queue.QUEUE, "-inf", at * 1000)
             pipeline.zcount(queue.QUEUE, f"({at * 1000}", "+inf")
             pipeline.zcount(indexes.DEADLINE, "-inf", at - BEHIND_SECONDS)
-            pipeline.zrangebyscore(queue.QUEUE, "-inf", at * 1000, start=0, num=_LOOKED_AT, withscores=True)
             for limit in limits:
                 for index in limit.indexes:
                     pipeline.zcard(index)
             found = await pipeline.execute()
     counts = dict(zip((status.value for status in Status), found, strict=False))
-    waiting, delayed, behind, due = found[len(counts) : len(counts) + 4]
-    rest = iter(found[len(counts) + 4 :])
+    waiting, delayed, behind = found[len(counts) : len(counts) + 3]
+    rest = iter(found[len(counts) + 3 :])
     held = {limit.name: sum(next(rest) for _ in limit.indexes) for limit in limits}
-    return State(counts, waiting, delayed, await _oldest(redis, due, at), behind, held)
+    return State(counts, waiting, delayed, await _oldest(redis, at), behind, held)
 
 
-async def _oldest(redis: Redis, due: list[tuple[bytes, float]], at: float) -> float:
-    """Of the first that nobody works on: since it was enqueued or, if it was put off, since it is due again."""
+async def _oldest(redis: Redis, at: float) -> float:
+    """Of those that nobody works on: since it was enqueued or, if it was put off, since it is due again."""
+    for start in range(0, _LOOKED_THROUGH, _CHUNK):
+        with unavailable():
+            due = await redis.zrangebyscore(queue.QUEUE, "-inf", at * 1000, start=start, num=_CHUNK, withscores=True)
+            begun = await _waiting(redis, {job.decode(): score / 1000 for job, score in due})
+        if begun or len(due) < _CHUNK:
+            return max(0.0, at - min(begun, default=at))
+    return 0.0
+
+
+async def _waiting(redis: Redis, due: dict[str, float]) -> list[float]:
+    """Since when each of these waits that nobody works on. One that has ended meanwhile has neither mark nor job."""
     if not due:
-        return 0.0
-    with unavailable():
-        marks = await redis.mget([queue.IN_PROGRESS_KEY + job.decode() for job, _ in due])
-        first = next((entry for entry, mark in zip(due, marks, strict=True) if mark is None), None)
-        raw = await redis.get(queue.JOB_KEY + first[0].decode()) if first else None
-    if first is None or raw is None:
-        return 0.0
-    enqueued = cast(int, msgspec.msgpack.decode(raw)["et"]) / 1000
-    return max(0.0, at - max(enqueued, first[1] / 1000))
+        return []
+    marks = await redis.mget([queue.IN_PROGRESS_KEY + job for job in due])
+    free = {job: at for (job, at), mark in zip(due.items(), marks, strict=True) if mark is None}
+    raws = await redis.mget([queue.JOB_KEY + job for job in free]) if free else []
+    return [max(_enqueued(raw), at) for raw, at in zip(raws, free.values(), strict=True) if raw is not None]
+
+
+def _enqueued(raw: bytes) -> float:
+    return cast(int, queue.decode(raw)["et"]) / 1000

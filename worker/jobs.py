@@ -90,7 +90,7 @@ def _counted(function: str) -> Iterator[None]:
         with metrics.JOB_SECONDS.labels(function).time():
             yield
         outcome = "done"
-    except Retry:
+    except (Retry, asyncio.CancelledError):  # at the worker's end, arq lets another one run it
         outcome = "retried"
         raise
     finally:

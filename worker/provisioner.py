@@ -8,7 +8,6 @@ from collections.abc import Callable
 
 import structlog
 
-from shared import metrics
 from shared.addresses import addressed, service_url
 from shared.queue import Job, Work
 from shared.sandbox import (
@@ -152,7 +151,6 @@ class Provisioner:
         if not outcome.written and outcome.record is None and not await self._store.provisioning_workers(record):
             # Even the mark of this very job is gone: Redis was emptied meanwhile, and ours is the only copy.
             outcome = await self._store.change(record.id, lambda r: done(record) if r is None else None)
-            metrics.REPAIRS.labels("put_back").inc()
         if outcome.written:
             log.info("provisioned", url=url, pod=pod.metadata.name)
         else:
