@@ -8,7 +8,7 @@ from litestar.types import ASGIApp, Message, Receive, Scope, Send
 from shared import metrics
 
 UNKNOWN = "unknown"
-"""Of a path that has no route: their number is not closed."""
+"""Of a path that has no route, or not for that method: their number is not closed."""
 
 
 def metered(app: ASGIApp) -> ASGIApp:
