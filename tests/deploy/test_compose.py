@@ -23,7 +23,12 @@ DEFAULTS = {"REDIS_URL": REDIS_OF_THIS_FILE, "WORKER_METRICS_HOST": "0.0.0.0"}
 
 
 def test_it_starts_redis_the_api_and_two_workers():
-    assert SERVICES.keys() == {"redis", "api", "worker"}
+    """And when asked, by its profile, what looks at them."""
+    assert {name for name, service in SERVICES.items() if "profiles" not in service} == {"redis", "api", "worker"}
+    assert {name: s["profiles"] for name, s in SERVICES.items() if "profiles" in s} == {
+        "prometheus": ["observability"],
+        "grafana": ["observability"],
+    }
     assert SERVICES["worker"]["deploy"]["replicas"] == 2
     assert SERVICES["worker"]["command"] == ["python", "-m", "worker"]
     assert "command" not in SERVICES["api"], "the image's own command is the API"
@@ -80,9 +85,37 @@ def test_redis_keeps_every_record():
     assert "redis-data" in COMPOSE["volumes"]
 
 
-def test_only_the_api_is_published_and_on_this_machine_only():
+def test_only_what_people_ask_is_published_and_on_this_machine_only():
     published = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
-    assert published == {"api": ["127.0.0.1:8002:8002"]}
+    assert published == {
+        "api": ["127.0.0.1:8002:8002"],
+        "prometheus": ["127.0.0.1:9090:9090"],
+        "grafana": ["127.0.0.1:3000:3000"],
+    }
+
+
+def test_prometheus_and_grafana_are_given_files_that_there_are():
+    for name in ("prometheus", "grafana"):
+        paths = [volume.split(":") for volume in SERVICES[name]["volumes"]]
+        assert all(mode == ["ro"] and (ROOT / path).exists() for path, _, *mode in paths if path.startswith("./"))
+
+
+def test_prometheus_scrapes_each_process_where_it_serves_its_metrics():
+    config = yaml.safe_load((ROOT / "deploy/observability/prometheus.yaml").read_text())
+    api, worker = config["scrape_configs"]
+    assert api["static_configs"] == [{"targets": ["api:8002"]}]
+    (found,) = worker["dns_sd_configs"]
+    assert (found["names"], found["port"]) == (["worker"], read_settings({}).worker_metrics_port)
+
+
+def test_grafana_asks_that_prometheus_and_finds_the_dashboard():
+    directory = ROOT / "deploy/observability/grafana"
+    (source,) = yaml.safe_load((directory / "datasources/prometheus.yaml").read_text())["datasources"]
+    assert source["url"] == "http://prometheus:9090"
+    (provider,) = yaml.safe_load((directory / "dashboards/provisioner.yaml").read_text())["providers"]
+    mounted = [volume.split(":")[1] for volume in SERVICES["grafana"]["volumes"]]
+    assert f"{provider['options']['path']}/dashboard.json" in mounted
+    assert SERVICES["grafana"]["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"] in mounted
 
 
 @pytest.mark.parametrize("name", SERVICES)
