@@ -15,6 +15,7 @@ from typing import Any
 import structlog
 from arq.constants import in_progress_key_prefix
 from arq.worker import Worker
+from redis.exceptions import WatchError
 
 from shared import queue
 from shared.connection import heard
@@ -94,6 +95,14 @@ class Runner(Worker):
                 del self.tasks[job_id]
                 task.result()
         await self.heart_beat()
+
+    async def heart_beat(self) -> None:
+        """arq enqueues its cron jobs under WATCH, where a connection that breaks is an error and not tried again. The
+        next turn of the sweep comes in ten seconds."""
+        try:
+            await super().heart_beat()
+        except WatchError as error:
+            log.warning("a scheduled job was not enqueued", error=str(error))
 
     async def _pick(self) -> None:
         while True:

@@ -69,7 +69,7 @@ async def test_it_needs_no_key_and_has_both_parts(api):
 async def test_the_shared_families_and_their_labels_are_closed(serve: Serve, fake_redis, clock):
     client = await serve(MAX_SANDBOXES="9", MAX_SANDBOXES_PER_USER="3")
     await observe(fake_redis, clock())
-    await client.post("/api/sandboxes", json={"sandbox_id": "ada", "user_id": "a-user"})
+    await client.post("/api/sandboxes", json={"sandbox_id": "a-sandbox", "user_id": "a-user"})
     families = await scrape(client)
     for name, labels in SHARED.items():
         assert {frozenset(sample.labels) for sample in families[name].samples} == {frozenset(labels)}, name
@@ -77,7 +77,7 @@ async def test_the_shared_families_and_their_labels_are_closed(serve: Serve, fak
         assert families[name].type == "gauge", name
     text = (await client.get("/metrics")).text
     assert "a-user" not in text
-    assert "ada" not in text
+    assert "a-sandbox" not in text
 
 
 async def test_each_family_is_told_once(api):

@@ -11,7 +11,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from arq import Retry
+from arq import Retry, cron
 from arq.connections import ArqRedis
 from arq.worker import Worker, func
 
@@ -454,6 +454,23 @@ async def test_redis_is_emptied(valkey: ArqRedis, started: Started, did: Did):
         did.may_end.set()
         await enqueue(valkey, JOBS[1])
         await did.until_done(*JOBS[:2])
+
+
+async def test_a_scheduled_job_cannot_be_enqueued(valkey_url: str, started: Started):
+    """arq does so under WATCH, where a broken connection is an error: the next turn comes, and the worker goes on."""
+    ticks = []
+
+    async def tick(_: dict[str, Any]) -> None:
+        ticks.append(time.monotonic())
+
+    line = LossyLine(valkey_url)
+    line.lose = b"EXISTS"
+    async with line.listening() as url, started(url=url, cron_jobs=[cron(tick, second=set(range(60)))], poll_delay=0.1):
+
+        async def has_ticked() -> bool:
+            return line.lose is None and bool(ticks)
+
+        await eventually(has_ticked, "a scheduled job runs, after one was not enqueued")
 
 
 # Its end

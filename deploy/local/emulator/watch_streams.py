@@ -107,8 +107,9 @@ class WatchStream:
                     return
                 if self._struck("watch-stall"):
                     continue
+                is_over = self._over()  # before the write: what comes meanwhile is for the next watch
                 await self._write(response, watcher)
-                if self._over():
+                if is_over:
                     return
         finally:
             self._cluster.watchers.discard(watcher)
@@ -129,12 +130,13 @@ class WatchStream:
         return times
 
     async def _write(self, response: web.StreamResponse, watcher: Watcher) -> None:
-        if lines := watcher.take():
-            await response.write(lines)
-        moment = time.monotonic()
+        """A bookmark says that all before its version was told: it is made with the lines, and nothing awaited between."""
+        moment, lines = time.monotonic(), watcher.take()
         if self._bookmarks and (moment >= self._next_bookmark or moment >= self._deadline):
-            await response.write(bookmark(self._target.kind, self._cluster.store.version))
+            lines += bookmark(self._target.kind, self._cluster.store.version)
             self._next_bookmark = moment + self._cluster.options.bookmark_seconds
+        if lines:
+            await response.write(lines)
 
     def _over(self) -> bool:
         moment = time.monotonic()
