@@ -13,10 +13,10 @@ HEADER = "X-API-Key"
 
 
 def key_guard(settings: Settings) -> Guard:
-    """A guard, so that it speaks before any body is read."""
+    """A guard, so that it speaks before any body is read; async, for Litestar runs others in a thread."""
     expected = settings.provisioner_api_key.encode()
 
-    def require_key(connection: ASGIConnection, _: BaseRouteHandler) -> None:  # type: ignore[type-arg]
+    async def require_key(connection: ASGIConnection, _: BaseRouteHandler) -> None:  # type: ignore[type-arg]
         if not expected:
             if settings.provisioner_allow_anonymous:
                 return

@@ -188,13 +188,21 @@ class Sandbox(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def expiry(self) -> Expiry | None:
-        """None: it never expires, or is over already."""
+        """The first of its ends; None: it never expires, or is over already."""
+        return min(self._ends, default=None)
+
+    def over_by(self, now: float) -> EndedBy | None:
+        """Which of its times is over by now, its lifetime first: nothing prolongs that."""
+        over = {end.by for end in self._ends if end.at <= now}
+        return EndedBy.LIFETIME if EndedBy.LIFETIME in over else EndedBy.IDLE if over else None
+
+    @property
+    def _ends(self) -> list[Expiry]:
         if not self.wants_pod:
-            return None
+            return []
         idle_at = max(self.last_used_at + self.idle_timeout, self.kept_until)
         ends = [Expiry(idle_at, EndedBy.IDLE)] if self.idle_timeout else []
-        ends += [Expiry(self.created_at + self.lifetime, EndedBy.LIFETIME)] if self.lifetime else []
-        return min(ends, default=None)
+        return [*ends, Expiry(self.created_at + self.lifetime, EndedBy.LIFETIME)] if self.lifetime else ends
 
     @property
     def due_at(self) -> float | None:
@@ -213,10 +221,9 @@ class Sandbox(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def _expiry_due_at(self) -> float | None:
-        expiry = self.expiry
-        if expiry is None or expiry.by is EndedBy.LIFETIME:
-            return expiry.at if expiry else None
-        return max(expiry.at, self.asked_until or 0.0)
+        """While it is asked whether it is busy, only the end of its lifetime counts."""
+        asked_until = self.asked_until or 0.0
+        return min((max(e.at, asked_until) if e.by is EndedBy.IDLE else e.at for e in self._ends), default=None)
 
 
 def object_name(sandbox_id: str, life: str) -> str:

@@ -58,7 +58,7 @@ _decode = msgspec.json.Decoder(Sandbox).decode
 class Change(NamedTuple):
     """What one atomic step writes: the next record (None removes it), and the jobs it asks for.
 
-    `limits` must leave room for one more. `is_touch`: no change for those who wait for one, nor a sign of progress.
+    `limits` must leave room for one more. `is_touch`: neither a change that callers see, nor a sign of progress.
     """
 
     record: Sandbox | None

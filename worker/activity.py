@@ -2,10 +2,12 @@
 
 import contextlib
 from datetime import datetime
+from typing import Annotated
 
 import aiohttp
 import msgspec
 import structlog
+from msgspec import Meta
 
 from shared.queue import Job, Work
 from shared.sandbox import Sandbox, another_attempt, expired, used
@@ -22,7 +24,7 @@ class Activity(msgspec.Struct, frozen=True):
     """What a sandbox answers: whether it is busy, or when it last was (RFC 3339, or seconds since the epoch)."""
 
     active: bool = False
-    last_activity: datetime | float | None = None
+    last_activity: Annotated[datetime, Meta(tz=True)] | float | None = None
 
     def last(self, now: float) -> float:
         """Its last activity, seconds since the epoch, not in the future; 0: it says nothing of the kind."""
@@ -74,9 +76,10 @@ def answered(record: Sandbox | None, last_activity: float, now: float) -> Change
         return None
     record = msgspec.structs.replace(record, asked_until=None)
     busy = used(record, last_activity) if last_activity > record.last_used_at else record
-    if busy.expiry is None or busy.expiry.at > now:
+    by = busy.over_by(now)
+    if by is None:
         return Change(busy)
-    ending = another_attempt(expired(busy, busy.expiry.by, now))
+    ending = another_attempt(expired(busy, by, now))
     return Change(ending, (Job.of(Work.TERMINATE, ending),))
 
 

@@ -9,6 +9,7 @@ The mark is arq's own, so that workers of arq's own command (`arq worker.main.Wo
 """
 
 import asyncio
+import signal
 from contextlib import suppress
 from typing import Any
 
@@ -103,6 +104,14 @@ class Runner(Worker):
             await super().heart_beat()
         except WatchError as error:
             log.warning("a scheduled job was not enqueued", error=str(error))
+
+    async def close(self) -> None:
+        """As arq's, which would take a job that was cancelled for a cancellation of its own, and close nothing."""
+        if not self._handle_signals:
+            self.handle_sig(signal.Signals.SIGUSR1)
+        await asyncio.gather(*self.tasks.values(), return_exceptions=True)
+        self.tasks.clear()
+        await super().close()
 
     async def _pick(self) -> None:
         while True:

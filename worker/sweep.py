@@ -47,7 +47,7 @@ async def sweep(store: Store, pacing: Pacing, settings: Settings) -> int:
 
 async def _batch(store: Store, pacing: Pacing, settings: Settings, due: list[Sandbox]) -> int:
     """Clean-ups are planned behind each other: thousands at once delay no create."""
-    over = [record.id for record in due if record.expiry and record.expiry.at <= store.now()]
+    over = [record.id for record in due if record.over_by(store.now())]
     times = dict(zip(over, await pacing.times(len(over)), strict=True))
     count = 0
     for start in range(0, len(due), AT_ONCE):
@@ -67,16 +67,23 @@ async def _again(store: Store, believed: Sandbox, settings: Settings, at: float 
 
     outcome = await store.change(believed.id, move, believed=believed)
     if outcome.written and outcome.record:
-        with logs.about(sandbox_id=believed.id):
-            record = outcome.record
-            log.warning("due, another job", status=record.status, attempt=record.attempt, ended_by=record.ended_by)
+        _say(outcome.record)
     return outcome.written
+
+
+def _say(record: Sandbox) -> None:
+    with logs.about(sandbox_id=record.id):
+        if record.ended_by or record.asked_until:
+            log.info("its time is over", by=record.ended_by, asked=bool(record.asked_until))
+        else:
+            log.warning("due, another job", status=record.status, attempt=record.attempt)
 
 
 def due_change(record: Sandbox, settings: Settings, *, now: float, at: float) -> Change:
     """What becomes of a record that is due `now`; its clean-up, if that is it, may begin `at`. Pure."""
-    if record.expiry and record.expiry.at <= now:
-        return _over(record, record.expiry.by, settings, now=now, at=at)
+    by = record.over_by(now)
+    if by is not None:
+        return _over(record, by, settings, now=now, at=at)
     following = another_attempt(_given_up(record, now + settings.failed_retention_seconds))
     work = Work.PROVISION if following.wants_pod else Work.TERMINATE
     return Change(following, (Job.of(work, following),))

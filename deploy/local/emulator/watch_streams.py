@@ -130,7 +130,7 @@ class WatchStream:
         return times
 
     async def _write(self, response: web.StreamResponse, watcher: Watcher) -> None:
-        """A bookmark says that all before its version was told: it is made with the lines, and nothing awaited between."""
+        """A bookmark says that all before its version was told: it is made with the lines, at one moment."""
         moment, lines = time.monotonic(), watcher.take()
         if self._bookmarks and (moment >= self._next_bookmark or moment >= self._deadline):
             lines += bookmark(self._target.kind, self._cluster.store.version)
