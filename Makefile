@@ -4,7 +4,7 @@ BIN := .venv/bin
 SOURCES := api worker shared deploy tests
 
 .DEFAULT_GOAL := help
-.PHONY: help dev demo test test-cluster soak check format lock
+.PHONY: help dev demo test test-cluster soak bench check format lock
 
 help: ## show this
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -31,6 +31,11 @@ test-cluster: .venv/installed ## the same tests against a real cluster: make tes
 
 soak: .venv/installed ## clients and faults at random for a while: make soak SECONDS=600 (ARGS="--seed 7")
 	$(BIN)/python -m tests.system.soak --seconds $(or $(SECONDS),600) $(ARGS)
+
+# A KUBECONFIG of the shell's own is not meant: only one that is given to make puts load on a real cluster.
+bench: .venv/installed ## measure it beside its limits, six minutes (N=400 KUBECONFIG=FILE ARGS="--only create reading")
+	$(BIN)/python -m tests.bench --json .venv/bench.json $(if $(N),--n $(N)) \
+		$(if $(filter command,$(origin KUBECONFIG)),--kubeconfig "$(abspath $(KUBECONFIG))") $(ARGS)
 
 check: .venv/installed ## format, lint, types, import contract
 	$(BIN)/ruff format --check --quiet $(SOURCES) || { echo "run: make format"; exit 1; }

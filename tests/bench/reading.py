@@ -1,0 +1,54 @@
+"""How many reads by id one API process answers, beside a bare handler with one Redis GET: in turn, A B A B."""
+
+from tests.bench import goals
+from tests.bench.figures import Taken, median
+from tests.bench.load import Ask, closed, expect
+from tests.bench.records import write
+from tests.bench.report import Finding
+from tests.bench.system import Given, system
+from tests.bench.wire import Wire
+
+GOALS = (goals.GET,)
+RECORDS = 100
+AT_ONCE = 32
+ROUNDS = 4
+
+
+def reading(wire: Wire, path: str, ids: list[str]) -> Ask:
+    """`path` ends where the id follows."""
+
+    async def ask(number: int) -> None:
+        expect(await wire.ask("GET", path + ids[number % len(ids)]), 200)
+
+    return ask
+
+
+async def measure(given: Given) -> None:
+    async with system(given, workers=0) as running:
+        ids = await write(running, range(RECORDS))
+        our, bare = reading(running.api, "/api/sandboxes/", ids), reading(running.bare, "/one/", ids)
+        await closed(our, 10 * AT_ONCE, AT_ONCE)
+        await closed(bare, 10 * AT_ONCE, AT_ONCE)
+        before = await running.meter.read()
+        ours, limits = [], []
+        for _ in range(ROUNDS):
+            ours.append(await closed(our, 10 * given.n, AT_ONCE))
+            limits.append(await closed(bare, 10 * given.n, AT_ONCE))
+        given.report.spent["reads, 32 at once"] = await running.meter.since(before, ROUNDS * 10 * given.n)
+        _report(given, ours, limits)
+
+
+def _report(given: Given, ours: list[Taken], limits: list[Taken]) -> None:
+    every, limit = sum(ours, Taken()), sum(limits, Taken())
+    given.report.add(
+        Finding(
+            goal=goals.GET,
+            figure=median([taken.rate for taken in ours]),
+            limit=median([taken.rate for taken in limits]),
+            against="a bare handler with one Redis GET, the same record, server and client; medians of the rounds",
+            p50=every.p50_ms,
+            p99=every.p99_ms,
+            failures=every.failures + limit.failures,
+            details={"limit_p50_ms": limit.p50_ms, "limit_p99_ms": limit.p99_ms},
+        )
+    )
