@@ -1,0 +1,64 @@
+"""What stays of a sandbox whose time was over, when its record has gone."""
+
+import pytest
+from redis.asyncio import Redis
+
+from shared.sandbox import EndedBy, Reason, Sandbox, Spec, expired, failed, next_life, terminating
+from shared.scripts import TOMBSTONE_SECONDS
+from shared.store import Change, Store, Tombstone
+from tests.conftest import Clock
+from tests.shared.conftest import created
+
+pytestmark = pytest.mark.anyio
+
+KEY = "sandbox:abc:ended"
+
+
+async def make(store: Store) -> Sandbox:
+    outcome = await store.change("abc", created("abc", store.now()))
+    assert outcome.record is not None
+    return outcome.record
+
+
+async def put(store: Store, record: Sandbox | None) -> None:
+    await store.change("abc", lambda _: Change(record))
+
+
+async def test_when_and_why(store: Store, redis: Redis, clock: Clock):
+    """It tells when its time was over, not when its record went, and which time that was; for ten minutes."""
+    over = expired(await make(store), EndedBy.LIFETIME, clock.now)
+    await put(store, over)
+    assert await store.tombstone("abc") is None
+    clock.advance(9)
+    await put(store, None)
+    assert await store.tombstone("abc") == Tombstone(over.created_at, EndedBy.LIFETIME)
+    assert TOMBSTONE_SECONDS == 600
+    assert TOMBSTONE_SECONDS - 60 < await redis.ttl(KEY) <= TOMBSTONE_SECONDS
+
+
+@pytest.mark.parametrize("end", [terminating, lambda r: failed(r, Reason.POD_LOST, "gone")], ids=["deleted", "failed"])
+async def test_of_nothing_else(store: Store, redis: Redis, end):
+    """What was deleted, or failed, and what never was, leaves none."""
+    await put(store, end(await make(store)))
+    await put(store, None)
+    assert await store.tombstone("abc") is None
+    assert not await redis.exists(KEY)
+
+
+async def test_a_new_sandbox_has_none(store: Store):
+    """An id that begins anew is not told of what was before."""
+    await put(store, expired(await make(store), EndedBy.IDLE, store.now()))
+    await put(store, None)
+    await make(store)
+    assert await store.tombstone("abc") is None
+    await put(store, None)
+    assert await store.tombstone("abc") is None
+
+
+async def test_the_next_life_of_what_is_going_leaves_none(store: Store):
+    """It began while the last one's Pod was still going, and was deleted: that is what is told."""
+    record = await make(store)
+    await put(store, expired(record, EndedBy.IDLE, store.now()))
+    await put(store, next_life(record, Spec(), now=store.now()))
+    await put(store, None)
+    assert await store.tombstone("abc") is None
