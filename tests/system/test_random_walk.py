@@ -73,6 +73,10 @@ def _delete(sandbox_id: str) -> Step:
     return Step(f"delete {sandbox_id}", lambda model, _, __: model.delete(sandbox_id))
 
 
+def _keep_alive(sandbox_id: str) -> Step:
+    return Step(f"keep {sandbox_id} alive", lambda model, _, __: model.keep_alive(sandbox_id))
+
+
 def _strike(fault: Fault) -> Step:
     """What lasts goes on till the next rest, or till it ends by itself."""
     return Step(fault.name, lambda _, faults, random: fault.begin(faults, random))
@@ -89,7 +93,7 @@ async def _empty(model: Model, _: Faults, random: Random) -> None:
     assert not found, "\n".join(found[:50])
 
 
-STEPS = (*map(_create, IDS), *map(_delete, IDS), *map(_strike, FAULTS))
+STEPS = (*map(_create, IDS), *map(_delete, IDS), *map(_keep_alive, IDS[:2]), *map(_strike, FAULTS))
 REST, EMPTY, FLUSHED = Step("rest", _rest), Step("empty", _empty), _strike(FLUSH)
 
 

@@ -173,6 +173,15 @@ async def test_name_taken_by_a_foreign_pod(
     assert "deletionTimestamp" not in still["metadata"]
 
 
+async def test_the_life_after_a_name_that_was_taken(provisioner: Provisioner, store: Store, kubernetes: Kubernetes):
+    """It expires as was chosen for the one before."""
+    await put(store, replace(ACCEPTED, idle_timeout=60.0, lifetime=600.0))
+    await kubernetes.made_pod(POD, labels={"sandbox-id": ID})
+    await provisioner.provision(ID, LIFE, 1)
+    following = await read(store, ID)
+    assert (following.generation, following.idle_timeout, following.lifetime) == (2, 60.0, 600.0)
+
+
 @pytest.mark.usefixtures("accepted")
 async def test_name_taken_by_a_dying_pod(
     provisioner: Provisioner, store: Store, cluster: Cluster, kubernetes: Kubernetes, settings: Settings

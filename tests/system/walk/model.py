@@ -39,6 +39,15 @@ class Model(Load):
         self._lost.pop(sandbox_id, None)
         await super().delete(sandbox_id)
 
+    async def keep_alive(self, sandbox_id: str) -> None:
+        """Once: what is there is kept, or says that it is over; whether that is true the watcher sees."""
+        known = self._known.get(sandbox_id)
+        with suppress(httpx.TransportError):
+            response = await self._ask("POST", f"/api/sandboxes/{sandbox_id}/keepalive", json={"seconds": 600})
+            is_there = known is not None and self._known.get(sandbox_id) is known
+            if is_there and response.status_code == 404 and response.json()["status"] != LOST[0]:
+                self.lies.append(f"{sandbox_id}: cannot be kept, {response.text}")
+
     def lose(self, sandbox_id: str, generation: int) -> None:
         """Before the Pod of this life, which its record knows, is taken away."""
         self._lost.setdefault(sandbox_id, set()).add(generation)

@@ -203,3 +203,10 @@ def test_broker_denies_what_is_configured(denied: str, env: dict[str, str]):
     (broker,) = (c for c in found if c.name == "lark-cli-broker")
     own = {"LARKSUITE_CLI_CONFIG_DIR": "/var/lark/config", "LARKSUITE_CLI_DATA_DIR": "/var/lark/data"}
     assert {e.name: e.value for e in broker.env} == own | env
+
+
+@pytest.mark.parametrize(("lifetime", "deadline"), [(0.0, None), (86400.0, 90000), (1.0, 3601), (0.5, 3601)])
+def test_the_backstop(lifetime: float, deadline: int | None):
+    """Kubernetes ends a Pod an hour after its lifetime, should nobody else; without a lifetime it may stay."""
+    record = record_of(lifetime=lifetime)
+    assert manifests.pod(record, settings_of()).spec.active_deadline_seconds == deadline
