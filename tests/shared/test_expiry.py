@@ -16,7 +16,8 @@ from shared.terms import check, terms
 NOW = 1_750_000_000.0
 SECONDS = st.integers(0, 10**6).map(float)
 TIMES = SECONDS.map(lambda seconds: NOW + seconds)
-TERMS = st.builds(Terms, SECONDS, SECONDS)
+KEEPS = st.just(0.0) | SECONDS
+TERMS = st.builds(Terms, SECONDS, st.just(0.0) | SECONDS)
 
 
 def born(terms: Terms = sandbox.FOR_EVER, now: float = NOW) -> Sandbox:
@@ -57,7 +58,7 @@ def test_expiry(case: Case):
     assert case.record.expiry == case.expiry
 
 
-@given(TERMS, TIMES, SECONDS, TIMES, SECONDS)
+@given(TERMS, TIMES, KEEPS, TIMES, KEEPS)
 def test_a_use_never_brings_the_end_nearer(kept: Terms, first: float, keep: float, then: float, keep_then: float):
     """However the times of two uses are ordered, and whatever each asked for."""
     before = sandbox.used(born(kept), first, keep_seconds=keep)

@@ -228,6 +228,19 @@ async def test_deleted_meanwhile(asking: Asking, sandbox: Answers, store: Store,
     assert await queued(valkey) == []
 
 
+async def test_followed_by_another_life_meanwhile(asking: Asking, sandbox: Answers, store: Store, clock: Clock):
+    """What one life answered says nothing of the next."""
+    following = replace(record_of(ID, generation=2, idle_timeout=IDLE_SECONDS), token="00000002")
+
+    async def follow() -> None:
+        await put(store, following)
+
+    sandbox.bodies, sandbox.meanwhile = ['{"active": true}'], follow
+    await ask(asking, await idle(store, clock, sandbox.url))
+    after = await read(store, ID)
+    assert (after.generation, after.revision, after.last_used_at) == (2, 1, following.last_used_at)
+
+
 async def test_its_lifetime_is_over_as_well(asking: Asking, sandbox: Answers, store: Store, clock: Clock):
     """However busy."""
     sandbox.bodies = ['{"active": true}']

@@ -305,12 +305,11 @@ async def test_those_whose_job_is_planned_wait_for_it(valkey: ArqRedis, store: S
     await put_all(valkey, (running(f"s{number:03}", idle_timeout=100.0) for number in range(1000)))
     clock.advance(100)
     assert await sweep(store, pacing, SETTINGS) == 1000
-    last = max((await scores(valkey)).values()) - clock.now
-    assert last > NO_PROGRESS_SECONDS
-    clock.advance(NO_PROGRESS_SECONDS - 1)
-    assert await sweep(store, pacing, SETTINGS) == 0
-    clock.advance(last + 1)
-    assert await sweep(store, pacing, SETTINGS) == 1000
+    planned = (await scores(valkey)).values()
+    clock.advance(NO_PROGRESS_SECONDS + 5)
+    late = [at for at in planned if at < clock.now - NO_PROGRESS_SECONDS]
+    assert 0 < len(late) < 1000
+    assert await sweep(store, pacing, SETTINGS) == pytest.approx(len(late), abs=1)
 
 
 async def test_a_sweep_that_broke_off(valkey: ArqRedis, store: Store, pacing: Pacing, clock: Clock):
