@@ -53,7 +53,7 @@ def create_app(settings: Settings | None = None, store: Store | None = None) -> 
                 await app.state.store.set_clock()
             app.state.waiting = Waiting(app.state.store)
             app.state.vitals = Vitals(app.state.store.redis, app.state.store.now, settings.cluster_name)
-            app.state.completeness = Completeness(app.state.vitals)
+            app.state.completeness = Completeness(app.state.vitals, is_settled=store is not None)
             if store is None:
                 with suppress(StoreUnavailable):
                     await app.state.completeness.settle()

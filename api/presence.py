@@ -18,7 +18,7 @@ async def there(sandbox_id: str, record: Sandbox | None, store: Store, completen
     if record is None:
         await completeness.check()
         ended = await store.tombstone(sandbox_id)
-        if ended is not None:
+        if ended is not None and ended.by:
             raise SandboxExpired(sandbox_id, ended.at, ended.by)
         raise SandboxNotFound(f"There is no sandbox {sandbox_id}.")
     if record.status is not Status.TERMINATING:

@@ -35,11 +35,12 @@ async def ready(vitals: NamedDependency[Vitals], completeness: NamedDependency[C
     security=[{}],
     responses={503: openapi.problem("Redis does not answer, or its records are being made anew")},
 )
-async def serving(vitals: NamedDependency[Vitals]) -> Health:
+async def serving(vitals: NamedDependency[Vitals], completeness: NamedDependency[Completeness]) -> Health:
     """Requests can be answered: Redis answers, and its records are complete. For whoever decides on traffic.
 
     Statuses stay as last seen while the cluster or the workers are away, and that is worth serving. Needs no key.
     """
+    await completeness.look()
     if not await vitals.is_complete():
         raise NotReady(["The cluster was never observed since Redis holds anything: start a worker."])
     return Health()

@@ -12,6 +12,8 @@ from shared.sandbox import Sandbox, Status
 OURS = "provisioner"
 KEPT = 32
 """Entries; older ones go."""
+_RETRIES_TOLD = 10
+"""After so many, one more says nothing new, and would push out what does."""
 _TEXT = 300
 """Characters of a message, which is Kubernetes' and may be long."""
 
@@ -62,7 +64,7 @@ def _begun(record: Sandbox) -> tuple[str, str]:
 def _differences(before: Sandbox, after: Sandbox) -> Iterator[tuple[str, str, str]]:
     if before.is_provisioned and not after.is_provisioned:
         yield "Warning", "ServiceLost", "The Service is gone: another one is being made, perhaps with another URL."
-    if after.attempt != before.attempt and after.attempt > 2 and before.status is after.status:  # noqa: PLR2004 - again
+    if after.attempt != before.attempt and 2 < after.attempt <= _RETRIES_TOLD and before.status is after.status:  # noqa: PLR2004 - again
         yield "Warning", "Retried", f"No progress: job {after.attempt} was put into the queue."
     if after.is_provisioned and not before.is_provisioned:
         yield "Normal", "Provisioned", f"Pod {after.pod_name} and its Service are made: {after.url}"

@@ -79,7 +79,7 @@ KUBERNETES_SECONDS = Histogram(
 )
 WATCHES = Counter(
     "deerflow_watch_restarts",
-    "Watches begun again: `ended` is regular, every 20 s; `expired` and `error` are not.",
+    "Watches begun again: `ended` is regular, every 10 s; `expired` and `error` are not.",
     ["resource", "reason"],
     registry=REGISTRY,
 )

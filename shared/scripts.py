@@ -4,7 +4,7 @@ from shared import history, queue
 
 CHANGES = "sandboxes:changes"
 TOMBSTONE_SECONDS = 600
-"""How long it can be read that, when and why a sandbox was ended by its timeout."""
+"""How long it is known which life of an id was the last, and whether, when and why its time was over."""
 FREED_KEPT = 16
 """Times at which room was made, of which the next is guessed."""
 
@@ -63,9 +63,10 @@ return 'done'
 """
 
 MARK = """
--- KEYS: mark, guard. ARGV: guard's value, mark's
+-- KEYS: mark, guard. ARGV: guard's value, time, what the data of this Redis are called if they have no name yet
 if redis.call('GET', KEYS[2]) ~= ARGV[1] then return 'fenced' end
-redis.call('SET', KEYS[1], ARGV[2])
+local epoch = string.match(redis.call('GET', KEYS[1]) or '', ' (.+)') or ARGV[3]
+redis.call('SET', KEYS[1], ARGV[2] .. ' ' .. epoch)
 return 'done'
 """
 

@@ -4,7 +4,7 @@
 |---|---|---|
 | `sandbox:{id}` | string | the record, JSON |
 | `sandbox:{id}:history` | list | what happened to it, JSON (`shared.history`), newest last |
-| `sandbox:{id}:ended` | string | after its time was over: when, and by which time, for ten minutes |
+| `sandbox:{id}:ended` | string | for ten minutes: which life has gone, and when and why if its time was over |
 | `sandboxes:freed` | list | when room was made, lately |
 | `sandboxes:…` | sorted sets | the indexes (`shared.indexes`) |
 | `sandboxes:changes` | channel | the id of each record that changed |
@@ -33,7 +33,7 @@ from shared.indexes import Selection
 from shared.limits import Limit
 from shared.pages import Cursor
 from shared.queue import Job, Work
-from shared.sandbox import EndedBy, Sandbox
+from shared.sandbox import Sandbox
 from shared.scripts import CHANGES, STEP, TELL, filled
 
 log = structlog.get_logger()
@@ -67,11 +67,13 @@ class Change(NamedTuple):
     is_touch: bool = False
 
 
-class Tombstone(msgspec.Struct, frozen=True):
-    """Of a sandbox whose time was over, for a while after it is gone."""
+class Tombstone(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Of a life whose record was forgotten lately: a Pod of it that turns up is nobody's. `at`, `by`: its time was
+    over."""
 
-    at: float
-    by: EndedBy
+    life: str
+    at: float = 0.0
+    by: str = ""
 
 
 Move = Callable[[Sandbox | None], Change | None]
@@ -179,7 +181,7 @@ class Store:
         return await self._many([sandbox_id.decode() for sandbox_id in ids])
 
     async def tombstone(self, sandbox_id: str) -> Tombstone | None:
-        """Why a sandbox that has no record any more was ended, if its time was over lately."""
+        """Of a sandbox that has no record any more, if it had one lately."""
         with unavailable():
             raw = await self.redis.get(_KEY + sandbox_id + _TOMBSTONE)
         return msgspec.json.decode(raw, type=Tombstone) if raw else None
@@ -308,11 +310,11 @@ def _readable(raw: bytes) -> Sandbox | None:
 
 
 def _tombstone(current: Sandbox | None, wanted: Sandbox | None) -> bytes:
-    """What a step does with it: a life that begins needs none, one that goes after its time was over leaves one."""
+    """What a step does with it: a life that begins needs none, one that goes leaves one."""
     if wanted is not None and (current is None or current.token != wanted.token):
         return b"-"
-    if wanted is None and current is not None and current.ended_at is not None:
-        return _encode(Tombstone(current.ended_at, EndedBy(current.ended_by)))
+    if wanted is None and current is not None:
+        return _encode(Tombstone(current.life, current.ended_at or 0.0, current.ended_by))
     return b""
 
 

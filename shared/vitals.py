@@ -2,7 +2,7 @@
 
 | key | type | holds |
 |---|---|---|
-| `observed:{cluster}` | string | when all records last agreed with the cluster, seconds since the epoch |
+| `observed:{cluster}` | string | when all records last agreed with the cluster, and a name for what Redis holds |
 | `workers` | sorted set | each worker's name → when it last said that it lives |
 
 `observed:…` never ends by itself, so it says one thing more: without it, Redis is new or was emptied, and that a record
@@ -11,6 +11,7 @@ is not there says nothing, until a worker has made the records anew from what is
 
 import asyncio
 import contextlib
+import secrets
 from collections.abc import Collection
 
 from redis.asyncio import Redis
@@ -45,20 +46,33 @@ class Vitals:
         """All records agree with the cluster now. Raises Fenced: whoever says so is not the observer any more."""
         with unavailable():
             verdict = await self._mark(
-                keys=[_OBSERVED + self._cluster, guard.key], args=[guard.value, f"{self._now():.3f}"]
+                keys=[_OBSERVED + self._cluster, guard.key],
+                args=[guard.value, f"{self._now():.3f}", secrets.token_hex(4)],
             )
         if verdict == b"fenced":
             raise Fenced(self._cluster)
 
     async def observed_at(self) -> float | None:
         """None: never since Redis holds anything."""
-        with unavailable():
-            raw = await self._redis.get(_OBSERVED + self._cluster)
-        return float(raw) if raw else None
+        at, _ = await self._observation()
+        return at
+
+    async def epoch(self) -> str | None:
+        """Names what Redis holds: it is another one after Redis was emptied, and None until records are complete."""
+        _, epoch = await self._observation()
+        return epoch
 
     async def is_complete(self) -> bool:
         """Whether every sandbox in the cluster has a record, as far as anybody knows."""
         return await self.observed_at() is not None
+
+    async def _observation(self) -> tuple[float | None, str | None]:
+        with unavailable():
+            raw = await self._redis.get(_OBSERVED + self._cluster)
+        if not raw:
+            return None, None
+        at, _, epoch = raw.decode().partition(" ")
+        return float(at), epoch
 
     async def beat(self, worker: str) -> None:
         """This worker lives; those that have not said so for long are taken off."""
@@ -111,12 +125,15 @@ class Completeness:
     there is nothing that it could have lost. With a worker, it may have been emptied just before this process began.
     """
 
-    def __init__(self, vitals: Vitals) -> None:
+    def __init__(self, vitals: Vitals, *, is_settled: bool = False) -> None:
         self._vitals = vitals
         self._was_complete = False
+        self._is_settled = is_settled
 
     async def look(self) -> bool:
         """Whether it can. Raises StoreUnavailable."""
+        if not self._is_settled:
+            await self.settle()
         if await self._vitals.is_complete():
             self._was_complete = True
             return True
@@ -128,6 +145,7 @@ class Completeness:
             async with asyncio.timeout(BEAT_SECONDS + 0.5):
                 while not await self._vitals.is_complete() and not await self._vitals.is_any_worker():
                     await asyncio.sleep(SETTLE_SECONDS)
+        self._is_settled = True
         await self.look()
 
     async def check(self) -> None:

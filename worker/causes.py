@@ -36,7 +36,7 @@ def told(happening: Happening) -> Cause | None:
     """What an event says that the Pod itself does not show. None of it is hopeless: a volume may yet come."""
     if happening.reason in {"FailedMount", "FailedAttachVolume"}:
         return Cause(Reason.MOUNT_FAILED, happening.message)
-    if happening.reason == "Unhealthy" and (happening.count or 1) >= PROBES:
+    if happening.reason == "Unhealthy" and happening.times >= PROBES:
         return Cause(Reason.PROBE_FAILED, happening.message)
     return None
 

@@ -34,7 +34,7 @@ PAGE = "500"
 """Objects a list call returns at most, as kubectl has it."""
 QUICK_TRIES = 3
 """Of one call, before its job is put off: one in a few that fails is a server that restarts, or a broken connection."""
-WATCH_SECONDS = 20
+WATCH_SECONDS = 10
 """A watch is asked to end after this long, so that one which is silent for longer is known to be dead."""
 WATCH_SILENCE_SECONDS = WATCH_SECONDS + 5
 

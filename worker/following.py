@@ -73,24 +73,35 @@ class Following(ABC, Generic[Kind]):
                 self._restarted("expired")
                 log.info("watch expired, listing again", resource=self.resource.name)
             except KubernetesError as error:
-                self._restarted("error")
                 trouble = 1 if pause.elapsed() > COMPARE_SECONDS / 10 else trouble + 1
-                log.warning("cannot observe for now", resource=self.resource.name, error=str(error))
-                await asyncio.sleep(retries.delay(trouble, error.retry_after))
+                await self._rest(error, trouble)
             await pause.rest()
 
     async def _follow(self, version: str, began: Pause) -> None:
         """Watch from `version` on, stream after stream, till it is time to compare. Raises Expired, KubernetesError."""
+        trouble = 0
         while began.elapsed() < COMPARE_SECONDS:
             pause = Pause()
-            async with aclosing(self._cluster.watch(self.resource, version)) as changes:
-                async for change in changes:
-                    version = change.object.metadata.resource_version
-                    if change.type != "BOOKMARK":
-                        await self.apply(change)
-            self._restarted("ended")
-            await self.watched()
+            try:
+                async with aclosing(self._cluster.watch(self.resource, version)) as changes:
+                    async for change in changes:
+                        if change.type != "BOOKMARK":
+                            await self.apply(change)
+                        version, trouble = change.object.metadata.resource_version, 0
+            except KubernetesError as error:
+                if not retries.is_temporary(error):
+                    raise
+                trouble += 1
+                await self._rest(error, trouble)
+            else:
+                self._restarted("ended")
+                await self.watched()
             await pause.rest()
+
+    async def _rest(self, error: KubernetesError, trouble: int) -> None:
+        self._restarted("error")
+        log.warning("cannot observe for now", resource=self.resource.name, error=str(error))
+        await asyncio.sleep(retries.delay(trouble, error.retry_after))
 
     def _restarted(self, reason: str) -> None:
         metrics.WATCHES.labels(self.resource.name, reason).inc()

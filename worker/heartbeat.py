@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 from shared.errors import StoreUnavailable
 from shared.vitals import BEAT_SECONDS, Vitals
@@ -19,10 +19,20 @@ def name() -> str:
     return f"{host()}:{os.getpid()}"
 
 
+SetClock = Callable[[], Awaitable[None]]
+
+
+async def _as_it_is() -> None:
+    """The clock is right already."""
+
+
 @contextlib.asynccontextmanager
-async def beating(vitals: Vitals) -> AsyncIterator[None]:
-    """While it is entered, this worker counts as alive; a worker that dies, until its last word is old."""
-    task = asyncio.create_task(_beat(vitals), name="heartbeat")
+async def beating(vitals: Vitals, set_clock: SetClock = _as_it_is) -> AsyncIterator[None]:
+    """While it is entered, this worker counts as alive; a worker that dies, until its last word is old.
+
+    `set_clock` is taken first each time: an idle worker hears from nobody else that its host's clock was put right.
+    """
+    task = asyncio.create_task(_beat(vitals, set_clock), name="heartbeat")
     try:
         yield
     finally:
@@ -32,8 +42,9 @@ async def beating(vitals: Vitals) -> AsyncIterator[None]:
             await vitals.gone(name())
 
 
-async def _beat(vitals: Vitals) -> None:
+async def _beat(vitals: Vitals, set_clock: SetClock) -> None:
     while True:
         with contextlib.suppress(StoreUnavailable):
+            await set_clock()
             await vitals.beat(name())
         await asyncio.sleep(BEAT_SECONDS)

@@ -100,7 +100,7 @@ async def _open(settings: Settings, stack: AsyncExitStack, context: dict[Any, An
     cluster = await stack.enter_async_context(await _cluster(settings))
     watching = await stack.enter_async_context(await _cluster(settings))
     vitals = Vitals(redis, store.now, settings.cluster_name)
-    await stack.enter_async_context(beating(vitals))
+    await stack.enter_async_context(beating(vitals, store.set_clock))
     _observe(Observer(store, vitals, redis, watching, settings), stack, context)
     session = await stack.enter_async_context(aiohttp.ClientSession())
     context.update(

@@ -45,6 +45,9 @@ def observed(record: Sandbox, pod: Pod, *, now: float, until: float | None = Non
     """`record` as its own Pod shows it now; the same one when nothing is new. One that fails is kept `until`."""
     if not record.wants_pod:
         return record
+    if pod.is_stuck(now):
+        message = "The Pod should be gone since long, and is not: its node may be lost, or a finalizer holds it."
+        return failed(record, Reason.POD_LOST, message, until=until)
     status = _status(record, pod)
     ready = status is Status.RUNNING and pod.has("Ready") and not pod.is_dying
     seen = replace(

@@ -102,7 +102,7 @@ class Pods(Following[seen.Pod]):
         def move(record: Sandbox | None) -> Change | None:
             if record is None or record.life == life:
                 return None
-            return Change(record, (Job(Work.TERMINATE, record.id, life, int(self._store.now())),))
+            return Change(record, (Job(Work.TERMINATE, record.id, life, int(self._store.now())),), is_touch=True)
 
         await self._change(sandbox_id, move)
         metrics.REPAIRS.labels("outlived").inc()
@@ -130,7 +130,7 @@ class Pods(Following[seen.Pod]):
         if there is None or there.is_dying or there.metadata.uid != pod.metadata.uid:
             return
         sandbox_id, life = identity(there) or ("", "")
-        wanted = adoption.adopted(there, service, self._settings, self._store.now())
+        wanted = await self._wanted(sandbox_id, life, there, service)
 
         def move(record: Sandbox | None) -> Change | None:
             if record is not None and record.life == life:  # written since the records were read
@@ -138,6 +138,13 @@ class Pods(Following[seen.Pod]):
             return wanted if is_lost(record, life, is_complete=is_complete) else None
 
         await self._change(sandbox_id, move)
+
+    async def _wanted(self, sandbox_id: str, life: str, pod: seen.Pod, service: seen.Service | None) -> Change:
+        """Its record or, if that was forgotten on purpose, a job: Kubernetes may carry out late what we gave up."""
+        ended = await self._store.tombstone(sandbox_id)
+        if ended is not None and ended.life == life:
+            return Change(None, (Job(Work.TERMINATE, sandbox_id, life, int(self._store.now())),))
+        return adoption.adopted(pod, service, self._settings, self._store.now())
 
     async def _miss(self, records: Iterable[Sandbox], there: AbstractSet[str]) -> None:
         for record in records:

@@ -93,22 +93,24 @@ class Provisioner:
         elif record.until is not None and begun >= record.until:
             await self._give_up(record, Reason.PROVISIONING_TIMED_OUT, f"Not made in time. {record.message}".strip())
         else:
-            await self._must_be_observed(record)
-            await self._try(record, begun)
+            await self._try(record, begun, await self._must_be_observed(record))
 
-    async def _must_be_observed(self, record: Sandbox | None) -> None:
-        """Raises NotObserved; the record says so while it waits."""
-        if await self._vitals.is_complete():
-            return
+    async def _must_be_observed(self, record: Sandbox | None) -> str:
+        """The epoch in which the cluster is known. Raises NotObserved; the record says so while it waits."""
+        epoch = await self._vitals.epoch()
+        if epoch is not None:
+            return epoch
         if record is not None and not record.reason:
             message = "What is in the cluster is not known yet: the workers cannot list it, or have not begun."
             noted = while_wanted(record, lambda r: Change(troubled(r, Reason.CLUSTER_UNAVAILABLE, message)))
             await self._store.change(record.id, noted, believed=record)
         raise NotObserved
 
-    async def _try(self, record: Sandbox, begun: float) -> None:
+    async def _try(self, record: Sandbox, begun: float, epoch: str) -> None:
         try:
-            await self._make(record, begun)
+            await self._make(record, begun, epoch)
+        except AlreadyExists:
+            raise  # made by a call that seemed to have failed, or by another attempt: the next try finds it
         except PodGone:
             await self._lose(record)
         except NameTaken:
@@ -138,7 +140,7 @@ class Provisioner:
             await self._end_earlier_lives(mine)
             await self._forget(mine)
 
-    async def _make(self, record: Sandbox, begun: float) -> None:
+    async def _make(self, record: Sandbox, begun: float, epoch: str) -> None:
         pod = await self._pod(record)
         service = await self._service(record, pod)
         url = service_url(record, service.node_port, self._settings)
@@ -148,8 +150,8 @@ class Provisioner:
             return Change(provisioned(taken_up(current, begun), made, now=self._store.now()))
 
         outcome = await self._store.change(record.id, while_wanted(record, done), believed=record)
-        if not outcome.written and outcome.record is None and not await self._store.provisioning_workers(record):
-            # Even the mark of this very job is gone: Redis was emptied meanwhile, and ours is the only copy.
+        if not outcome.written and outcome.record is None and await self._vitals.epoch() != epoch:
+            # Redis was emptied meanwhile, and ours is the only copy.
             outcome = await self._store.change(record.id, lambda r: done(record) if r is None else None)
         if outcome.written:
             log.info("provisioned", url=url, pod=pod.metadata.name)

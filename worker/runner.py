@@ -9,14 +9,15 @@ The mark is arq's own, so that workers of arq's own command (`arq worker.main.Wo
 """
 
 import asyncio
+import contextlib
 import signal
-from contextlib import suppress
+from collections.abc import Iterator
 from typing import Any
 
 import structlog
 from arq.constants import in_progress_key_prefix
 from arq.worker import Worker
-from redis.exceptions import WatchError
+from redis.exceptions import RedisError
 
 from shared import queue
 from shared.connection import heard
@@ -66,6 +67,15 @@ return {claimed, following[2] and following[2] - now or -1}
 """.replace("IN_PROGRESS", in_progress_key_prefix).replace("ALIVE_SECONDS", str(ALIVE_SECONDS))
 
 
+@contextlib.contextmanager
+def _borne(what: str) -> Iterator[None]:
+    """A Redis that answers, and refuses (its memory or disk is full, say), ends no worker: the next turn may do."""
+    try:
+        yield
+    except RedisError as error:
+        log.warning(what, error=str(error))
+
+
 class Runner(Worker):
     """Takes arq's arguments."""
 
@@ -94,16 +104,15 @@ class Runner(Worker):
         for job_id, task in list(self.tasks.items()):
             if task.done():
                 del self.tasks[job_id]
-                task.result()
+                with _borne("a job's end was not noted"):
+                    task.result()
         await self.heart_beat()
 
     async def heart_beat(self) -> None:
         """arq enqueues its cron jobs under WATCH, where a connection that breaks is an error and not tried again. The
         next turn of the sweep comes in ten seconds."""
-        try:
+        with _borne("a scheduled job was not enqueued"):
             await super().heart_beat()
-        except WatchError as error:
-            log.warning("a scheduled job was not enqueued", error=str(error))
 
     async def close(self) -> None:
         """As arq's, which would take a job that was cancelled for a cancellation of its own, and close nothing."""
@@ -118,7 +127,8 @@ class Runner(Worker):
             await self._wake.wait()
             self._wake.clear()
             if self.allow_pick_jobs and self.job_counter < self.max_jobs:
-                await self._take()
+                with _borne("no jobs were claimed"):
+                    await self._take()
 
     async def _take(self) -> None:
         """Claim what there is room for, and begin it."""
@@ -144,7 +154,7 @@ class Runner(Worker):
     async def _listen(self) -> None:
         """Hear of new jobs. While that is not to be had, the fallback finds them."""
         while True:
-            with suppress(StoreUnavailable):
+            with contextlib.suppress(StoreUnavailable):
                 async for _ in heard(self.pool, queue.NEWS):
                     self._wake.set()
             await asyncio.sleep(FALLBACK_SECONDS)

@@ -9,6 +9,8 @@ from typing import Generic, TypeVar
 
 import msgspec
 
+STUCK_SECONDS = 60.0
+
 
 class _Seen(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     pass
@@ -23,7 +25,7 @@ class Metadata(_Seen, frozen=True):
     uid: str = ""
     resource_version: str = ""
     creation_timestamp: datetime | None = None
-    deletion_timestamp: str | None = None
+    deletion_timestamp: datetime | None = None
     labels: Mapping[str, str] = {}
     annotations: Mapping[str, str] = {}
     owner_references: tuple[Owner, ...] = ()
@@ -86,6 +88,11 @@ class Pod(_Seen, frozen=True):
     def is_dying(self) -> bool:
         return self.metadata.deletion_timestamp is not None
 
+    def is_stuck(self, now: float) -> bool:
+        """It should have been gone for long: its node is lost, or a finalizer holds it."""
+        due = self.metadata.deletion_timestamp  # which has its grace in it
+        return due is not None and now > due.timestamp() + STUCK_SECONDS
+
     def has(self, condition: str) -> bool:
         return self.since(condition) is not None
 
@@ -123,6 +130,12 @@ class Source(_Seen, frozen=True):
     component: str = ""
 
 
+class Series(_Seen, frozen=True):
+    """How newer components count what happens again."""
+
+    count: int = 1
+
+
 class Happening(_Seen, frozen=True):
     """Kubernetes' Event. `count` is how often it happened; it is written anew each time."""
 
@@ -132,8 +145,13 @@ class Happening(_Seen, frozen=True):
     reason: str = ""
     message: str = ""
     count: int | None = None
+    series: Series | None = None
     source: Source = Source()
     reporting_component: str = ""
+
+    @property
+    def times(self) -> int:
+        return self.count or (self.series.count if self.series else 1)
 
     @property
     def component(self) -> str:

@@ -1,10 +1,10 @@
 """Keeps every Service of ours in view: a sandbox that has lost its own cannot be reached, and gets another one."""
 
 from shared.queue import Job, Work
-from shared.sandbox import Sandbox, another_attempt, object_name, unserved
+from shared.sandbox import Sandbox, another_attempt, unserved
 from shared.store import Change
 from worker import cluster, seen
-from worker.cluster import SERVICES
+from worker.cluster import PODS, SERVICES
 from worker.following import Following
 from worker.manifests.labels import SANDBOX_ID, is_older, older_life
 
@@ -20,8 +20,7 @@ class Services(Following[seen.Service]):
         for record in records.values():
             if record.service_uid and record.service_uid not in there:
                 await self._lost(record.id, record.service_uid)
-        for service in services.items:
-            await self._left_over(service)
+        await self._leave_none_over([s for s in services.items if _is_older(s)])
         return services.resource_version
 
     async def apply(self, change: cluster.Change[seen.Service]) -> None:
@@ -38,16 +37,24 @@ class Services(Following[seen.Service]):
 
         await self._change(sandbox_id, move)
 
-    async def _left_over(self, service: seen.Service) -> None:
+    async def _leave_none_over(self, services: list[seen.Service]) -> None:
         """The older provisioner's Services had no owner, so they stayed when their Pods went: a job removes them."""
-        sandbox_id = service.metadata.labels.get(SANDBOX_ID, "")
-        life = older_life(service.metadata)
-        if not is_older(service.metadata) or service.metadata.owner_references or not sandbox_id:
+        if not services:
             return
-        if await self._cluster.get_pod(object_name(sandbox_id, life)) is not None:
-            return
+        pods = {pod.metadata.labels.get(SANDBOX_ID) for pod in (await self._cluster.list_all(PODS)).items}
+        for service in services:
+            if service.metadata.labels[SANDBOX_ID] not in pods:
+                await self._remove(service)
+
+    async def _remove(self, service: seen.Service) -> None:
+        sandbox_id, life = service.metadata.labels[SANDBOX_ID], older_life(service.metadata)
 
         def move(record: Sandbox | None) -> Change | None:
             return Change(None, (Job(Work.TERMINATE, sandbox_id, life),)) if record is None else None
 
         await self._change(sandbox_id, move)
+
+
+def _is_older(service: seen.Service) -> bool:
+    metadata = service.metadata
+    return is_older(metadata) and not metadata.owner_references and bool(metadata.labels.get(SANDBOX_ID))

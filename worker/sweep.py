@@ -21,6 +21,7 @@ from shared.sandbox import (
 )
 from shared.settings import Settings
 from shared.store import Change, Store
+from shared.vitals import Vitals
 
 log = structlog.get_logger()
 
@@ -35,9 +36,10 @@ ASK_SECONDS = 60.0
 async def sweep(store: Store, pacing: Pacing, settings: Settings) -> int:
     """Enqueue a job for each record that is due; how many there were. Two sweeps at once do no harm."""
     swept = skipped = 0
+    observed_at = await Vitals(store.redis, store.now, settings.cluster_name).observed_at() or 0.0
     for _ in range(BATCHES):
         due = await store.due(BATCH, skipped)
-        written = await _batch(store, pacing, settings, [record for record in due if record is not None])
+        written = await _batch(store, pacing, settings, [r for r in due if r is not None], observed_at)
         swept += written
         skipped += len(due) - written  # gone by now, moved on, or unreadable: not to be looked at again
         if len(due) < BATCH:
@@ -45,25 +47,25 @@ async def sweep(store: Store, pacing: Pacing, settings: Settings) -> int:
     return swept
 
 
-async def _batch(store: Store, pacing: Pacing, settings: Settings, due: list[Sandbox]) -> int:
+async def _batch(store: Store, pacing: Pacing, settings: Settings, due: list[Sandbox], observed_at: float) -> int:
     """Clean-ups are planned behind each other: thousands at once delay no create."""
     over = [record.id for record in due if record.over_by(store.now())]
     times = dict(zip(over, await pacing.times(len(over)), strict=True))
     count = 0
     for start in range(0, len(due), AT_ONCE):
         some = due[start : start + AT_ONCE]
-        count += sum(await asyncio.gather(*(_again(store, r, settings, times.get(r.id)) for r in some)))
+        count += sum(await asyncio.gather(*(_again(store, r, settings, times.get(r.id), observed_at) for r in some)))
     return count
 
 
-async def _again(store: Store, believed: Sandbox, settings: Settings, at: float | None) -> bool:
+async def _again(store: Store, believed: Sandbox, settings: Settings, at: float | None, observed_at: float) -> bool:
     """The record is looked at once more in the very step that enqueues: it may have moved since the index was read."""
 
     def move(record: Sandbox | None) -> Change | None:
         now = store.now()
         if record is None or record.due_at is None or record.due_at > now:
             return None
-        return due_change(record, settings, now=now, at=at or now)
+        return due_change(record, settings, now=now, at=at or now, observed_at=observed_at)
 
     outcome = await store.change(believed.id, move, believed=believed)
     if outcome.written and outcome.record:
@@ -79,11 +81,16 @@ def _say(record: Sandbox) -> None:
             log.warning("due, another job", status=record.status, attempt=record.attempt)
 
 
-def due_change(record: Sandbox, settings: Settings, *, now: float, at: float) -> Change:
-    """What becomes of a record that is due `now`; its clean-up, if that is it, may begin `at`. Pure."""
+def due_change(record: Sandbox, settings: Settings, *, now: float, at: float, observed_at: float) -> Change | None:
+    """What becomes of a record that is due `now`; its clean-up, if that is it, may begin `at`. Pure.
+
+    None: it would be given up for not being ready in time, but nobody has looked since (`observed_at`): it may be.
+    """
     by = record.over_by(now)
     if by is not None:
         return _over(record, by, settings, now=now, at=at)
+    if record.wants_pod and record.is_provisioned and observed_at < (record.until or 0.0):
+        return None
     following = another_attempt(_given_up(record, now + settings.failed_retention_seconds))
     work = Work.PROVISION if following.wants_pod else Work.TERMINATE
     return Change(following, (Job.of(work, following),))

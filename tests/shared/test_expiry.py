@@ -102,7 +102,8 @@ def test_asking_puts_only_the_idle_end_off(kept: Terms, until: float, keep: floa
     elif record.expiry.by is LIFETIME:
         assert record.due_at == record.expiry.at
     else:
-        assert record.due_at == max(until, record.expiry.at)
+        ends_at = record.created_at + record.lifetime if record.lifetime else until
+        assert record.due_at == max(record.expiry.at, min(until, ends_at))
 
 
 def test_expired():

@@ -117,12 +117,8 @@ class System:
 def is_housekeeping(key: str) -> bool:
     """What belongs to the processes and not to a sandbox: lease and signs of life, the sweep's marks, arq's health; and
     what is kept for a while of those that went."""
-    return (
-        key in {"arq:queue", "workers", "cleanup:last", "sandboxes:freed"}
-        or key.startswith(("observer:", "observed:", "arq:queue:"))
-        or key.endswith(":ended")
-        or "cron:sweep" in key
-    )
+    own = key in {"arq:queue", "workers", "sandboxes:freed", "cleanup:last"} or "cron:sweep" in key
+    return own or key.startswith(("observer:", "observed:", "arq:queue:")) or key.endswith(":ended")
 
 
 Start = Callable[..., Awaitable[System]]

@@ -1,3 +1,4 @@
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 import msgspec
@@ -13,7 +14,7 @@ from tests.worker.records import NOW, of_status, record_of
 from tests.worker.transcripts import pod_life, stuck_pod
 from worker.causes import Cause
 from worker.observation import observed, vanished, warned, written
-from worker.seen import Condition, Metadata, Pod, PodSpec, PodStatus
+from worker.seen import STUCK_SECONDS, Condition, Metadata, Pod, PodSpec, PodStatus
 
 UID = "4bac641e-9787-412d-8533-464a73917551"
 """The Pod's of the transcripts."""
@@ -29,7 +30,9 @@ def a_pod(
 ) -> Pod:
     condition = Condition(type="Ready", status="True" if ready else "False")
     return Pod(
-        metadata=Metadata(name="life", uid=UID, deletion_timestamp="2026-11-22T19:55:09Z" if dying else None),
+        metadata=Metadata(
+            name="life", uid=UID, deletion_timestamp=datetime.fromtimestamp(NOW + 9_000, tz=UTC) if dying else None
+        ),
         spec=PodSpec(node_name="node-1"),
         status=PodStatus(phase=phase, reason=reason, message=message, conditions=(condition,)),
     )
@@ -317,6 +320,17 @@ def test_a_dying_pod_never_fails_a_life(status: Status, seen: list[Pod]):
     for pod in seen:
         record = observed(record, replace(pod, metadata=a_pod(dying=True).metadata), now=NOW)
     assert record.status is status
+
+
+def test_a_pod_that_should_be_gone_since_long_is_lost():
+    """Its node is lost, say: nobody can use it, and it would be said to run for ever."""
+    pod = a_pod(dying=True)
+    due = pod.metadata.deletion_timestamp
+    assert due is not None
+    record = of_status(RUNNING)
+    assert observed(record, pod, now=due.timestamp() + STUCK_SECONDS).status is RUNNING
+    lost = observed(record, pod, now=due.timestamp() + STUCK_SECONDS + 1, until=7.0)
+    assert (lost.status, lost.reason, lost.ready, lost.until) == (Status.FAILED, Reason.POD_LOST, False, 7.0)
 
 
 OTHER = "2-ffffffff"

@@ -457,6 +457,30 @@ async def test_redis_is_emptied(valkey: ArqRedis, started: Started, did: Did):
         await did.until_done(*JOBS[:2])
 
 
+async def test_redis_refuses_to_write(valkey: ArqRedis, started: Started, did: Did):
+    """Its memory is full, say: the worker goes on, and finds its jobs when there is room again."""
+    ticks = []
+
+    async def tick(_: dict[str, Any]) -> None:
+        ticks.append(time.monotonic())
+
+    await enqueue(valkey, JOBS[0])
+    await valkey.config_set("maxmemory", 1)
+    await valkey.config_set("maxmemory-policy", "noeviction")
+    try:
+        async with started(cron_jobs=[cron(tick, second=set(range(60)))], poll_delay=0.05):
+
+            async def has_refused() -> bool:
+                return int((await valkey.info("errorstats")).get("errorstat_OOM", {"count": 0})["count"]) > 20
+
+            await eventually(has_refused, "it was refused again and again")
+            assert did.begun == []
+            await valkey.config_set("maxmemory", 0)
+            await did.until_done(JOBS[0])
+    finally:
+        await valkey.config_set("maxmemory", 0)
+
+
 async def test_a_scheduled_job_cannot_be_enqueued(valkey_url: str, started: Started):
     """arq does so under WATCH, where a broken connection is an error: the next turn comes, and the worker goes on."""
     ticks = []
