@@ -16,13 +16,16 @@ from shared.settings import Settings
 from shared.store import Guard, Move, Store
 from worker import retries
 from worker.cluster import Change, Cluster, Resource
-from worker.kubernetes_errors import Expired, KubernetesError
+from worker.kubernetes_errors import TIMED_OUT, Expired, KubernetesError
 from worker.seen import Kind
 
 log = structlog.get_logger()
 
 COMPARE_SECONDS = 180.0
 """Both truths are held against each other this often, though no event was missed."""
+RESUMES = 5
+"""Watches in a row that fail before all is listed again; after one that fell silent, at once: it may have been for
+long, and the next may be too."""
 AT_LEAST_SECONDS = 1.0
 """Between two lists, or two watches."""
 
@@ -89,9 +92,9 @@ class Following(ABC, Generic[Kind]):
                             await self.apply(change)
                         version, trouble = change.object.metadata.resource_version, 0
             except KubernetesError as error:
-                if not retries.is_temporary(error):
-                    raise
                 trouble += 1
+                if trouble == RESUMES or error.reason == TIMED_OUT or not retries.is_temporary(error):
+                    raise
                 await self._rest(error, trouble)
             else:
                 self._restarted("ended")
