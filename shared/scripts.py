@@ -84,7 +84,7 @@ ALLOW = """
 local full = math.max(tonumber(ARGV[3]), tonumber(redis.call('GET', KEYS[1]) or '0')) + ARGV[1]
 local wait = full - ARGV[3] - ARGV[2]
 if wait > 0 then return string.format('%.3f', wait) end
-redis.call('SET', KEYS[1], string.format('%.6f', full), 'PX', math.ceil((full - ARGV[3]) * 1000))
+redis.call('SET', KEYS[1], string.format('%.6f', full), 'EX', math.ceil(full - ARGV[3]) + 60)
 return '0'
 """
 
