@@ -70,7 +70,7 @@ def create_app(settings: Settings | None = None, store: Store | None = None) -> 
 
     api = Router(
         "/api",
-        guards=[key_guard(settings), rate_guard],
+        guards=[key_guard(settings), rate_guard(settings)],
         route_handlers=[
             probes.capabilities,
             sandboxes.create,

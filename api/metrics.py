@@ -1,5 +1,6 @@
 """`/metrics`: what this process has counted, and what all processes share, read from Redis at each scrape."""
 
+import asyncio
 from collections.abc import Iterable
 
 from litestar import MediaType, Response, get
@@ -15,6 +16,9 @@ from shared.settings import Settings
 from shared.state import State, read_state
 from shared.store import Store
 from shared.vitals import Vitals
+
+REDIS_SECONDS = 3.0
+"""For a Redis that hangs: what this process has counted must not wait till Prometheus gives it up."""
 
 
 class _Shared(Collector):
@@ -69,12 +73,15 @@ async def scrape(
     try:
         registry = CollectorRegistry()
         shared = tuple(limit for limit in limits(settings, "") if limit.name != "MAX_SANDBOXES_PER_USER")
-        state = await read_state(store.redis, store.now, shared)
-        workers, observed_at = len(await vitals.workers()), await vitals.observed_at()
+        async with asyncio.timeout(REDIS_SECONDS):
+            state = await read_state(store.redis, store.now, shared)
+            workers, observed_at = len(await vitals.workers()), await vitals.observed_at()
         registry.register(_Shared(settings, state, workers, observed_at, store.now()))
         text += generate_latest(registry)
     except StoreUnavailable:
         pass
+    except TimeoutError:
+        metrics.REDIS_ERRORS.inc()
     return Response(text, headers={"Content-Type": metrics.CONTENT_TYPE})
 
 

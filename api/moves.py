@@ -62,7 +62,9 @@ def kept_alive(now: float, seconds: int | None) -> Move:
         if current is None or not current.wants_pod:
             return None
         kept = used(current, now, keep_seconds=seconds or 0)
-        return Change(kept, is_touch=True) if seconds or is_worth_a_touch(current, now) else None
+        asked = seconds or 0
+        is_later = current.kept_until < now + asked - min(TOUCH_SECONDS, asked / 4) and current.expiry != kept.expiry
+        return Change(kept, is_touch=True) if is_later or is_worth_a_touch(current, now) else None
 
     return move
 

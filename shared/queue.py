@@ -17,6 +17,8 @@ from shared.sandbox import Sandbox
 
 HEAD_START_SECONDS = 60.0
 """arq's workers compare a job's time with their own host's clock: one that is behind by less loses nothing."""
+FIRST_SECONDS = 3600.0
+"""Somebody waits for a create: it overtakes whatever else is less than an hour late."""
 QUEUE = default_queue_name
 NEWS = "jobs"
 """Channel on which each job is announced, so that workers need not poll."""
@@ -54,8 +56,9 @@ class Job(msgspec.Struct, frozen=True):
         return f"{self.work}:{self.sandbox_id}:{self.life}:{self.attempt}"
 
     def score(self, now: float) -> int:
-        """Its place in the queue, milliseconds."""
-        return int((now - HEAD_START_SECONDS if self.at is None else self.at) * 1000)
+        """Its place in the queue, milliseconds. Creates come first: before clean-ups that are late, too."""
+        head_start = FIRST_SECONDS if self.work is Work.PROVISION else HEAD_START_SECONDS
+        return int((now - head_start if self.at is None else self.at) * 1000)
 
     def payload(self, now: float) -> bytes:
         """What arq's worker expects under the job's key; `now` in seconds since the epoch."""

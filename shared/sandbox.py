@@ -187,6 +187,11 @@ class Sandbox(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return self.status not in ENDED and self.status is not Status.TERMINATING
 
     @property
+    def is_cleanup(self) -> bool:
+        """It is being ended because its time was over: nobody waits for that."""
+        return self.status is Status.TERMINATING and self.ended_at is not None
+
+    @property
     def expiry(self) -> Expiry | None:
         """The first of its ends; None: it never expires, or is over already."""
         return min(self._ends, default=None)

@@ -18,6 +18,8 @@ log = structlog.get_logger()
 
 TRIES = 3
 TRY_SECONDS = 3.0
+MAX_BYTES = 64 * 1024
+_TROUBLE = (aiohttp.ClientError, TimeoutError, OSError, msgspec.MsgspecError, ValueError, RecursionError)
 
 
 class Activity(msgspec.Struct, frozen=True):
@@ -62,12 +64,24 @@ class Asking:
     async def _last_activity(self, url: str) -> float:
         """Seconds since the epoch; trouble asking counts as not busy."""
         for _ in range(TRIES):
-            with contextlib.suppress(aiohttp.ClientError, TimeoutError, OSError, msgspec.MsgspecError, ValueError):
+            with contextlib.suppress(*_TROUBLE):
                 timeout = aiohttp.ClientTimeout(total=TRY_SECONDS)
-                async with self._session.get(url + self._path, timeout=timeout) as response:
+                address = url + self._path
+                # Not wherever else a sandbox, which runs what nobody has read, sends us.
+                async with self._session.get(address, timeout=timeout, allow_redirects=False) as response:
                     if response.status == 200:  # noqa: PLR2004 - OK
-                        return _decode(await response.content.read(64 * 1024)).last(self._store.now())
+                        return _decode(await _body(response)).last(self._store.now())
         return 0.0
+
+
+async def _body(response: aiohttp.ClientResponse) -> bytes:
+    """All of it, in however many pieces it comes; what is too long for an answer is cut, and then none."""
+    body = b""
+    async for piece in response.content.iter_any():
+        body += piece
+        if len(body) > MAX_BYTES:
+            break
+    return body
 
 
 def answered(record: Sandbox | None, last_activity: float, now: float) -> Change | None:

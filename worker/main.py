@@ -102,7 +102,7 @@ async def _open(settings: Settings, stack: AsyncExitStack, context: dict[Any, An
     vitals = Vitals(redis, store.now, settings.cluster_name)
     await stack.enter_async_context(beating(vitals, store.set_clock))
     _observe(Observer(store, vitals, redis, watching, settings), stack, context)
-    session = await stack.enter_async_context(aiohttp.ClientSession())
+    session = await stack.enter_async_context(aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()))
     context.update(
         store=store,
         provisioner=Provisioner(store, vitals, cluster, settings),

@@ -3,6 +3,7 @@
 import asyncio
 
 import structlog
+from msgspec.structs import replace
 
 from shared import logs
 from shared.pacing import Pacing
@@ -49,7 +50,7 @@ async def sweep(store: Store, pacing: Pacing, settings: Settings) -> int:
 
 async def _batch(store: Store, pacing: Pacing, settings: Settings, due: list[Sandbox], observed_at: float) -> int:
     """Clean-ups are planned behind each other: thousands at once delay no create."""
-    over = [record.id for record in due if record.over_by(store.now())]
+    over = [record.id for record in due if record.over_by(store.now()) or record.is_cleanup]
     times = dict(zip(over, await pacing.times(len(over)), strict=True))
     count = 0
     for start in range(0, len(due), AT_ONCE):
@@ -91,6 +92,9 @@ def due_change(record: Sandbox, settings: Settings, *, now: float, at: float, ob
         return _over(record, by, settings, now=now, at=at)
     if record.wants_pod and record.is_provisioned and observed_at < (record.until or 0.0):
         return None
+    if record.is_cleanup:
+        again = replace(another_attempt(record), until=at + NO_PROGRESS_SECONDS)
+        return Change(again, (Job.of(Work.TERMINATE, again, at),))
     following = another_attempt(_given_up(record, now + settings.failed_retention_seconds))
     work = Work.PROVISION if following.wants_pod else Work.TERMINATE
     return Change(following, (Job.of(work, following),))

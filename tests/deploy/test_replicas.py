@@ -3,6 +3,7 @@
 from contextlib import suppress
 from functools import partial
 from http import HTTPStatus
+from pathlib import Path
 
 import httpx
 import pytest
@@ -106,3 +107,9 @@ async def answered(client: httpx.AsyncClient, url: str) -> httpx.Response | None
 def test_the_workers_port_is_the_settings(rendering):
     default = next(row.default for row in TABLE if row.name == "WORKER_METRICS_PORT")
     assert {port for _, port in probes(rendering, "worker").values()} == {default}
+
+
+def test_a_worker_is_reached_from_outside_its_pod():
+    """The kubelet's probes and Prometheus ask the Pod's address, where its own default does not listen."""
+    settings = Path(__file__).parents[2].joinpath("deploy/kubernetes/base/settings.env").read_text().splitlines()
+    assert "WORKER_METRICS_HOST=0.0.0.0" in settings

@@ -18,7 +18,7 @@ from shared.errors import RecordUnreadable
 from shared.history import KEPT, OURS, Entry, entry, read_entry
 from shared.indexes import Selection
 from shared.pages import BEGINNING
-from shared.queue import HEAD_START_SECONDS, IN_PROGRESS_KEY, JOB_KEY, QUEUE, Job, Work
+from shared.queue import FIRST_SECONDS, HEAD_START_SECONDS, IN_PROGRESS_KEY, JOB_KEY, QUEUE, Job, Work
 from shared.sandbox import (
     NO_PROGRESS_SECONDS,
     Made,
@@ -141,7 +141,7 @@ async def test_create(store: Store, redis: Redis, clock: Clock):
     assert await keys_of(redis) == {
         **expected([record]),
         "sandbox:abc:history": [entry(clock.now, OURS, "Normal", "Accepted", "Life 1 was asked for.")],
-        QUEUE: {job.id: (clock.now - HEAD_START_SECONDS) * 1000},
+        QUEUE: {job.id: (clock.now - FIRST_SECONDS) * 1000},
         JOB_KEY + job.id: job.payload(clock.now),
     }
 
@@ -423,7 +423,7 @@ async def test_jobs_of_a_step(store: Store, redis: Redis, clock: Clock):
     held = await keys_of(redis)
     assert {job.id: held[JOB_KEY + job.id] for job in jobs} == {job.id: job.payload(clock.now) for job in jobs}
     assert {job.id: held[QUEUE][job.id] for job in jobs} == {
-        job.id: (clock.now - HEAD_START_SECONDS) * 1000 for job in jobs
+        job.id: (clock.now - early) * 1000 for job, early in zip(jobs, (HEAD_START_SECONDS, FIRST_SECONDS), strict=True)
     }
     assert 0 < await redis.pttl(JOB_KEY + jobs[0].id) <= 86_400_000
 

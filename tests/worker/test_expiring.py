@@ -367,3 +367,10 @@ async def test_attempts_of_one_life_have_their_own_jobs(valkey: ArqRedis, store:
     clock.advance(100)
     await sweep(store, pacing, SETTINGS)
     assert await queued(valkey) == ["terminate:abc:1-0a1b2c3d:4"]
+
+
+def test_a_create_comes_before_clean_ups_that_are_late():
+    """Workers were away for minutes, and thousands are over their time: whoever asks now does not wait for that."""
+    now = 1_750_000_000.0
+    late = Job(Work.TERMINATE, "old", "1-0a1b2c3d", at=now - 600)
+    assert Job(Work.PROVISION, "new", "1-0a1b2c3d").score(now) < late.score(now)
