@@ -83,7 +83,7 @@ ALLOW = """
 -- (the generic cell rate algorithm) → seconds to wait, as text; '0': go on
 local full = math.max(tonumber(ARGV[3]), tonumber(redis.call('GET', KEYS[1]) or '0')) + ARGV[1]
 local wait = full - ARGV[3] - ARGV[2]
-if wait > 0 then return string.format('%.3f', wait) end
+if wait > 0.000002 then return string.format('%.6f', wait) end  -- not what rounding makes
 redis.call('SET', KEYS[1], string.format('%.6f', full), 'EX', math.ceil(full - ARGV[3]) + 60)
 return '0'
 """

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import random
+import time
 from contextlib import suppress
 from http import HTTPStatus
 from pathlib import Path
@@ -235,7 +236,7 @@ async def delete_service(system: System, name: str) -> None:
 def unrecorded(sandbox_id: str) -> Sandbox:
     """What a record was that nobody has any more; its Pod remembers it. The same one each time."""
     spec = Spec(user_id="u7", thread_id="t7")
-    record = accepted(sandbox_id, spec, cluster="default", now=1_750_000_000.0)
+    record = accepted(sandbox_id, spec, cluster="default", now=float(int(time.time())))
     return msgspec.structs.replace(record, token="0a1b2c3d")
 
 
