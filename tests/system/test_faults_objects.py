@@ -5,6 +5,7 @@ import os
 import random
 import time
 from contextlib import suppress
+from datetime import UTC, datetime
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from tests.system.load import Load
 from tests.system.rest import at_rest, violations
 from worker import manifests
 
+CREATED_AT = float(int(time.time()))
+"""Lately: what is older than its lifetime would be ended."""
 pytestmark = pytest.mark.anyio
 
 PORTS = 4
@@ -110,7 +113,7 @@ async def test_pods_of_ours_that_nobody_recorded_are_adopted_by_the_next_worker_
         "generation": 1,
         "user_id": "u7",
         "thread_id": "t7",
-        "created_at": "2025-06-15T15:06:40Z",
+        "created_at": datetime.fromtimestamp(CREATED_AT, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
     }
     assert [p.metadata.uid for p in await system.pods("whole")] == [pod.metadata.uid]
     await asyncio.gather(*map(system.delete, ("whole", "half")))
@@ -236,7 +239,7 @@ async def delete_service(system: System, name: str) -> None:
 def unrecorded(sandbox_id: str) -> Sandbox:
     """What a record was that nobody has any more; its Pod remembers it. The same one each time."""
     spec = Spec(user_id="u7", thread_id="t7")
-    record = accepted(sandbox_id, spec, cluster="default", now=float(int(time.time())))
+    record = accepted(sandbox_id, spec, cluster="default", now=CREATED_AT)
     return msgspec.structs.replace(record, token="0a1b2c3d")
 
 
