@@ -4,18 +4,15 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
-from typing import cast
 
 import litestar_offline_docs
 from litestar import Litestar, Router
-from litestar.datastructures import State
-from litestar.di import Provide
 from litestar.static_files import create_static_files_router
 
 from api import histories, keepalive, metrics, openapi, probes, sandboxes
-from api.auth import key_guard
+from api.admission import admission
+from api.parts import Parts
 from api.problems import HANDLERS
-from api.rates import rate_guard
 from api.uses import Uses
 from api.waiting import Waiting
 from shared import logs
@@ -47,30 +44,12 @@ def create_app(settings: Settings | None = None, store: Store | None = None) -> 
 
     @asynccontextmanager
     async def lifespan(app: Litestar) -> AsyncIterator[None]:
-        async with AsyncExitStack() as stack:
-            app.state.store = store or await stack.enter_async_context(_opened(settings))
-            with suppress(StoreUnavailable):
-                await app.state.store.set_clock()
-            app.state.waiting = Waiting(app.state.store)
-            app.state.vitals = Vitals(app.state.store.redis, app.state.store.now, settings.cluster_name)
-            app.state.completeness = Completeness(app.state.vitals, is_settled=store is not None)
-            if store is None:
-                with suppress(StoreUnavailable):
-                    await app.state.completeness.settle()
-            await stack.enter_async_context(app.state.waiting.running())
-            app.state.rates = Rates(
-                app.state.store.redis,
-                app.state.store.now,
-                settings.rate_limit_per_second,
-                settings.rate_limit_burst,
-            )
-            app.state.uses = Uses(app.state.store)
-            await stack.enter_async_context(app.state.uses.running())
+        async with _parts(settings, store) as app.state.parts:
             yield
 
     api = Router(
         "/api",
-        guards=[key_guard(settings), rate_guard(settings)],
+        middleware=[admission(settings)],
         route_handlers=[
             probes.capabilities,
             sandboxes.create,
@@ -84,14 +63,6 @@ def create_app(settings: Settings | None = None, store: Store | None = None) -> 
     scripts = create_static_files_router(openapi.STATIC, directories=[SCRIPTS], include_in_schema=False)
     return Litestar(
         [probes.health, probes.ready, probes.serving, metrics.scrape, api, scripts],
-        dependencies={
-            "settings": Provide(lambda: settings, use_cache=True, sync_to_thread=False),
-            "store": Provide(_store, sync_to_thread=False),
-            "waiting": Provide(_waiting, sync_to_thread=False),
-            "uses": Provide(_uses, sync_to_thread=False),
-            "vitals": Provide(_vitals, sync_to_thread=False),
-            "completeness": Provide(_completeness, sync_to_thread=False),
-        },
         exception_handlers=HANDLERS,
         lifespan=[lifespan],
         logging_config=None,
@@ -100,24 +71,22 @@ def create_app(settings: Settings | None = None, store: Store | None = None) -> 
     )
 
 
-def _store(state: State) -> Store:
-    return cast(Store, state.store)
-
-
-def _waiting(state: State) -> Waiting:
-    return cast(Waiting, state.waiting)
-
-
-def _uses(state: State) -> Uses:
-    return cast(Uses, state.uses)
-
-
-def _vitals(state: State) -> Vitals:
-    return cast(Vitals, state.vitals)
-
-
-def _completeness(state: State) -> Completeness:
-    return cast(Completeness, state.completeness)
+@asynccontextmanager
+async def _parts(settings: Settings, given: Store | None) -> AsyncIterator[Parts]:
+    async with AsyncExitStack() as stack:
+        store = given if given is not None else await stack.enter_async_context(_opened(settings))
+        with suppress(StoreUnavailable):
+            await store.set_clock()
+        vitals = Vitals(store.redis, store.now, settings.cluster_name)
+        completeness = Completeness(vitals, is_settled=given is not None)
+        if given is None:
+            with suppress(StoreUnavailable):
+                await completeness.settle()
+        waiting, uses = Waiting(store), Uses(store)
+        await stack.enter_async_context(waiting.running())
+        await stack.enter_async_context(uses.running())
+        rates = Rates(store.redis, store.now, settings.rate_limit_per_second, settings.rate_limit_burst)
+        yield Parts(settings, store, waiting, vitals, completeness, rates, uses)
 
 
 @asynccontextmanager

@@ -2,29 +2,26 @@
 
 import hmac
 
-from litestar.connection import ASGIConnection
-from litestar.handlers import BaseRouteHandler
-from litestar.types import Guard
-
 from shared.errors import Unauthorized
 from shared.settings import Settings
 
 HEADER = "X-API-Key"
 
 
-def key_guard(settings: Settings) -> Guard:
-    """A guard, so that it speaks before any body is read; async, for Litestar runs others in a thread."""
-    expected = settings.provisioner_api_key.encode()
+class Key:
+    """`given` is the header as it came, None if it did not."""
 
-    async def require_key(connection: ASGIConnection, _: BaseRouteHandler) -> None:  # type: ignore[type-arg]
-        if not expected:
-            if settings.provisioner_allow_anonymous:
-                return
+    def __init__(self, settings: Settings) -> None:
+        self._expected = settings.provisioner_api_key.encode()
+        self._is_open = not self._expected and settings.provisioner_allow_anonymous
+
+    def check(self, given: bytes | None) -> None:
+        """Raises Unauthorized."""
+        if self._is_open:
+            return
+        if not self._expected:
             raise Unauthorized("This server has no PROVISIONER_API_KEY, so it refuses every call; set one.")
-        given = connection.headers.get(HEADER)
         if given is None:
             raise Unauthorized(f"Send the key in the {HEADER} header.")
-        if not hmac.compare_digest(given.encode("utf-8", "surrogateescape"), expected):
+        if not hmac.compare_digest(given, self._expected):
             raise Unauthorized(f"The key in the {HEADER} header is not this server's.")
-
-    return require_key

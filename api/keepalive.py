@@ -4,18 +4,16 @@ from http import HTTPStatus
 from typing import Any
 
 from litestar import Request, post
-from litestar.di import NamedDependency
 
 from api import openapi
 from api.messages import SandboxAnswer, answer
 from api.moves import kept_alive
 from api.openapi import problems
+from api.parts import parts
 from api.presence import there
 from api.sandboxes import InPath
 from shared.errors import SandboxNotFound
 from shared.request import read_keep_alive
-from shared.store import Store
-from shared.vitals import Completeness
 
 
 @post(
@@ -27,13 +25,12 @@ from shared.vitals import Completeness
 async def keep_alive(
     request: Request[Any, Any, Any],
     sandbox_id: InPath,
-    store: NamedDependency[Store],
-    completeness: NamedDependency[Completeness],
 ) -> SandboxAnswer:
     """Use a sandbox, and with `seconds` keep it at least so long; never beyond its lifetime."""
     asked = read_keep_alive(await request.body())
+    store = parts(request).store
     outcome = await store.change(sandbox_id, kept_alive(store.now(), asked.seconds))
-    record = await there(sandbox_id, outcome.record, store, completeness)
+    record = await there(sandbox_id, outcome.record, parts(request))
     if not record.wants_pod:
         detail = f"Sandbox {record.id} is over: {record.reason} {record.message}".strip()
         raise SandboxNotFound(detail, status=record.status.value, reason=record.reason)

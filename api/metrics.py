@@ -2,20 +2,19 @@
 
 import asyncio
 from collections.abc import Iterable
+from typing import Any
 
-from litestar import MediaType, Response, get
-from litestar.di import NamedDependency
+from litestar import MediaType, Request, Response, get
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from api.parts import parts
 from shared import metrics
 from shared.errors import StoreUnavailable
 from shared.limits import limits
 from shared.settings import Settings
 from shared.state import State, read_state
-from shared.store import Store
-from shared.vitals import Vitals
 
 REDIS_SECONDS = 3.0
 """For a Redis that hangs: what this process has counted must not wait till Prometheus gives it up."""
@@ -65,10 +64,9 @@ class _Shared(Collector):
 
 
 @get("/metrics", media_type=MediaType.TEXT, include_in_schema=False)
-async def scrape(
-    store: NamedDependency[Store], vitals: NamedDependency[Vitals], settings: NamedDependency[Settings]
-) -> Response[bytes]:
+async def scrape(request: Request[Any, Any, Any]) -> Response[bytes]:
     """With Redis away, what this process has counted: that it is away is among it."""
+    settings, store, vitals = parts(request).settings, parts(request).store, parts(request).vitals
     text = metrics.exposition()
     try:
         registry = CollectorRegistry()

@@ -1,12 +1,11 @@
 """Whether a sandbox is there, as callers mean it: one that is being deleted is not, whatever its Pod does."""
 
+from api.parts import Parts
 from shared.errors import SandboxExpired, SandboxNotFound
 from shared.sandbox import Sandbox, Status
-from shared.store import Store
-from shared.vitals import Completeness
 
 
-async def there(sandbox_id: str, record: Sandbox | None, store: Store, completeness: Completeness) -> Sandbox:
+async def there(sandbox_id: str, record: Sandbox | None, served: Parts) -> Sandbox:
     """`record` if it is that of a sandbox that is there.
 
     Raises:
@@ -16,8 +15,8 @@ async def there(sandbox_id: str, record: Sandbox | None, store: Store, completen
         StoreUnavailable: nor when Redis does not answer.
     """
     if record is None:
-        await completeness.check()
-        ended = await store.tombstone(sandbox_id)
+        await served.completeness.check()
+        ended = await served.store.tombstone(sandbox_id)
         if ended is not None and ended.by:
             raise SandboxExpired(sandbox_id, ended.at, ended.by)
         raise SandboxNotFound(f"There is no sandbox {sandbox_id}.")

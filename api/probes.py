@@ -1,14 +1,14 @@
 """What load balancers and clients ask before they ask for sandboxes."""
 
-from litestar import get
-from litestar.di import NamedDependency
+from typing import Any
+
+from litestar import Request, get
 
 from api import openapi
 from api.messages import Capabilities, Health
 from api.openapi import problems
+from api.parts import parts
 from shared.errors import NotReady
-from shared.settings import Settings
-from shared.vitals import Completeness, Vitals
 
 
 @get("/health", security=[{}])
@@ -18,13 +18,14 @@ async def health() -> Health:
 
 
 @get("/health/ready", security=[{}], responses={503: openapi.problem("Redis, the workers or the observer are missing")})
-async def ready(vitals: NamedDependency[Vitals], completeness: NamedDependency[Completeness]) -> Health:
+async def ready(request: Request[Any, Any, Any]) -> Health:
     """Sandboxes can be made and seen: Redis answers, a worker lives, the cluster was observed within a minute.
 
     Needs no key. 503 names in `missing` what is not so.
     """
-    await completeness.look()
-    missing = await vitals.missing()
+    served = parts(request)
+    await served.completeness.look()
+    missing = await served.vitals.missing()
     if missing:
         raise NotReady(missing)
     return Health()
@@ -35,19 +36,21 @@ async def ready(vitals: NamedDependency[Vitals], completeness: NamedDependency[C
     security=[{}],
     responses={503: openapi.problem("Redis does not answer, or its records are being made anew")},
 )
-async def serving(vitals: NamedDependency[Vitals], completeness: NamedDependency[Completeness]) -> Health:
+async def serving(request: Request[Any, Any, Any]) -> Health:
     """Requests can be answered: Redis answers, and its records are complete. For whoever decides on traffic.
 
     Statuses stay as last seen while the cluster or the workers are away, and that is worth serving. Needs no key.
     """
-    await completeness.look()
-    if not await vitals.is_complete():
+    served = parts(request)
+    await served.completeness.look()
+    if not await served.vitals.is_complete():
         raise NotReady(["The cluster was never observed since Redis holds anything: start a worker."])
     return Health()
 
 
 @get("/capabilities", responses=problems())
-async def capabilities(settings: NamedDependency[Settings]) -> Capabilities:
+async def capabilities(request: Request[Any, Any, Any]) -> Capabilities:
+    settings = parts(request).settings
     return Capabilities(
         lark_cli_init_image=bool(settings.lark_cli_init_image),
         lark_cli_broker_image=bool(settings.lark_cli_broker_image),

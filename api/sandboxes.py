@@ -1,12 +1,12 @@
 """The routes of `/api/sandboxes`. They read and write the store only: no request waits for Kubernetes itself."""
 
 import secrets
+from functools import partial
 from http import HTTPStatus
 from typing import Annotated, Any
 
 import structlog
 from litestar import Request, Response, delete, get, post
-from litestar.di import NamedDependency
 from litestar.params import HeaderParameter, PathParameter, QueryParameter
 
 from api import openapi
@@ -14,6 +14,7 @@ from api.etags import etag, matches, means
 from api.messages import Deleted, SandboxAnswer, SandboxList, answer
 from api.moves import unwanted, wanted
 from api.openapi import problems
+from api.parts import parts
 from api.preferences import (
     COMPAT_CREATE_SECONDS,
     COMPAT_READ_SECONDS,
@@ -22,8 +23,6 @@ from api.preferences import (
     wait_seconds,
 )
 from api.presence import there
-from api.uses import Uses
-from api.waiting import Waiting
 from shared import logs, mounts, terms
 from shared.errors import InvalidRequest, SandboxNotFound, SandboxNotReady
 from shared.indexes import Selection
@@ -31,8 +30,6 @@ from shared.pages import BEGINNING, read_cursor
 from shared.request import SANDBOX_ID, SANDBOX_ID_LENGTH, read_create
 from shared.sandbox import ENDED, Sandbox, Status
 from shared.settings import Settings
-from shared.store import Store
-from shared.vitals import Completeness
 
 log = structlog.get_logger()
 
@@ -59,32 +56,30 @@ Prefer = Annotated[
 )
 async def create(
     request: Request[Any, Any, Any],
-    store: NamedDependency[Store],
-    settings: NamedDependency[Settings],
-    waiting: NamedDependency[Waiting],
-    completeness: NamedDependency[Completeness],
-    uses: NamedDependency[Uses],
     prefer: Prefer = None,  # noqa: ARG001 - for the document; of several lines this is the last
 ) -> Response[SandboxAnswer]:
     """Make a sandbox, or name the one that this id already has.
 
     Answers at once, 202 and perhaps no URL yet: poll `Location`, or wait with `Prefer: wait=N`.
     """
+    served = parts(request)
+    settings, store = served.settings, served.store
     asked = read_create(await request.body())
     spec = asked.spec()
     mounts.check(spec.extra_mounts, settings)
-    sandbox_id = asked.sandbox_id or secrets.token_hex(8)
     terms.check(spec, settings)
-    await completeness.check()  # what has a Pod, and lost its record, must not be accepted as new
-    record, written = await store.change(sandbox_id, wanted(sandbox_id, spec, settings, now=store.now()), believed=None)
+    sandbox_id = asked.sandbox_id or secrets.token_hex(8)
+    move = wanted(sandbox_id, spec, settings, now=store.now())
+    # What has a Pod, and lost its record, must not be accepted as new.
+    record, written = await served.completeness.needed(partial(store.change, sandbox_id, move, believed=None))
     with logs.about(sandbox_id=sandbox_id):
         log.info("create accepted" if written else "create found the sandbox there")
     wait = _wait(request)
     seconds = _patience(wait, COMPAT_CREATE_SECONDS, settings)
     if seconds and not _is_settled(record):
-        record = await waiting.until(sandbox_id, _is_settled, seconds)
-    record = await there(sandbox_id, record, store, completeness)
-    uses.note(record)
+        record = await served.waiting.until(sandbox_id, _is_settled, seconds)
+    record = await there(sandbox_id, record, served)
+    served.uses.note(record)
     if settings.deerflow_compat:
         return _with_url(record, {})
     return _created(record, applied(wait))
@@ -92,9 +87,7 @@ async def create(
 
 @get("/sandboxes", responses=problems(400))
 async def list_live(
-    store: NamedDependency[Store],
-    settings: NamedDependency[Settings],
-    completeness: NamedDependency[Completeness],
+    request: Request[Any, Any, Any],
     status: Annotated[Status | None, QueryParameter(description="only those in this status")] = None,
     user_id: Annotated[str | None, QueryParameter(description="only this user's")] = None,
     thread_id: Annotated[str | None, QueryParameter(description="only this thread's")] = None,
@@ -105,14 +98,15 @@ async def list_live(
 
     A page may be short, or empty, and not be the last: that is the one without `next_cursor`.
     """
+    served = parts(request)
     selection = Selection(status, user_id, thread_id)
     if limit is None and cursor is None:
-        page, following = [r for r in await store.all() if selection.holds(r)], None
+        page, following = [r for r in await served.store.all() if selection.holds(r)], None
     else:
         after = read_cursor(cursor) if cursor else BEGINNING
-        page, following = await store.page(selection, after, limit or DEFAULT_PAGE)
-    await completeness.check()
-    if settings.deerflow_compat and status is None:
+        page, following = await served.store.page(selection, after, limit or DEFAULT_PAGE)
+    await served.completeness.check()
+    if served.settings.deerflow_compat and status is None:
         page = [record for record in page if record.status not in ENDED]
     return SandboxList([answer(record) for record in page], len(page), str(following) if following else None)
 
@@ -124,11 +118,6 @@ async def list_live(
 async def read(
     request: Request[Any, Any, Any],
     sandbox_id: InPath,
-    store: NamedDependency[Store],
-    settings: NamedDependency[Settings],
-    waiting: NamedDependency[Waiting],
-    completeness: NamedDependency[Completeness],
-    uses: NamedDependency[Uses],
     prefer: Prefer = None,  # noqa: ARG001 - for the document; of several lines this is the last
     if_none_match: Annotated[str | None, HeaderParameter(name="If-None-Match", description="an earlier `ETag`")] = None,
 ) -> Response[SandboxAnswer]:
@@ -136,7 +125,9 @@ async def read(
 
     With `Prefer: wait=N` as soon as it differs from `If-None-Match` or, without that, as soon as it has its URL.
     """
-    record = await store.get(sandbox_id)
+    served = parts(request)
+    settings = served.settings
+    record = await served.store.get(sandbox_id)
     wait = _wait(request)
     seconds = _patience(wait, COMPAT_READ_SECONDS, settings)
 
@@ -148,9 +139,9 @@ async def read(
         return current.status is Status.TERMINATING or not matches(if_none_match, current)
 
     if seconds and not enough(record):
-        record = await waiting.until(sandbox_id, enough, seconds)
-    record = await there(sandbox_id, record, store, completeness)
-    uses.note(record)
+        record = await served.waiting.until(sandbox_id, enough, seconds)
+    record = await there(sandbox_id, record, served)
+    served.uses.note(record)
     if settings.deerflow_compat:
         _refuse_what_reads_as_dead(record)
         return _with_url(record, applied(wait))
@@ -164,9 +155,6 @@ async def read(
 async def destroy(
     request: Request[Any, Any, Any],
     sandbox_id: InPath,
-    store: NamedDependency[Store],
-    waiting: NamedDependency[Waiting],
-    completeness: NamedDependency[Completeness],
     generation: Annotated[int | None, QueryParameter(ge=1, description="the life meant")] = None,
     prefer: Prefer = None,  # noqa: ARG001 - for the document; of several lines this is the last
     if_match: Annotated[
@@ -181,15 +169,16 @@ async def destroy(
     def is_meant(record: Sandbox) -> bool:
         return generation in {None, record.generation} and (if_match is None or means(if_match, record))
 
-    ending, written = await store.change(sandbox_id, unwanted(is_meant))
+    served = parts(request)
+    ending, written = await served.store.change(sandbox_id, unwanted(is_meant))
     if written:
         with logs.about(sandbox_id=sandbox_id):
             log.info("delete accepted")
     if ending is None:
-        await completeness.check()
+        await served.completeness.check()
     wait = _wait(request)
     if wait and ending is not None:
-        await waiting.until(sandbox_id, lambda r: r is None or r.life != ending.life, wait)
+        await served.waiting.until(sandbox_id, lambda r: r is None or r.life != ending.life, wait)
     return Response(Deleted(sandbox_id), headers=applied(wait))
 
 

@@ -10,14 +10,18 @@ FREED_KEPT = 16
 
 STEP = """
 -- KEYS: record, guard, history, tombstone, freed, index…
--- ARGV: id, record expected, record wanted, guard's value, tombstone ('': as it is, '-': none), 1 if this makes room,
---       number of limits, (most, number of indexes, index…) per limit…, number of entries, entry…,
+-- ARGV: id, record expected, record wanted, guard's value ('': no guard, '*': any),
+--       tombstone ('': as it is, '-': none), 1 if this makes room, number of limits,
+--       (most, number of indexes, index…) per limit…, number of entries, entry…,
 --       score per index…, (id, payload, due time) per job…
 local time = redis.call('TIME')
 local now = time[1] .. '.' .. string.format('%06d', time[2])
 local raw = redis.call('GET', KEYS[1]) or ''
 if raw ~= ARGV[2] then return {'raced', raw, now} end
-if ARGV[4] ~= '' and redis.call('GET', KEYS[2]) ~= ARGV[4] then return {'fenced', raw, now} end
+if ARGV[4] ~= '' then
+  local held = redis.call('GET', KEYS[2])
+  if not held or (ARGV[4] ~= '*' and held ~= ARGV[4]) then return {'fenced', raw, now} end
+end
 local at = 7
 for limit = 1, tonumber(ARGV[7]) do
   local held, indexes = 0, tonumber(ARGV[at + 2])

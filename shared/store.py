@@ -33,6 +33,7 @@ from shared.indexes import Selection
 from shared.limits import Limit
 from shared.pages import Cursor
 from shared.queue import Job, Work
+from shared.reads import Reads
 from shared.sandbox import Sandbox
 from shared.scripts import CHANGES, STEP, TELL, filled
 
@@ -44,6 +45,8 @@ _TOMBSTONE = ":ended"
 _FREED = "sandboxes:freed"
 _MAX_WAIT_SECONDS = 60.0
 _NO_GUARD = "-"
+ANYTHING = "*"
+"""A guard's value: whatever it is."""
 _LIST_CHUNK = 500
 """Records a read: so few that Redis answers others in between."""
 _MARKED_ATTEMPTS = 8
@@ -81,7 +84,7 @@ Move = Callable[[Sandbox | None], Change | None]
 
 
 class Guard(NamedTuple):
-    """The step is refused unless `key` holds `value`: how a lease fences off its former holder."""
+    """The step is refused unless `key` holds `value`, or ANYTHING: how a lease fences off its former holder."""
 
     key: str
     value: str
@@ -106,6 +109,7 @@ class Store:
 
     def __init__(self, redis: Redis, clock: Clock | None = None) -> None:
         self.redis = redis
+        self._reads = Reads(redis)
         self._step = redis.register_script(filled(STEP))
         self._tell = redis.register_script(filled(TELL))
         of_redis = RedisClock()
@@ -281,7 +285,7 @@ class Store:
 
     async def _raw(self, sandbox_id: str) -> bytes:
         with unavailable():
-            return await self.redis.get(_KEY + sandbox_id) or b""
+            return await self._reads.get(_KEY + sandbox_id) or b""
 
     async def _many(self, ids: Sequence[str]) -> list[Sandbox | None]:
         """One record an id; None: it is gone by now."""

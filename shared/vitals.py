@@ -12,7 +12,8 @@ is not there says nothing, until a worker has made the records anew from what is
 import asyncio
 import contextlib
 import secrets
-from collections.abc import Collection
+from collections.abc import Awaitable, Collection
+from typing import Protocol
 
 from redis.asyncio import Redis
 
@@ -20,7 +21,7 @@ from shared.clock import Clock
 from shared.connection import unavailable
 from shared.errors import Fenced, RecordsMissing
 from shared.scripts import MARK, filled
-from shared.store import Guard
+from shared.store import ANYTHING, Guard, Outcome
 
 BEAT_SECONDS = 2.0
 ALIVE_SECONDS = 15.0
@@ -94,6 +95,11 @@ class Vitals:
             names = await self._redis.zrangebyscore(WORKERS, seconds - ALIVE_SECONDS, "+inf")
         return [name.decode() for name in names]
 
+    @property
+    def guard(self) -> Guard:
+        """Holds while records are complete."""
+        return Guard(_OBSERVED + self._cluster, ANYTHING)
+
     async def is_any_worker(self) -> bool:
         """Whether there are workers at all, so that records are being made anew if there are none."""
         with unavailable():
@@ -116,6 +122,12 @@ class Vitals:
         elif (age := now - observed_at) > FRESH_SECONDS:
             wanting.append(f"Cluster {self._cluster} was last observed {age:.0f} s ago: see the workers' log.")
         return wanting
+
+
+class Step(Protocol):
+    """One atomic step of the store."""
+
+    def __call__(self, *, guard: Guard | None) -> Awaitable[Outcome]: ...
 
 
 class Completeness:
@@ -152,3 +164,13 @@ class Completeness:
         """Raises RecordsMissing, StoreUnavailable."""
         if not await self.look():
             raise RecordsMissing
+
+    async def needed(self, step: Step) -> Outcome:
+        """The outcome of a step that is not taken unless it can. Raises RecordsMissing, and whatever `step` does."""
+        try:
+            outcome = await step(guard=self._vitals.guard)
+        except Fenced:
+            await self.check()  # it can also be believed of a Redis that is new
+            return await step(guard=None)
+        self._was_complete |= outcome.written
+        return outcome

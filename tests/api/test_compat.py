@@ -9,7 +9,7 @@ import httpx
 import pytest
 from msgspec.structs import replace
 
-from api.waiting import Waiting
+from api.parts import of
 from shared.sandbox import Made, Reason, Sandbox, Status, provisioned
 from shared.store import Change, Store
 from tests.api.conftest import Evolve, Serve
@@ -57,7 +57,7 @@ def made(store: Store) -> Make:
 async def held(api: httpx.AsyncClient, call: Awaitable[httpx.Response]) -> asyncio.Task[httpx.Response]:
     """The request, which waits by now."""
     app: Any = cast(httpx.ASGITransport, api._transport).app
-    waiting = cast(Waiting, app.state.waiting)
+    waiting = of(app).waiting
     before = sum(len(events) for events in waiting._waiters.values())
     request = asyncio.ensure_future(call)
     async with asyncio.timeout(SECONDS):

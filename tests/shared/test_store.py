@@ -34,7 +34,7 @@ from shared.sandbox import (
     troubled,
     used,
 )
-from shared.store import CHANGES, Change, Fenced, Guard, Move, Store
+from shared.store import ANYTHING, CHANGES, Change, Fenced, Guard, Move, Store
 from tests.conftest import Clock
 from tests.shared.conftest import Connect, created
 
@@ -405,6 +405,16 @@ async def test_fenced(store: Store, redis: Redis, holder: str | None):
         with pytest.raises(Fenced):
             await store.change(sandbox_id, move, guard=Guard("lease", "mine"))
     assert await keys_of(redis) == before
+
+
+async def test_a_guard_that_anything_satisfies(store: Store, redis: Redis):
+    """It asks only that there is something."""
+    there = Guard("mark", ANYTHING)
+    with pytest.raises(Fenced):
+        await store.change("abc", created("abc", store.now()), guard=there)
+    assert await store.get("abc") is None
+    await redis.set("mark", "some")
+    assert (await store.change("abc", created("abc", store.now()), guard=there)).written
 
 
 async def test_fenced_says_nothing_of_what_is_left_alone(store: Store):

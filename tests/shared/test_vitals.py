@@ -2,6 +2,7 @@ import asyncio
 import re
 import time
 from collections.abc import Awaitable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -10,9 +11,10 @@ from redis.asyncio import Redis
 from shared.connection import PROMPT, connect
 from shared.errors import Fenced, RecordsMissing, StoreUnavailable
 from shared.settings import read_settings
-from shared.store import Guard
+from shared.store import Guard, Store
 from shared.vitals import ALIVE_SECONDS, BEAT_SECONDS, FRESH_SECONDS, Completeness, Vitals
 from tests.conftest import Clock
+from tests.shared.conftest import created
 
 pytestmark = pytest.mark.anyio
 
@@ -185,6 +187,23 @@ async def test_settled_before_it_was_emptied(redis: Redis, vitals: Vitals):
     await redis.flushall()
     with pytest.raises(RecordsMissing):
         await completeness.check()
+
+
+async def test_a_step_that_needs_it(redis: Redis, vitals: Vitals, clock: Clock):
+    """It is taken while records are complete, and in a Redis that is new; never in one that was emptied, though that
+    came about as late as could be."""
+    store, completeness = Store(redis, clock), Completeness(vitals)
+
+    async def make(sandbox_id: str) -> bool:
+        return (await completeness.needed(partial(store.change, sandbox_id, created(sandbox_id, clock())))).written
+
+    assert await make("first")
+    await observe(redis, vitals)
+    assert await make("second")
+    await redis.flushall()
+    with pytest.raises(RecordsMissing):
+        await make("third")
+    assert await store.all() == []
 
 
 async def test_settling(vitals: Vitals):

@@ -84,7 +84,7 @@ async def test_a_sandbox_that_runs_is_followed_by_its_next_life_while_the_old_po
 
 
 async def test_two_identical_creates_at_one_instant_make_one_sandbox(start):
-    """From two API processes: the same answer, one Pod, one Service."""
+    """From two API processes: the same life in both answers, though one may know more of it; one Pod, one Service."""
     system = await start(workers=2, apis=2)
     headers = {"X-API-Key": system.stack.key}
     async with httpx.AsyncClient(base_url=system.stack.urls[1], headers=headers) as other:
@@ -94,7 +94,7 @@ async def test_two_identical_creates_at_one_instant_make_one_sandbox(start):
                 system.api.post("/api/sandboxes", json=body), other.post("/api/sandboxes", json=body)
             )
             assert one.status_code == two.status_code == 202
-            assert one.json() == two.json()
+            assert one.headers["ETag"].rpartition(".")[0] == two.headers["ETag"].rpartition(".")[0]
     for number in range(10):
         await system.until_ready(f"twin-{number}")
     assert len(await system.pods()) == len(await system.services()) == 10
