@@ -10,10 +10,11 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Generic, NamedTuple, Self, TypeVar
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 import msgspec
-from kubernetes_asyncio.client import ApiClient, Configuration
 
 from shared import metrics
 from worker import retries, seen
@@ -26,6 +27,7 @@ from worker.kubernetes_errors import (
     KubernetesError,
     NamespaceMissing,
 )
+from worker.kubernetes_library import ApiClient, Configuration
 from worker.manifests import kinds
 from worker.manifests.labels import SANDBOX_ID, SELECTOR
 from worker.seen import Kind
@@ -37,6 +39,9 @@ QUICK_TRIES = 3
 WATCH_SECONDS = 10
 """A watch is asked to end after this long, so that one which is silent for longer is known to be dead."""
 WATCH_SILENCE_SECONDS = WATCH_SECONDS + 5
+
+LINE_BYTES = 2 * 1024 * 1024
+"""One line of a watch has a whole object, of which etcd holds none over 1.5 MiB."""
 
 T = TypeVar("T")
 _encode = msgspec.json.Encoder().encode
@@ -100,7 +105,9 @@ class Cluster:
 
     def __init__(self, configuration: Configuration, namespace: str, timeout: float) -> None:
         self._client = ApiClient(configuration)
+        self._session = _session(self._client)
         self._configuration = configuration
+        self._proxy = configuration.proxy or _proxy_for(configuration.host)
         self._namespace = namespace
         self._timeout = aiohttp.ClientTimeout(total=timeout)
         self._base = f"{configuration.host}/api/v1/namespaces/{namespace}"
@@ -114,6 +121,7 @@ class Cluster:
         await self.close()
 
     async def close(self) -> None:
+        await self._session.close()
         await self._client.close()
 
     async def create_pod(self, pod: kinds.Pod) -> seen.Pod:
@@ -243,17 +251,16 @@ class Cluster:
         body: bytes | None = None,
         query: Mapping[str, str] | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        session: aiohttp.ClientSession = self._client.rest_client.pool_manager
         call = _Call(method, url, query)
         try:
-            async with session.request(
+            async with self._session.request(
                 method,
                 url,
                 data=body,
                 params=query,
                 headers=await self._headers(),
                 timeout=timeout,
-                proxy=self._configuration.proxy,
+                proxy=self._proxy,
                 server_hostname=self._configuration.tls_server_name,
             ) as response:
                 call.answered(response.status)
@@ -274,6 +281,20 @@ class Cluster:
         if token and token["value"]:
             headers["Authorization"] = token["value"]
         return headers
+
+
+def _session(client: ApiClient) -> aiohttp.ClientSession:
+    """On the library's connection pool, with its TLS context. Its own session would look for a proxy in the environment
+    and for a `.netrc`, in a thread, at each request, and read the cookies of each answer."""
+    pool: aiohttp.BaseConnector | None = client.rest_client.pool_manager.connector
+    jar = aiohttp.DummyCookieJar()
+    return aiohttp.ClientSession(connector=pool, connector_owner=False, cookie_jar=jar, read_bufsize=LINE_BYTES)
+
+
+def _proxy_for(server: str | None) -> str | None:
+    """What the environment (`HTTPS_PROXY`, `NO_PROXY` and their like) says of this server."""
+    url = urlsplit(server or "")
+    return None if proxy_bypass(url.hostname or "") else getproxies().get(url.scheme)
 
 
 class _Call:

@@ -7,11 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import structlog
-from kubernetes_asyncio.client import Configuration
-from kubernetes_asyncio.config import ConfigException, load_incluster_config, load_kube_config
 
 from shared.errors import InvalidSettings
 from shared.settings import Settings
+from worker.kubernetes_library import ConfigException, Configuration, load_incluster_config, load_kube_config
 
 log = structlog.get_logger()
 

@@ -12,14 +12,15 @@ from typing import Any
 
 import aiohttp
 import msgspec
-from kubernetes_asyncio.client import ApiClient, Configuration
 
 from shared.sandbox import Spec, accepted
 from shared.settings import Settings
 from tests.bench.load import Refused
 from tests.bench.wire import Answer
 from worker import manifests
+from worker.cluster import LINE_BYTES
 from worker.kubeconfig import configuration
+from worker.kubernetes_library import ApiClient, Configuration
 
 CLEAR_SECONDS = 60.0
 POLL_SECONDS = 0.02
@@ -129,7 +130,10 @@ async def plain(settings: Settings) -> AsyncIterator[Plain]:
     found = await configuration(settings)
     async with ApiClient(found) as client:
         token = (await found.auth_settings()).get("BearerToken", {}).get("value", "")
-        yield Plain(client.rest_client.pool_manager, found, token, settings)
+        # The library's own session would look for proxies in the environment at each call, in a thread.
+        pool = client.rest_client.pool_manager.connector
+        async with aiohttp.ClientSession(connector=pool, connector_owner=False, read_bufsize=LINE_BYTES) as session:
+            yield Plain(session, found, token, settings)
 
 
 @asynccontextmanager

@@ -247,6 +247,20 @@ async def test_an_answer_that_is_no_json(settings: Settings, gibberish: str):
                 await until(events, "ADDED")
 
 
+@pytest.mark.parametrize(("bypassed", "who_answers"), [("", "proxy"), ("kubernetes.test", "nobody")])
+async def test_the_environments_proxy(
+    settings: Settings, gibberish: str, monkeypatch: pytest.MonkeyPatch, bypassed: str, who_answers: str
+):
+    """It is what calls go to, unless NO_PROXY names the server."""
+    monkeypatch.setenv("http_proxy", gibberish)
+    monkeypatch.setenv("no_proxy", bypassed)
+    elsewhere = msgspec.structs.replace(settings, k8s_api_server="http://kubernetes.test")
+    async with Cluster(await configuration(elsewhere), "any", 10) as cluster:
+        with pytest.raises(KubernetesError) as failed:
+            await cluster.get_pod("any")
+    assert ("not Kubernetes" in failed.value.message) == (who_answers == "proxy")
+
+
 @pytest.mark.parametrize(("status", "seconds"), [(429, 7), (503, 3)])
 async def test_retry_after(cluster: Cluster, kubernetes: Kubernetes, status: int, seconds: int):
     """A server that says when to come back is not asked before: no quick try, and its word goes with the error."""
