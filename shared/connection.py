@@ -7,7 +7,6 @@ import socket
 from collections.abc import AsyncIterator, Iterator
 from typing import Any, cast
 
-from arq.connections import ArqRedis
 from redis.asyncio import Connection, ConnectionPool, Redis
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
@@ -23,6 +22,7 @@ from redis.exceptions import (  # redis' own names
 )
 
 from shared import metrics, queue
+from shared.batching import BatchingRedis
 from shared.errors import StoreUnavailable
 from shared.settings import Settings
 
@@ -105,7 +105,7 @@ async def heard(redis: Redis, channel: str) -> AsyncIterator[bytes | None]:
                     yield message["data"] if message["type"] == "message" else None
 
 
-def connect(settings: Settings, retry: Retry) -> ArqRedis:
+def connect(settings: Settings, retry: Retry) -> BatchingRedis:
     """A client that connects when first used; close it with `aclose()`.
 
     Retrying is safe: every step this service takes in Redis may run twice (see `shared.store`), and so may arq's.
@@ -121,7 +121,7 @@ def connect(settings: Settings, retry: Retry) -> ArqRedis:
     pool = (
         _sentinel_pool(settings, options) if settings.redis_sentinels else Pool.from_url(settings.redis_url, **options)
     )
-    client = cast(ArqRedis, ArqRedis.from_pool(pool))
+    client = cast(BatchingRedis, BatchingRedis.from_pool(pool))
     client.job_serializer, client.job_deserializer = queue.encode, queue.decode
     return client
 

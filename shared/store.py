@@ -33,7 +33,6 @@ from shared.indexes import Selection
 from shared.limits import Limit
 from shared.pages import Cursor
 from shared.queue import Job, Work
-from shared.reads import Reads
 from shared.sandbox import Sandbox
 from shared.scripts import CHANGES, STEP, TELL, filled
 
@@ -109,7 +108,6 @@ class Store:
 
     def __init__(self, redis: Redis, clock: Clock | None = None) -> None:
         self.redis = redis
-        self._reads = Reads(redis)
         self._step = redis.register_script(filled(STEP))
         self._tell = redis.register_script(filled(TELL))
         of_redis = RedisClock()
@@ -285,7 +283,7 @@ class Store:
 
     async def _raw(self, sandbox_id: str) -> bytes:
         with unavailable():
-            return await self._reads.get(_KEY + sandbox_id) or b""
+            return await self.redis.get(_KEY + sandbox_id) or b""
 
     async def _many(self, ids: Sequence[str]) -> list[Sandbox | None]:
         """One record an id; None: it is gone by now."""

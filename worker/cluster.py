@@ -8,6 +8,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from itertools import takewhile
 from types import TracebackType
 from typing import Generic, NamedTuple, Self, TypeVar
 from urllib.parse import urlsplit
@@ -177,9 +178,10 @@ class Cluster:
         raw = await self._call("GET", f"{self._base}/{resource.name}", query={**resource.query, "limit": "1"})
         return resource.page(raw).metadata.resource_version
 
-    async def watch(self, resource: Resource[Kind], resource_version: str) -> AsyncGenerator[Change[Kind], None]:
+    async def watch(self, resource: Resource[Kind], resource_version: str) -> AsyncGenerator[list[Change[Kind]], None]:
         """What happens after `resource_version`, until the server ends the stream, as it regularly does.
 
+        What has come by the time it is asked for is one list, never an empty one.
         Raises Expired when that version is too old: it comes as an event of a stream that began well.
         """
         query = {
@@ -192,11 +194,13 @@ class Cluster:
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=self._timeout.total, sock_read=WATCH_SILENCE_SECONDS)
         url = f"{self._base}/{resource.name}"
         async with self._request("GET", url, query=query, timeout=timeout) as response:
-            async for line in response.content:
-                frame = _frame(line)
-                if frame.type == "ERROR":
-                    raise _error(_failure(frame.object), None)
-                yield Change(frame.type, resource.read(frame.object))
+            async for lines in _lines(response.content):
+                frames = [_frame(line) for line in lines]
+                good = list(takewhile(lambda frame: frame.type != "ERROR", frames))
+                if good:
+                    yield [Change(frame.type, resource.read(frame.object)) for frame in good]
+                if len(good) < len(frames):
+                    raise _error(_failure(frames[len(good)].object), None)
 
     async def _create(self, resource: str, body: bytes) -> bytes:
         try:
@@ -314,6 +318,17 @@ class _Call:
         metrics.KUBERNETES.labels(self._verb, self._resource, str(status or "none")).inc()
         metrics.KUBERNETES_SECONDS.labels(self._verb, self._resource).observe(time.perf_counter() - self._began)
         self._began = None
+
+
+async def _lines(stream: aiohttp.StreamReader) -> AsyncIterator[list[bytes]]:
+    """Whole ones, as many as are there; the last may lack its end."""
+    rest = b""
+    async for chunk in stream.iter_any():
+        *lines, rest = (rest + chunk).split(b"\n")
+        if lines:
+            yield lines
+    if rest:
+        yield [rest]
 
 
 async def _read_failure(response: aiohttp.ClientResponse) -> seen.Failure:

@@ -3,6 +3,8 @@
 import asyncio
 import time
 from abc import ABC, abstractmethod
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from contextlib import aclosing
 from typing import Generic
 
@@ -59,8 +61,16 @@ class Following(ABC, Generic[Kind]):
         """Take in what is there; the version to watch from. Raises KubernetesError, Expired."""
 
     @abstractmethod
+    def about(self, change: Change[Kind]) -> str:
+        """Changes that are about the same thing are taken in one after the other; others, at once."""
+
+    @abstractmethod
     async def apply(self, change: Change[Kind]) -> None:
         """Take in one event."""
+
+    def worth(self, changes: Sequence[Change[Kind]]) -> Sequence[Change[Kind]]:
+        """Those of one thing that came at once, but for what later ones of them say as well."""
+        return changes
 
     async def watched(self) -> None:
         """A watch went well to its end."""
@@ -86,11 +96,10 @@ class Following(ABC, Generic[Kind]):
         while began.elapsed() < COMPARE_SECONDS:
             pause = Pause()
             try:
-                async with aclosing(self._cluster.watch(self.resource, version)) as changes:
-                    async for change in changes:
-                        if change.type != "BOOKMARK":
-                            await self.apply(change)
-                        version, trouble = change.object.metadata.resource_version, 0
+                async with aclosing(self._cluster.watch(self.resource, version)) as stream:
+                    async for changes in stream:
+                        await self.take_in(changes)
+                        version, trouble = changes[-1].object.metadata.resource_version, 0
             except KubernetesError as error:
                 trouble += 1
                 if trouble == RESUMES or error.reason == TIMED_OUT or not retries.is_temporary(error):
@@ -100,6 +109,21 @@ class Following(ABC, Generic[Kind]):
                 self._restarted("ended")
                 await self.watched()
             await pause.rest()
+
+    async def take_in(self, changes: Iterable[Change[Kind]]) -> None:
+        """Should one fail, the others are taken in; the stream is then begun again where all of these are to come."""
+        groups: defaultdict[str, list[Change[Kind]]] = defaultdict(list)
+        for change in changes:
+            if change.type != "BOOKMARK":
+                groups[self.about(change)].append(change)
+        outcomes = await asyncio.gather(*map(self._in_turn, groups.values()), return_exceptions=True)
+        for outcome in outcomes:
+            if outcome is not None:
+                raise outcome
+
+    async def _in_turn(self, changes: Sequence[Change[Kind]]) -> None:
+        for change in self.worth(changes):
+            await self.apply(change)
 
     async def _rest(self, error: KubernetesError, trouble: int) -> None:
         self._restarted("error")

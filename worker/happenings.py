@@ -22,6 +22,9 @@ class Happenings(Following[seen.Happening]):
     async def begin(self) -> str:
         return await self._cluster.version(HAPPENINGS)
 
+    def about(self, change: cluster.Change[seen.Happening]) -> str:
+        return change.object.involved_object.name
+
     async def apply(self, change: cluster.Change[seen.Happening]) -> None:
         happening = change.object
         record = await self._of(happening.involved_object) if change.type != "DELETED" else None

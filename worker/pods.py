@@ -56,6 +56,14 @@ class Pods(Following[seen.Pod]):
     async def watched(self) -> None:
         await self._vitals.observed(self._guard)
 
+    def about(self, change: cluster.Change[seen.Pod]) -> str:
+        return change.object.metadata.labels.get(SANDBOX_ID, "")
+
+    def worth(self, changes: Sequence[cluster.Change[seen.Pod]]) -> Sequence[cluster.Change[seen.Pod]]:
+        """What a Pod looked like before it looked as it does now is worth nothing; how it looked at its end, is."""
+        following = [*changes[1:], None]
+        return [change for change, then in zip(changes, following, strict=True) if not _is_outdated(change, then)]
+
     async def apply(self, change: cluster.Change[seen.Pod]) -> None:
         pod = change.object
         of = identity(pod)
@@ -158,3 +166,9 @@ class Pods(Following[seen.Pod]):
             return written(record, vanished(record, life, uid, until=self._store.now() + self._retention))
 
         await self._change(sandbox_id, move)
+
+
+def _is_outdated(change: cluster.Change[seen.Pod], then: cluster.Change[seen.Pod] | None) -> bool:
+    if then is None or "DELETED" in {change.type, then.type}:
+        return False
+    return then.object.metadata.uid == change.object.metadata.uid

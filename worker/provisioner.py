@@ -4,6 +4,7 @@ Each may die between any two steps and be run again, or twice at once: names fol
 what the first has made; what it writes into the record, it writes only while the record is still of this life.
 """
 
+import asyncio
 from collections.abc import Callable
 
 import structlog
@@ -83,21 +84,20 @@ class Provisioner:
             NotObserved: try again soon.
         """
         begun = self._store.now()
-        record = await self._store.get(sandbox_id)
+        record, epoch = await asyncio.gather(self._store.get(sandbox_id), self._vitals.epoch())
         if record is None or record.life != life:
             # An earlier try of this job may have made a Pod, and died, or failed, before it could remove it.
-            await self._must_be_observed(None)
+            await self._must_be_observed(None, epoch)
             await self._remove(sandbox_id, life)
         elif record.attempt != attempt or not record.wants_pod or record.is_provisioned:
             return
         elif record.until is not None and begun >= record.until:
             await self._give_up(record, Reason.PROVISIONING_TIMED_OUT, f"Not made in time. {record.message}".strip())
         else:
-            await self._try(record, begun, await self._must_be_observed(record))
+            await self._try(record, begun, await self._must_be_observed(record, epoch))
 
-    async def _must_be_observed(self, record: Sandbox | None) -> str:
-        """The epoch in which the cluster is known. Raises NotObserved; the record says so while it waits."""
-        epoch = await self._vitals.epoch()
+    async def _must_be_observed(self, record: Sandbox | None, epoch: str | None) -> str:
+        """The epoch, if the cluster is known in it. Raises NotObserved; the record says so while it waits."""
         if epoch is not None:
             return epoch
         if record is not None and not record.reason:

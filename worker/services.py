@@ -23,6 +23,9 @@ class Services(Following[seen.Service]):
         await self._leave_none_over([s for s in services.items if _is_older(s)])
         return services.resource_version
 
+    def about(self, change: cluster.Change[seen.Service]) -> str:
+        return change.object.metadata.labels.get(SANDBOX_ID, "")
+
     async def apply(self, change: cluster.Change[seen.Service]) -> None:
         if change.type == "DELETED":
             metadata = change.object.metadata

@@ -305,14 +305,16 @@ async def test_the_answer_of_a_delete_lost(cluster: Cluster, create_pod: CreateP
 # Watching
 
 
-async def until(events: AsyncIterator[Change[Pod]], type_: str) -> list[Change[Pod]]:
+async def until(stream: AsyncIterator[list[Change[Pod]]], type_: str) -> list[Change[Pod]]:
     """What comes up to the first event of this type."""
-    seen = []
+    seen: list[Change[Pod]] = []
     async with asyncio.timeout(SECONDS):
-        async for event in events:
-            seen.append(event)
-            if event.type == type_:
-                return seen
+        async for events in stream:
+            assert events
+            for event in events:
+                seen.append(event)
+                if event.type == type_:
+                    return seen
     return pytest.fail(f"the watch ended before {type_}: {seen}")
 
 
@@ -361,7 +363,22 @@ async def test_a_watch_that_the_server_ends(cluster: Cluster, kubernetes: Kubern
     version = (await cluster.list_all(PODS)).resource_version
     await kubernetes.misbehave({"kind": "watch-close", "seconds": 0})
     async with aclosing(cluster.watch(PODS, version)) as events:
-        assert [event async for event in events if event.type != "BOOKMARK"] == []
+        assert [event async for some in events for event in some if event.type != "BOOKMARK"] == []
+
+
+async def test_what_has_come_is_one_list(cluster: Cluster, create_pod: CreatePod):
+    """Whoever is behind a watch gets what it missed together, in order, and all of it."""
+    version = (await cluster.list_all(PODS)).resource_version
+    for number in range(40):
+        await create_pod(f"s{number}")
+    lists = []
+    async with asyncio.timeout(SECONDS), aclosing(cluster.watch(PODS, version)) as stream:
+        async for events in stream:
+            lists.append([event.object.metadata.name for event in events if event.type == "ADDED"])
+            if sum(map(len, lists)) == 40:
+                break
+    assert [name for names in lists for name in names] == [f"sandbox-s{number}" for number in range(40)]
+    assert len(lists) < 40
 
 
 async def test_a_watch_from_too_long_ago(cluster: Cluster, create_pod: CreatePod, kubernetes: Kubernetes):
@@ -389,7 +406,7 @@ async def test_a_watch_whose_connection_is_cut(cluster: Cluster, kubernetes: Kub
 
     async def follow() -> list[Change[Pod]]:
         async with aclosing(cluster.watch(PODS, version)) as events:
-            return [event async for event in events]
+            return [event async for some in events for event in some]
 
     async def opened() -> bool:
         return bool((await kubernetes.call("GET", "/emulator/calls")).body.get("watch pods"))

@@ -229,9 +229,8 @@ async def following(happenings: Happenings) -> AsyncIterator[None]:
 
 
 async def follow(happenings: Happenings, version: str) -> None:
-    async for change in happenings._cluster.watch(happenings.resource, version):
-        if change.type != "BOOKMARK":
-            await happenings.apply(change)
+    async for changes in happenings._cluster.watch(happenings.resource, version):
+        await happenings.take_in(changes)
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from tests.worker.conftest import Kubernetes, answers, empty, eventually, put, q
 from tests.worker.records import record_of
 from worker import cluster as clusters
 from worker.cluster import PODS, Cluster
+from worker.kubernetes_errors import KubernetesError
 from worker.pods import Pods
 from worker.provisioner import Provisioner
 
@@ -149,6 +150,38 @@ async def test_an_event_of_what_nobody_recorded(store: Store, pods: Pods, provis
     await pods.apply(await as_event(cluster))
     found = await read(store, ID)
     assert (found.life, found.url, found.ready) == (lost.life, lost.url, True)
+
+
+async def test_what_came_at_once(
+    store: Store, pods: Pods, provision: Provision, kubernetes: Kubernetes, cluster: Cluster
+):
+    """Of several events of a Pod the last counts, and how it looked before it went; of several Pods, each."""
+    await provision()
+    early = await as_event(cluster)
+    await kubernetes.ready(POD)
+    ready = await as_event(cluster)
+    await pods.take_in([early, ready, clusters.Change("BOOKMARK", early.object)])
+    record = await read(store, ID)
+    assert (record.status, record.ready) == (Status.RUNNING, True)
+    gone = clusters.Change("DELETED", ready.object)
+    assert pods.worth([early, ready, gone]) == [ready, gone]
+    assert pods.worth([early, gone, ready]) == [early, gone, ready]
+    another = clusters.Change("ADDED", replace(ready.object, metadata=replace(ready.object.metadata, uid="another")))
+    assert pods.worth([early, another]) == [early, another]
+
+
+async def test_one_that_fails_among_others(
+    store: Store, pods: Pods, provision: Provision, cluster: Cluster, kubernetes: Kubernetes
+):
+    """Its failure is told, once the others are taken in."""
+    await provision()
+    await provision("lost")
+    await store.change("lost", lambda _: Change(None))
+    known, unknown = await as_event(cluster), await as_event(cluster, "sandbox-lost")
+    await kubernetes.misbehave({"kind": "error", "status": 403, "verb": "get"})
+    with pytest.raises(KubernetesError):
+        await pods.take_in([unknown, known])
+    assert (await read(store, ID)).ready
 
 
 async def test_a_late_event(store: Store, pods: Pods, provision: Provision, cluster: Cluster, kubernetes: Kubernetes):
