@@ -1,5 +1,7 @@
 """What our answers look like on the wire, and nothing of how we keep it. (What is asked of us: `shared.request`.)"""
 
+import asyncio
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Annotated
 
@@ -8,6 +10,9 @@ from msgspec import Meta
 
 from shared.history import Entry
 from shared.sandbox import Sandbox
+
+AT_ONCE = 100
+"""Answers made without a pause."""
 
 
 def example(value: object) -> Meta:
@@ -85,6 +90,7 @@ class Health(msgspec.Struct, frozen=True):
 
 
 def answer(record: Sandbox) -> SandboxAnswer:
+    expiry = record.expiry
     return SandboxAnswer(
         sandbox_id=record.id,
         sandbox_url=record.url or None,
@@ -97,10 +103,19 @@ def answer(record: Sandbox) -> SandboxAnswer:
         thread_id=record.thread_id,
         created_at=_time(record.created_at),
         updated_at=_time(record.updated_at),
-        expires_at=_time(record.expiry.at) if record.expiry else None,
-        expires_by=record.expiry.by if record.expiry else None,
+        expires_at=_time(expiry.at) if expiry else None,
+        expires_by=expiry.by if expiry else None,
         timings_ms=_timings(record),
     )
+
+
+async def answers(records: Sequence[Sandbox]) -> list[SandboxAnswer]:
+    """One each. Those who ask for something else meanwhile have their turn in between."""
+    found: list[SandboxAnswer] = []
+    for start in range(0, len(records), AT_ONCE):
+        found += map(answer, records[start : start + AT_ONCE])
+        await asyncio.sleep(0)
+    return found
 
 
 def event(entry: Entry) -> Event:

@@ -11,7 +11,7 @@ from litestar.params import HeaderParameter, PathParameter, QueryParameter
 
 from api import openapi
 from api.etags import etag, matches, means
-from api.messages import Deleted, SandboxAnswer, SandboxList, answer
+from api.messages import Deleted, SandboxAnswer, SandboxList, answer, answers
 from api.moves import unwanted, wanted
 from api.openapi import problems
 from api.parts import parts
@@ -108,7 +108,7 @@ async def list_live(
     await served.completeness.check()
     if served.settings.deerflow_compat and status is None:
         page = [record for record in page if record.status not in ENDED]
-    return SandboxList([answer(record) for record in page], len(page), str(following) if following else None)
+    return SandboxList(await answers(page), len(page), str(following) if following else None)
 
 
 @get(

@@ -46,8 +46,10 @@ _MAX_WAIT_SECONDS = 60.0
 _NO_GUARD = "-"
 ANYTHING = "*"
 """A guard's value: whatever it is."""
-_LIST_CHUNK = 500
-"""Records a read: so few that Redis answers others in between."""
+_INDEX_CHUNK = 500
+"""Ids a read of an index."""
+_RECORD_CHUNK = 100
+"""Records a read: so few that Redis and this process answer others in between."""
 _MARKED_ATTEMPTS = 8
 """A mark lives for a minute, and attempts are a quarter of a minute apart: older ones have none any more."""
 _PAGE_CHUNKS = 4
@@ -130,11 +132,9 @@ class Store:
         """Every record, oldest first. Several reads: what is removed in between is left out, what is made may be."""
         with unavailable():
             ids = await self.redis.zrange(indexes.CREATED, 0, -1)
-        names = [sandbox_id.decode() for sandbox_id in ids]
-        found: list[Sandbox | None] = []
-        for start in range(0, len(names), _LIST_CHUNK):
-            found += await self._many(names[start : start + _LIST_CHUNK])
-        return [record for record in found if record is not None]
+        return [
+            record for record in await self._many([sandbox_id.decode() for sandbox_id in ids]) if record is not None
+        ]
 
     async def history(self, sandbox_id: str) -> list[Entry]:
         """Newest last."""
@@ -249,13 +249,13 @@ class Store:
         while True:
             with unavailable():
                 entries = await self.redis.zrangebyscore(
-                    index, after.created_at, "+inf", start=offset, num=_LIST_CHUNK, withscores=True
+                    index, after.created_at, "+inf", start=offset, num=_INDEX_CHUNK, withscores=True
                 )
             places = [Cursor(score, sandbox_id.decode()) for sandbox_id, score in entries]
             following = [place for place in places if place > after]
-            if following or len(entries) < _LIST_CHUNK:
-                return following, len(entries) < _LIST_CHUNK
-            offset += _LIST_CHUNK
+            if following or len(entries) < _INDEX_CHUNK:
+                return following, len(entries) < _INDEX_CHUNK
+            offset += _INDEX_CHUNK
 
     def _stamped(self, current: Sandbox | None, wanted: Sandbox | None) -> Sandbox | None:
         if wanted is None or current is None or current.token != wanted.token:
@@ -287,11 +287,12 @@ class Store:
 
     async def _many(self, ids: Sequence[str]) -> list[Sandbox | None]:
         """One record an id; None: it is gone by now."""
-        if not ids:
-            return []
-        with unavailable():
-            raws = await self.redis.mget([_KEY + sandbox_id for sandbox_id in ids])
-        return [_readable(raw or b"") for raw in raws]
+        found: list[Sandbox | None] = []
+        for start in range(0, len(ids), _RECORD_CHUNK):
+            with unavailable():
+                raws = await self.redis.mget([_KEY + sandbox_id for sandbox_id in ids[start : start + _RECORD_CHUNK]])
+            found += [_readable(raw or b"") for raw in raws]
+        return found
 
 
 def _record(raw: bytes) -> Sandbox | None:
