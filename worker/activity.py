@@ -22,8 +22,15 @@ MAX_BYTES = 64 * 1024
 _TROUBLE = (aiohttp.ClientError, TimeoutError, OSError, msgspec.MsgspecError, ValueError, RecursionError)
 
 
+MILLISECONDS = 1e11
+"""A number as large as this counts them since the epoch: as seconds it is 3,000 years from now, as these it is 1973."""
+AHEAD_SECONDS = 86400.0
+"""So far may a sandbox' clock be ahead, which tells its zone's time as ours, say. Further is no time to go by."""
+
+
 class Activity(msgspec.Struct, frozen=True):
-    """What a sandbox answers: whether it is busy, or when it last was (RFC 3339, or seconds since the epoch)."""
+    """What a sandbox answers: whether it is busy, or when it last was (RFC 3339, or a number of seconds or milliseconds
+    since the epoch)."""
 
     active: bool = False
     last_activity: Annotated[datetime, Meta(tz=True)] | float | None = None
@@ -32,8 +39,16 @@ class Activity(msgspec.Struct, frozen=True):
         """Its last activity, seconds since the epoch, not in the future; 0: it says nothing of the kind."""
         if self.active:
             return now
-        at = self.last_activity.timestamp() if isinstance(self.last_activity, datetime) else self.last_activity
-        return min(at or 0.0, now)
+        at = _seconds(self.last_activity)
+        return min(at, now) if at <= now + AHEAD_SECONDS else 0.0
+
+
+def _seconds(at: datetime | float | None) -> float:
+    """Since the epoch."""
+    if isinstance(at, datetime):
+        return at.timestamp()
+    at = at or 0.0
+    return at / 1000 if at >= MILLISECONDS else at
 
 
 _decode = msgspec.json.Decoder(Activity).decode

@@ -19,7 +19,7 @@ from tests.conftest import Clock
 from tests.worker.conftest import put, queued, read
 from tests.worker.records import NOW, record_of, settings_of
 from worker import activity
-from worker.activity import TRIES, Asking, answered
+from worker.activity import MAX_BYTES, TRIES, Asking, answered
 
 pytestmark = pytest.mark.anyio
 
@@ -32,18 +32,35 @@ class Answers:
     """What the sandbox answers, in turn, the last of it for ever; and on which paths it was asked."""
 
     url: str = ""
-    bodies: list[str | int] = field(default_factory=lambda: ["{}"])
-    """JSON, or the status of an error."""
+    bodies: list[str | int | list[str]] = field(default_factory=lambda: ["{}"])
+    """JSON, or that in pieces, or the status of an error."""
+    elsewhere: str = ""
+    """Where a redirect goes."""
     asked: list[str] = field(default_factory=list)
     meanwhile: Callable[[], object] = lambda: None
 
-    async def answer(self, request: web.Request) -> web.Response:
+    async def answer(self, request: web.Request) -> web.StreamResponse:
         self.asked.append(request.path_qs)
         result = self.meanwhile()
         if asyncio.iscoroutine(result):
             await result
         body = self.bodies.pop(0) if len(self.bodies) > 1 else self.bodies[0]
-        return web.Response(text=body) if isinstance(body, str) else web.Response(status=body)
+        if isinstance(body, list):
+            return await in_pieces(request, body)
+        if isinstance(body, str):
+            return web.Response(text=body)
+        return web.Response(status=body, headers={"Location": self.elsewhere} if self.elsewhere else None)
+
+
+async def in_pieces(request: web.Request, pieces: list[str]) -> web.StreamResponse:
+    """Each when the one before it has been read: whoever asks runs on this loop as well."""
+    response = web.StreamResponse()
+    await response.prepare(request)
+    for piece in pieces:
+        await response.write(piece.encode())
+        for _ in range(20):
+            await asyncio.sleep(0)
+    return response
 
 
 @pytest.fixture
@@ -110,12 +127,14 @@ LATELY = [
     "2025-06-15T15:16:30.000Z",
     1_750_000_590,
     1_750_000_590.0,
+    1_750_000_590_000,
+    1_750_000_590_000.0,
 ]
 
 
 @pytest.mark.parametrize("at", LATELY, ids=str)
 async def test_last_activity(asking: Asking, sandbox: Answers, store: Store, clock: Clock, at: str | float):
-    """As a time or as seconds since the epoch: it has its idle time from then on."""
+    """As a time, or as seconds or milliseconds since the epoch: it has its idle time from then on."""
     sandbox.bodies = [f'{{"last_activity": {at!r}}}'.replace("'", '"')]
     await ask(asking, await idle(store, clock, sandbox.url))
     after = await read(store, ID)
@@ -123,7 +142,10 @@ async def test_last_activity(asking: Asking, sandbox: Answers, store: Store, clo
     assert after.due_at == NOW + 590 + IDLE_SECONDS
 
 
-@pytest.mark.parametrize("at", ['"2025-06-15T15:06:39Z"', "1750000000", "-5", "0", '"0001-01-01T00:00:00Z"', "-1e300"])
+LONG_AGO = ['"2025-06-15T15:06:39Z"', "1750000000", "1750000000000", "-5", "0", '"0001-01-01T00:00:00Z"', "-1e300"]
+
+
+@pytest.mark.parametrize("at", LONG_AGO)
 async def test_long_ago(asking: Asking, sandbox: Answers, store: Store, clock: Clock, at: str):
     """No later than its last use, it is no reason to keep it."""
     sandbox.bodies = [f'{{"last_activity": {at}}}']
@@ -131,12 +153,37 @@ async def test_long_ago(asking: Asking, sandbox: Answers, store: Store, clock: C
     assert was_ended(await read(store, ID))
 
 
-@pytest.mark.parametrize("at", ['"2999-01-01T00:00:00Z"', "9e300", "32503680000"])
-async def test_in_the_future(asking: Asking, sandbox: Answers, store: Store, clock: Clock, at: str):
-    """A sandbox' own clock makes it live no longer than a use now would."""
+@pytest.mark.parametrize("at", ['"2025-06-16T00:00:00+00:00"', "1750030000", "1750030000000"])
+async def test_a_clock_that_is_ahead(asking: Asking, sandbox: Answers, store: Store, clock: Clock, at: str):
+    """By hours: the sandbox lives no longer than a use now would make it."""
     sandbox.bodies = [f'{{"last_activity": {at}}}']
     await ask(asking, await idle(store, clock, sandbox.url))
     assert (await read(store, ID)).last_used_at == clock.now
+
+
+@pytest.mark.parametrize("at", ['"2025-06-18T00:00:00Z"', '"2999-01-01T00:00:00Z"', "32503680000", "1.75e15", "9e300"])
+async def test_a_time_that_cannot_be(asking: Asking, sandbox: Answers, store: Store, clock: Clock, at: str):
+    """Days and more from now, it tells nothing, or one whose clock is wrong would never be idle."""
+    sandbox.bodies = [f'{{"last_activity": {at}}}']
+    await ask(asking, await idle(store, clock, sandbox.url))
+    assert was_ended(await read(store, ID))
+
+
+async def test_an_answer_in_pieces(asking: Asking, sandbox: Answers, store: Store, clock: Clock):
+    """It is read to its end."""
+    sandbox.bodies = [['{"act', 'ive": ', "true}"]]
+    await ask(asking, await idle(store, clock, sandbox.url))
+    assert len(sandbox.asked) == 1
+    assert not was_ended(await read(store, ID))
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+async def test_sent_elsewhere(asking: Asking, sandbox: Answers, store: Store, clock: Clock, status: int):
+    """Nobody goes there: code that nobody has read would choose whom a worker calls."""
+    sandbox.bodies, sandbox.elsewhere = [status], f"{sandbox.url}/elsewhere"
+    await ask(asking, await idle(store, clock, sandbox.url))
+    assert sandbox.asked == ["/v1/activity?of=agent"] * TRIES
+    assert was_ended(await read(store, ID))
 
 
 TROUBLE = [
@@ -160,6 +207,15 @@ async def test_trouble(asking: Asking, sandbox: Answers, store: Store, clock: Cl
     sandbox.bodies = [trouble]
     await ask(asking, await idle(store, clock, sandbox.url))
     assert len(sandbox.asked) == TRIES == 3
+    assert was_ended(await read(store, ID))
+
+
+@pytest.mark.parametrize("key", ["active", "last_activity", "more"])
+async def test_a_deep_answer(asking: Asking, sandbox: Answers, store: Store, clock: Clock, key: str):
+    """One that is nested as deeply as its length allows is no answer, and no harm."""
+    depth = (MAX_BYTES - 100) // 2
+    sandbox.bodies = [f'{{"active": true, "{key}": {"[" * depth}{"]" * depth}}}']
+    await ask(asking, await idle(store, clock, sandbox.url))
     assert was_ended(await read(store, ID))
 
 
