@@ -50,7 +50,7 @@ async def sweep(store: Store, pacing: Pacing, settings: Settings) -> int:
 
 async def _batch(store: Store, pacing: Pacing, settings: Settings, due: list[Sandbox], observed_at: float) -> int:
     """Clean-ups are planned behind each other: thousands at once delay no create."""
-    over = [record.id for record in due if record.over_by(store.now()) or record.is_cleanup]
+    over = [record.id for record in due if _over_by(record, store.now()) or record.is_cleanup]
     times = dict(zip(over, await pacing.times(len(over)), strict=True))
     count = 0
     for start in range(0, len(due), AT_ONCE):
@@ -70,14 +70,15 @@ async def _again(store: Store, believed: Sandbox, settings: Settings, at: float 
 
     outcome = await store.change(believed.id, move, believed=believed)
     if outcome.written and outcome.record:
-        _say(outcome.record)
+        _say(believed, outcome.record)
     return outcome.written
 
 
-def _say(record: Sandbox) -> None:
+def _say(before: Sandbox, record: Sandbox) -> None:
+    is_asked, is_ended = record.asked_until != before.asked_until, record.ended_at != before.ended_at
     with logs.about(sandbox_id=record.id):
-        if record.ended_by or record.asked_until:
-            log.info("its time is over", by=record.ended_by, asked=bool(record.asked_until))
+        if is_asked or is_ended:
+            log.info("its time is over", by=record.ended_by, asked=is_asked)
         else:
             log.warning("due, another job", status=record.status, attempt=record.attempt)
 
@@ -87,7 +88,7 @@ def due_change(record: Sandbox, settings: Settings, *, now: float, at: float, ob
 
     None: it would be given up for not being ready in time, but nobody has looked since (`observed_at`): it may be.
     """
-    by = record.over_by(now)
+    by = _over_by(record, now)
     if by is not None:
         return _over(record, by, settings, now=now, at=at)
     if record.wants_pod and record.is_provisioned and observed_at < (record.until or 0.0):
@@ -98,6 +99,12 @@ def due_change(record: Sandbox, settings: Settings, *, now: float, at: float, ob
     following = another_attempt(_given_up(record, now + settings.failed_retention_seconds))
     work = Work.PROVISION if following.wants_pod else Work.TERMINATE
     return Change(following, (Job.of(work, following),))
+
+
+def _over_by(record: Sandbox, now: float) -> EndedBy | None:
+    """Which of its times is over. While an idle one is asked whether it is busy, something else made it due."""
+    by = record.over_by(now)
+    return None if by is EndedBy.IDLE and (record.asked_until or 0.0) > now else by
 
 
 def _over(record: Sandbox, by: EndedBy, settings: Settings, *, now: float, at: float) -> Change:

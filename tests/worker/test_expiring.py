@@ -11,6 +11,7 @@ import msgspec
 import pytest
 from arq.connections import ArqRedis
 from msgspec.structs import replace
+from structlog.testing import capture_logs
 
 from shared import indexes
 from shared.pacing import CLEANUPS_PER_SECOND, Pacing
@@ -24,10 +25,12 @@ from shared.sandbox import (
     Status,
     accepted,
     another_attempt,
+    asked,
     expired,
     failed,
     provisioned,
     terminating,
+    unserved,
     used,
 )
 from shared.settings import Settings
@@ -187,6 +190,28 @@ async def test_asked_first(valkey: ArqRedis, store: Store, pacing: Pacing, clock
     clock.advance(ASK_SECONDS)
     assert await sweep(store, pacing, ASKING) == 1
     assert await queued(valkey) == ["ask:abc:1-0a1b2c3d:2", "ask:abc:1-0a1b2c3d:3"]
+
+
+async def test_never_ready_while_it_is_asked(valkey: ArqRedis, store: Store, pacing: Pacing, clock: Clock):
+    """One that is idle, and past its time to be ready, is asked once; it is given up when somebody has looked since."""
+    await put(store, replace(running(idle_timeout=100, until=clock.now + 50), status=Status.PENDING, ready=False))
+    clock.advance(100)
+    assert [await sweep(store, pacing, ASKING), await sweep(store, pacing, ASKING)] == [1, 0]
+    assert await queued(valkey) == ["ask:abc:1-0a1b2c3d:2"]
+    await valkey.set("observed:default", f"{clock.now} epoch")
+    assert await sweep(store, pacing, ASKING) == 1
+    assert (await read(store, ID)).reason == Reason.PROVISIONING_TIMED_OUT
+    assert sorted(await queued(valkey)) == ["ask:abc:1-0a1b2c3d:2", "terminate:abc:1-0a1b2c3d:3"]
+
+
+async def test_asked_in_vain_before(store: Store, pacing: Pacing, clock: Clock):
+    """What becomes of it later is logged as that: it was asked long ago, nobody answered, and it is in use."""
+    lost_its_service = unserved(asked(running(idle_timeout=1000), clock.now - 10))
+    await put(store, lost_its_service)
+    clock.advance(NO_PROGRESS_SECONDS)
+    with capture_logs() as said:
+        assert await sweep(store, pacing, ASKING) == 1
+    assert [entry["event"] for entry in said] == ["due, another job"]
 
 
 @pytest.mark.parametrize(
