@@ -8,7 +8,7 @@ from shared.scripts import RESERVE
 
 CLEANUPS_PER_SECOND = 50.0
 """Sandboxes whose time is over are removed at this rate, however many there are: about a worker's half."""
-_KEY = "cleanup:last"
+_KEY = "cleanup:places"
 
 
 class Pacing:

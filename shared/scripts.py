@@ -76,9 +76,14 @@ return 'done'
 
 
 RESERVE = """
--- KEYS: when the last place is taken. ARGV: places, seconds between two, now → when the first of them is
-local first = math.max(tonumber(ARGV[3]), tonumber(redis.call('GET', KEYS[1]) or '0'))
-redis.call('SET', KEYS[1], string.format('%.6f', first + ARGV[1] * ARGV[2]), 'EX', 86400)
+-- KEYS: the places given out. ARGV: places, seconds between two, now → when the first of them is
+-- `last`: until when they reach; `at`: when that was written. A clock that has gone back since takes them along.
+local now = tonumber(ARGV[3])
+local given = redis.call('HMGET', KEYS[1], 'last', 'at')
+local last, at = tonumber(given[1] or '0'), tonumber(given[2] or '0')
+local first = math.max(now, math.min(last, now + last - at))
+redis.call('HSET', KEYS[1], 'last', string.format('%.6f', first + ARGV[1] * ARGV[2]), 'at', ARGV[3])
+redis.call('EXPIRE', KEYS[1], 86400)
 return string.format('%.6f', first)
 """
 

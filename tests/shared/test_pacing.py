@@ -41,6 +41,17 @@ async def test_afterwards(pacing: Pacing, clock: Clock):
     assert await pacing.times(1) == pytest.approx([clock.now], abs=1e-5)
 
 
+@pytest.mark.parametrize("back", [1, 60, 7200, 10**6])
+async def test_a_clock_that_goes_back(pacing: Pacing, clock: Clock, back: float):
+    """What was planned lies as far ahead as it did, however far the clock jumped: ten thousand take 200 s, and the
+    next begins behind them."""
+    await pacing.times(10_000)
+    clock.advance(-back)
+    assert await pacing.times(1) == pytest.approx([clock.now + 200], abs=1e-5)
+    clock.advance(150)
+    assert await pacing.times(1) == pytest.approx([clock.now + 50 + APART], abs=1e-5)
+
+
 async def test_several_at_once(redis: Redis, clock: Clock):
     """Workers that plan at once share the places: no two have the same."""
     planned = await asyncio.gather(*(Pacing(redis, clock).times(20) for _ in range(10)))

@@ -117,7 +117,7 @@ class System:
 def is_housekeeping(key: str) -> bool:
     """What belongs to the processes and not to a sandbox: lease and signs of life, the sweep's marks, arq's health; and
     what is kept for a while of those that went."""
-    own = key in {"arq:queue", "workers", "sandboxes:freed", "cleanup:last"} or "cron:sweep" in key
+    own = key in {"arq:queue", "workers", "sandboxes:freed", "cleanup:places"} or "cron:sweep" in key
     return own or key.startswith(("observer:", "observed:", "arq:queue:")) or key.endswith(":ended")
 
 

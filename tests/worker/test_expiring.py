@@ -337,6 +337,23 @@ async def test_those_whose_job_is_planned_wait_for_it(valkey: ArqRedis, store: S
     assert await sweep(store, pacing, SETTINGS) == pytest.approx(len(late), abs=1)
 
 
+async def test_those_whose_job_was_lost_are_planned_anew(valkey: ArqRedis, store: Store, pacing: Pacing, clock: Clock):
+    """Clean-ups that nobody got to: each has one more job, at the rate, and none a third before that is late too."""
+    await put_all(valkey, (running(f"s{number:03}", idle_timeout=100.0) for number in range(600)))
+    clock.advance(100)
+    assert await sweep(store, pacing, SETTINGS) == 600
+    clock.advance(600 / CLEANUPS_PER_SECOND + NO_PROGRESS_SECONDS)
+    await valkey.delete(QUEUE)
+    assert [await sweep(store, pacing, SETTINGS), await sweep(store, pacing, SETTINGS)] == [600, 0]
+    planned = await scores(valkey)
+    assert {job.rpartition(":")[2] for job in planned} == {"3"}
+    assert sorted(planned.values()) == pytest.approx(
+        [clock.now + n / CLEANUPS_PER_SECOND for n in range(600)], abs=0.01
+    )
+    clock.advance(NO_PROGRESS_SECONDS - 1)
+    assert await sweep(store, pacing, SETTINGS) == 0
+
+
 async def test_a_sweep_that_broke_off(valkey: ArqRedis, store: Store, pacing: Pacing, clock: Clock):
     """What the worker that died had not got to, the next sweep does; what it had is left alone."""
     await put_all(valkey, (running(f"s{number:04}", idle_timeout=100.0) for number in range(1200)))
