@@ -125,6 +125,19 @@ async def test_what_is_not_counted(serve: Serve):
     assert await statuses(10, api) == [404] * 10
 
 
+async def test_one_bucket_for_all_who_ask_an_open_api(serve: Serve):
+    """A key says nothing there: whoever makes one up with each request is not asked to wait less."""
+    is_open = {"PROVISIONER_API_KEY": "", "PROVISIONER_ALLOW_ANONYMOUS": "true"}
+    callers = [await serve(headers=headers, **is_open, **RATE) for headers in ({}, {"X-API-Key": "made-up"})]
+    assert await statuses(40, *callers) == [404] * 10 + [429] * 30
+
+
+async def test_an_api_without_a_key_refuses_before_it_counts(serve: Serve, store: Store):
+    closed = await serve(PROVISIONER_API_KEY="", **RATE)
+    assert await statuses(30, closed) == [401] * 30
+    assert await store.redis.keys("rate:*") == []
+
+
 async def test_off_unless_it_is_set(serve: Serve):
     assert await statuses(300, await serve()) == [404] * 300
 
