@@ -18,7 +18,10 @@ class Limit(NamedTuple):
 
 
 def limits(settings: Settings, user_id: str) -> tuple[Limit, ...]:
-    """Those that hold for one more sandbox of this user. What has failed or is going has no place, but its port."""
+    """Those that hold for one more sandbox of this user. What is going has no place any more, but its port.
+
+    They count records. An id between two lives is one, though for a moment it may hold both lives' ports.
+    """
     found = []
     if settings.max_sandboxes:
         found.append(Limit("MAX_SANDBOXES", settings.max_sandboxes, _LIVE))
