@@ -29,6 +29,7 @@ from tests.worker.records import record_of
 from worker import manifests
 from worker.cluster import Cluster
 from worker.kubernetes_errors import KubernetesError
+from worker.manifests import labels as labelling
 from worker.provisioner import NotGone, NotObserved, Provisioner
 
 pytestmark = pytest.mark.anyio
@@ -152,6 +153,44 @@ async def test_an_answer_lost_after_the_write(
     await provisioner.provision(ID, LIFE, 1)
     assert await kubernetes.struck() == [1]
     await is_whole(kubernetes, await read(store, ID))
+
+
+@pytest.mark.usefixtures("accepted")
+async def test_the_next_try_finds_the_pod_whose_answer_was_lost(
+    provisioner: Provisioner, store: Store, kubernetes: Kubernetes
+):
+    """A time-out is not tried again at once: the job fails for now, its Pod is there, and the next goes on with it."""
+    await kubernetes.misbehave({"kind": "error", "status": 504, "verb": "create", "resource": "pods", "after": True})
+    with pytest.raises(KubernetesError):
+        await provisioner.provision(ID, LIFE, 1)
+    (pod,) = await kubernetes.found("pods")
+    assert (await read(store, ID)).reason == Reason.CLUSTER_UNAVAILABLE
+    await kubernetes.misbehave()
+    await provisioner.provision(ID, LIFE, 1)
+    record = await read(store, ID)
+    await is_whole(kubernetes, record)
+    assert (record.life, record.pod_uid) == (LIFE, uid(pod))
+
+
+@pytest.mark.usefixtures("accepted")
+@pytest.mark.parametrize("life", [None, "1-ffffffff"], ids=["nobody's", "an earlier life's that Redis forgot"])
+async def test_the_next_try_finds_a_pod_that_is_not_its_own(
+    provisioner: Provisioner, store: Store, kubernetes: Kubernetes, valkey: ArqRedis, life: str | None
+):
+    """Nothing came of the first try, and another Pod has the name meanwhile: it is not taken for the one whose answer
+    was lost, and the next life begins."""
+    await kubernetes.misbehave({"kind": "reset", "verb": "create", "resource": "pods"})
+    with pytest.raises(KubernetesError):
+        await provisioner.provision(ID, LIFE, 1)
+    await kubernetes.misbehave()
+    labels = {labelling.SANDBOX_ID: ID} | ({labelling.LIFE: life} if life else {})
+    other = await kubernetes.made_pod(POD, labels=labels)
+    await provisioner.provision(ID, LIFE, 1)
+    following = await read(store, ID)
+    assert (following.generation, following.is_provisioned) == (2, False)
+    assert await queued(valkey) == [Job.of(Work.PROVISION, following).id]
+    assert [uid(pod) for pod in await kubernetes.found("pods")] == [uid(other)]
+    assert await kubernetes.names("services") == []
 
 
 @pytest.mark.usefixtures("accepted")
