@@ -8,7 +8,7 @@ import secrets
 from tests.bench import goals
 from tests.bench.figures import Taken
 from tests.bench.load import Ask, closed, expect, paced
-from tests.bench.report import Finding
+from tests.bench.report import Finding, of_times
 from tests.bench.system import ROOM, Given, System, system
 from tests.bench.wire import Wire
 
@@ -52,16 +52,7 @@ async def _one(running: System) -> None:
         ours += await closed(creating(running.api), running.given.n, 1)
         limit += await closed(_bare(running.bare), running.given.n, 1)
     running.given.report.add(
-        Finding(
-            goal=goals.ACCEPT_ONE,
-            figure=ours.p50_ms,
-            limit=limit.p50_ms,
-            against="a bare handler that keeps the body with one SET, one at a time: p50",
-            p50=ours.p50_ms,
-            p99=ours.p99_ms,
-            failures=ours.failures + limit.failures,
-            details={"limit_p99_ms": limit.p99_ms},
-        )
+        of_times(goals.ACCEPT_ONE, ours, limit, "a bare handler that keeps the body with one SET, one at a time")
     )
 
 

@@ -7,10 +7,10 @@ import asyncio
 import secrets
 
 from tests.bench import goals
-from tests.bench.figures import Taken, median
+from tests.bench.figures import Taken
 from tests.bench.load import closed, expect
 from tests.bench.plain import Plain, beside
-from tests.bench.report import Finding
+from tests.bench.report import Finding, of_rates, of_times
 from tests.bench.system import Given, System, system
 from tests.bench.wire import Wire
 
@@ -56,18 +56,8 @@ async def _to_url(running: System, plain: Plain) -> None:
     for _ in range(ROUNDS_ONE):
         ours += await _round(running, count, 1, f"{count} creates until URL, one at a time")
         limit += await _plain_round(plain, count, 1)
-    running.given.report.add(
-        Finding(
-            goal=goals.TO_URL,
-            figure=ours.p50_ms,
-            limit=limit.p50_ms,
-            against="two plain creates in sequence, same Pod and Service, same API server: p50",
-            p50=ours.p50_ms,
-            p99=ours.p99_ms,
-            failures=ours.failures + limit.failures,
-            details={"limit_p99_ms": limit.p99_ms},
-        )
-    )
+    against = "two plain creates in sequence, same Pod and Service, same API server"
+    running.given.report.add(of_times(goals.TO_URL, ours, limit, against))
 
 
 async def _rate(running: System, plain: Plain) -> None:
@@ -76,19 +66,8 @@ async def _rate(running: System, plain: Plain) -> None:
     for _ in range(ROUNDS_MANY):
         ours.append(await _round(running, count, AT_ONCE, f"{count} creates until URL, {AT_ONCE} at once"))
         limits.append(await _plain_round(plain, count, AT_ONCE))
-    every, limit = sum(ours, Taken()), sum(limits, Taken())
-    running.given.report.add(
-        Finding(
-            goal=goals.CREATES,
-            figure=median([taken.rate for taken in ours]),
-            limit=median([taken.rate for taken in limits]),
-            against="plain creates of Pod and Service, 50 at once, same API server; medians of the rounds",
-            p50=every.p50_ms,
-            p99=every.p99_ms,
-            failures=every.failures + limit.failures,
-            details={"limit_p50_ms": limit.p50_ms, "limit_p99_ms": limit.p99_ms},
-        )
-    )
+    against = f"plain creates of Pod and Service, {AT_ONCE} at once, same API server"
+    running.given.report.add(of_rates(goals.CREATES, ours, limits, against))
 
 
 async def _round(running: System, count: int, at_once: int, name: str = "") -> Taken:

@@ -11,7 +11,7 @@ from tests.bench.goals import Goal
 from tests.bench.load import Ask, closed, expect, paced
 from tests.bench.reading import reading
 from tests.bench.records import write
-from tests.bench.report import Finding
+from tests.bench.report import Finding, of_times
 from tests.bench.system import Given, System, system
 
 GOALS = (goals.LIST, goals.PAGE, goals.GET_BESIDE)
@@ -59,13 +59,13 @@ async def _list(running: System) -> None:
         if _page(answer.body).count != FEW:
             raise ValueError(f"a list of {_page(answer.body).count} instead of {FEW}")
 
-    against = f"a bare handler that joins {FEW} records: one ZRANGE, one MGET: p50"
+    against = f"a bare handler that joins {FEW} records: one ZRANGE, one MGET"
     await _beside_bare(running, goals.LIST, ask, lambda _: f"/many/0/{FEW}", max(5, running.given.n // 10), against)
 
 
 async def _pages(running: System) -> None:
     pages = MANY // PAGE
-    against = f"a bare handler that joins {PAGE} records: one ZRANGE, one MGET: p50"
+    against = f"a bare handler that joins {PAGE} records: one ZRANGE, one MGET"
 
     def path(number: int) -> str:
         return f"/many/{number % pages * PAGE}/{PAGE}"
@@ -83,18 +83,7 @@ async def _beside_bare(
     for _ in range(ROUNDS):
         ours += await closed(our, count, 1)
         limit += await closed(bare, count, 1)
-    running.given.report.add(
-        Finding(
-            goal=goal,
-            figure=ours.p50_ms,
-            limit=limit.p50_ms,
-            against=against,
-            p50=ours.p50_ms,
-            p99=ours.p99_ms,
-            failures=ours.failures + limit.failures,
-            details={"limit_p99_ms": limit.p99_ms},
-        )
-    )
+    running.given.report.add(of_times(goal, ours, limit, against))
 
 
 async def _beside(running: System, ids: list[str]) -> None:

@@ -1,10 +1,9 @@
 """How many reads by id one API process answers, beside a bare handler with one Redis GET: in turn, A B A B."""
 
 from tests.bench import goals
-from tests.bench.figures import Taken, median
 from tests.bench.load import Ask, closed, expect
 from tests.bench.records import write
-from tests.bench.report import Finding
+from tests.bench.report import of_rates
 from tests.bench.system import Given, system
 from tests.bench.wire import Wire
 
@@ -35,20 +34,5 @@ async def measure(given: Given) -> None:
             ours.append(await closed(our, 10 * given.n, AT_ONCE))
             limits.append(await closed(bare, 10 * given.n, AT_ONCE))
         given.report.spent["reads, 32 at once"] = await running.meter.since(before, ROUNDS * 10 * given.n)
-        _report(given, ours, limits)
-
-
-def _report(given: Given, ours: list[Taken], limits: list[Taken]) -> None:
-    every, limit = sum(ours, Taken()), sum(limits, Taken())
-    given.report.add(
-        Finding(
-            goal=goals.GET,
-            figure=median([taken.rate for taken in ours]),
-            limit=median([taken.rate for taken in limits]),
-            against="a bare handler with one Redis GET, the same record, server and client; medians of the rounds",
-            p50=every.p50_ms,
-            p99=every.p99_ms,
-            failures=every.failures + limit.failures,
-            details={"limit_p50_ms": limit.p50_ms, "limit_p99_ms": limit.p99_ms},
-        )
-    )
+        against = "a bare handler with one Redis GET, the same record, server and client"
+        given.report.add(of_rates(goals.GET, ours, limits, against))

@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from tests.bench.figures import NOTHING
+from tests.bench.figures import NOTHING, Taken, median
 from tests.bench.goals import ALL, Goal
 from tests.bench.meter import Spent
 
@@ -30,6 +30,35 @@ class Finding(msgspec.Struct, kw_only=True):
     def is_met(self) -> bool:
         """Not when a request failed: what is left is not what was to be measured."""
         return not self.failures and self.goal.is_met(self.figure, self.limit)
+
+
+def of_times(goal: Goal, ours: Taken, limit: Taken, against: str) -> Finding:
+    """The median of how long requests took."""
+    return Finding(
+        goal=goal,
+        figure=ours.p50_ms,
+        limit=limit.p50_ms,
+        against=f"{against}: p50",
+        p50=ours.p50_ms,
+        p99=ours.p99_ms,
+        failures=ours.failures + limit.failures,
+        details={"limit_p99_ms": limit.p99_ms},
+    )
+
+
+def of_rates(goal: Goal, ours: list[Taken], limits: list[Taken], against: str) -> Finding:
+    """The median of the rounds' rates; how long the requests of all of them took."""
+    every, limit = sum(ours, Taken()), sum(limits, Taken())
+    return Finding(
+        goal=goal,
+        figure=median([taken.rate for taken in ours]),
+        limit=median([taken.rate for taken in limits]),
+        against=f"{against}; medians of the rounds",
+        p50=every.p50_ms,
+        p99=every.p99_ms,
+        failures=every.failures + limit.failures,
+        details={"limit_p50_ms": limit.p50_ms, "limit_p99_ms": limit.p99_ms},
+    )
 
 
 class Report:
