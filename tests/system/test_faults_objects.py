@@ -17,7 +17,7 @@ from kubernetes_asyncio.client import ApiException
 from shared.sandbox import Sandbox, Spec, accepted
 from shared.settings import Settings, read_settings
 from tests.system.chaos import repeated
-from tests.system.conftest import System
+from tests.system.conftest import Start, System
 from tests.system.load import Load
 from tests.system.rest import at_rest, violations
 from worker import manifests
@@ -157,23 +157,14 @@ async def test_sandboxes_of_the_older_provisioner_are_taken_over_and_its_leftove
 
 async def test_what_the_older_provisioner_makes_beside_us_is_adopted_too(start):
     """Both run for a while in an upgrade: its Service comes a moment after its Pod."""
-    system = await start(workers=2)
-    await system.create("ours")
-    await system.until_ready("ours")
-    await make_older(system, "theirs")
+    system = await start_beside_theirs(start)
     answer = await system.until_ready("theirs")
-    (pod,) = await system.pods("theirs")
-    assert (await system.fetch(answer["sandbox_url"]))["uid"] == pod.metadata.uid
-    await system.delete("theirs")
-    await at_rest(system, ["ours"])
+    await serves_and_goes(system, answer["sandbox_url"])
 
 
 async def test_an_older_sandbox_that_loses_its_service_gets_one_that_reaches_its_pod(start):
     """Its Pod has no label that tells its life."""
-    system = await start(workers=2)
-    await system.create("ours")
-    await system.until_ready("ours")
-    await make_older(system, "theirs")
+    system = await start_beside_theirs(start)
     await system.until_ready("theirs")
     (before,) = await system.services("theirs")
     await delete_service(system, before.metadata.name)
@@ -184,8 +175,22 @@ async def test_an_older_sandbox_that_loses_its_service_gets_one_that_reaches_its
         return answer if answer["sandbox_url"] and after and before.metadata.uid not in after else None
 
     answer = await system.until(served_anew, "it has another Service", lambda: system.read("theirs"))
+    await serves_and_goes(system, answer["sandbox_url"])
+
+
+async def start_beside_theirs(start: Start) -> System:
+    """A sandbox of ours is ready when the older provisioner makes one too."""
+    system = await start(workers=2)
+    await system.create("ours")
+    await system.until_ready("ours")
+    await make_older(system, "theirs")
+    return system
+
+
+async def serves_and_goes(system: System, url: str) -> None:
+    """Theirs answers with its own Pod, and is deleted like any other."""
     (pod,) = await system.pods("theirs")
-    assert (await system.fetch(answer["sandbox_url"]))["uid"] == pod.metadata.uid
+    assert (await system.fetch(url))["uid"] == pod.metadata.uid
     await system.delete("theirs")
     await at_rest(system, ["ours"])
 

@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 import random
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, suppress
 from typing import Any
 
 import httpx
@@ -34,16 +34,21 @@ BACK_SECONDS = 30
 """From the moment that Redis was emptied until all live sandboxes are there again."""
 
 
+async def comes_right(system: System, trouble: AbstractAsyncContextManager[object], thirds: int = THIRDS) -> None:
+    """Under load while there is trouble, the system is whole when that has ended, and has told no lie."""
+    async with Load(system) as load:
+        async with trouble:
+            await load.churn(thirds, RATE)
+        await system.faults()
+        await at_rest(system, load.wanted)
+    assert load.lies == []
+
+
 async def test_a_worker_dies_every_second_and_nothing_is_lost_or_doubled(start):
     """Whatever was between two steps is begun again by another worker, and finds what was made."""
     system = await start(workers=3)
     await system.faults(*SLOW_CLUSTER)
-    async with Load(system) as load:
-        async with killing_workers(system, every=1.0):
-            await load.churn(THIRDS, RATE)
-        await system.faults()
-        await at_rest(system, load.wanted)
-    assert load.lies == []
+    await comes_right(system, killing_workers(system, every=1.0))
 
 
 async def test_an_api_that_is_killed_leaves_no_record_without_its_job(start):
@@ -80,11 +85,7 @@ async def test_an_api_that_is_killed_leaves_no_record_without_its_job(start):
 async def test_an_api_that_is_killed_again_and_again_answers_in_the_end_and_makes_nothing_twice(start):
     """Clients that do not know what became of a request send it again, here or to the other process."""
     system = await start(workers=2, apis=2)
-    async with Load(system) as load:
-        async with killing_apis(system, every=0.5):
-            await load.churn(thirds=25, rate=RATE)
-        await at_rest(system, load.wanted)
-    assert load.lies == []
+    await comes_right(system, killing_apis(system, every=0.5), thirds=25)
 
 
 async def test_a_record_whose_job_was_lost_is_found_by_the_sweep(start):
@@ -101,12 +102,7 @@ async def test_valkey_is_restarted_under_load_and_nothing_is_lost_or_doubled(sta
     """Killed and stopped in turn; no process exits for it."""
     system = await start(workers=2, valkey=DURABLE)
     await system.faults(*SLOW_CLUSTER)
-    async with Load(system) as load:
-        async with restarting_valkey(system, times=3):
-            await load.churn(THIRDS, RATE)
-        await system.faults()
-        await at_rest(system, load.wanted)
-    assert load.lies == []
+    await comes_right(system, restarting_valkey(system, times=3))
     assert [process.exit_code for process in (*system.stack.workers, *system.stack.apis)] == [None] * 3
 
 
