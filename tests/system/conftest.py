@@ -107,9 +107,13 @@ class System:
 
     async def faults(self, *rules: dict[str, object]) -> None:
         """Make the emulated cluster misbehave; none: behave."""
-        headers = {"Authorization": f"Bearer {self.stack.emulator_token}"}
-        async with httpx.AsyncClient(base_url=self.stack.emulator_url, headers=headers) as emulator:
+        async with self.emulator() as emulator:
             (await emulator.put("/emulator/faults", json=list(rules))).raise_for_status()
+
+    def emulator(self) -> httpx.AsyncClient:
+        """The emulated cluster, as whoever may tell it what to do; to be closed."""
+        headers = {"Authorization": f"Bearer {self.stack.emulator_token}"}
+        return httpx.AsyncClient(base_url=self.stack.emulator_url, headers=headers)
 
     until = staticmethod(eventually)
 

@@ -13,6 +13,7 @@ import pytest
 
 from deploy.local.processes import Process
 from shared.queue import IN_PROGRESS_KEY, Work
+from tests.system.chaos import repeated
 from tests.system.conftest import System
 from tests.system.load import Load
 from tests.system.rest import at_rest
@@ -155,22 +156,15 @@ def frozen(process: Process) -> Iterator[None]:
 async def visited(system: System, load: Load) -> AsyncIterator[None]:
     """Whatever is said to be ready is called at its URL meanwhile, in turn: if nobody answers, that was a lie."""
 
-    async def go_round() -> None:
-        async with httpx.AsyncClient(timeout=10) as outside:
-            while True:
-                for sandbox_id in load.wanted:
-                    await _visit(system, load, outside, sandbox_id)
-                    await asyncio.sleep(LOOK_SECONDS)
+    async with httpx.AsyncClient(timeout=10) as outside:
+
+        async def go_round() -> None:
+            for sandbox_id in load.wanted:
+                await _visit(system, load, outside, sandbox_id)
                 await asyncio.sleep(LOOK_SECONDS)
 
-    visiting = asyncio.create_task(go_round(), name="visits")
-    try:
-        yield
-    finally:
-        visiting.cancel()
-        await asyncio.wait([visiting])
-    if not visiting.cancelled():
-        visiting.result()  # it ends by itself only when it is at fault, which is then raised
+        async with repeated(go_round, LOOK_SECONDS):
+            yield
 
 
 async def _visit(system: System, load: Load, outside: httpx.AsyncClient, sandbox_id: str) -> None:
@@ -239,6 +233,5 @@ async def has_said(capsys: pytest.CaptureFixture[str], process: Process, words: 
 
 async def struck(system: System) -> list[int]:
     """How often each rule of misbehaviour has struck."""
-    headers = {"Authorization": f"Bearer {system.stack.emulator_token}"}
-    async with httpx.AsyncClient(base_url=system.stack.emulator_url, headers=headers) as emulator:
+    async with system.emulator() as emulator:
         return [rule["struck"] for rule in (await emulator.get("/emulator/faults")).json()]

@@ -49,7 +49,7 @@ async def test_a_rolling_update_of_all_processes_fails_no_request_and_loses_noth
     async with Balancer(system) as balancer:
 
         async def use(name: str) -> None:
-            """Creates, reads, and deletes every other one, without a pause."""
+            """Creates, reads, and deletes three of four, without a pause."""
             number = 0
             while not over.is_set():
                 sandbox_id, number = f"{name}-{number}", number + 1

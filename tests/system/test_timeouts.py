@@ -11,7 +11,7 @@ import pytest
 
 from shared import indexes
 from shared.sandbox import EndedBy, Sandbox, Status
-from tests.system.chaos import killing_workers
+from tests.system.chaos import killing_workers, repeated
 from tests.system.conftest import System
 from tests.system.rest import at_rest
 
@@ -39,17 +39,8 @@ async def watched(system: System, ids: Collection[str]) -> AsyncIterator[Ends]:
             if record and record.ended_at is not None:
                 ends[record.id].add((record.generation, record.ended_at, record.ended_by))
 
-    async def go_on() -> None:
-        while True:
-            await look()
-            await asyncio.sleep(LOOK_SECONDS)
-
-    watcher = asyncio.create_task(go_on())
-    try:
+    async with repeated(look, LOOK_SECONDS):
         yield ends
-    finally:
-        watcher.cancel()
-        await asyncio.wait([watcher])
 
 
 @asynccontextmanager
@@ -57,19 +48,13 @@ async def used(system: System, *paths: str, method: str = "GET", **content: obje
     """Each of these is asked for again and again while the block runs; what it was answered."""
     statuses: list[int] = []
 
-    async def go_on() -> None:
-        while True:
-            for path in paths:
-                answer = await system.api.request(method, f"/api/sandboxes/{path}", **content)
-                statuses.append(answer.status_code)
-            await asyncio.sleep(USE_SECONDS)
+    async def use() -> None:
+        for path in paths:
+            answer = await system.api.request(method, f"/api/sandboxes/{path}", **content)
+            statuses.append(answer.status_code)
 
-    using = asyncio.create_task(go_on())
-    try:
+    async with repeated(use, USE_SECONDS):
         yield statuses
-    finally:
-        using.cancel()
-        await asyncio.wait([using])
 
 
 async def until_over(system: System, ids: Collection[str]) -> None:
@@ -150,9 +135,8 @@ async def accepted(system: System, name: str) -> set[str]:
 async def lose(system: System, sandbox_id: str) -> None:
     """Its Pod goes behind everyone's back; the sandbox then says so."""
     (pod,) = await system.pods(sandbox_id)
-    headers = {"Authorization": f"Bearer {system.stack.emulator_token}"}
     body = {"resource": "pods", "namespace": system.namespace, "name": pod.metadata.name}
-    async with httpx.AsyncClient(base_url=system.stack.emulator_url, headers=headers) as emulator:
+    async with system.emulator() as emulator:
         (await emulator.post("/emulator/lose", json=body)).raise_for_status()
 
     async def failed() -> bool:
