@@ -26,12 +26,14 @@ async def put(store: Store, record: Sandbox | None) -> None:
 
 async def test_when_and_why(store: Store, redis: Redis, clock: Clock):
     """It tells when its time was over, not when its record went, and which time that was; for ten minutes."""
-    over = expired(await make(store), EndedBy.LIFETIME, clock.now)
-    await put(store, over)
+    record = await make(store)
+    clock.advance(5)
+    ended_at = clock.now
+    await put(store, expired(record, EndedBy.LIFETIME, ended_at))
     assert await store.tombstone("abc") is None
     clock.advance(9)
     await put(store, None)
-    assert await store.tombstone("abc") == Tombstone(over.life, over.created_at, EndedBy.LIFETIME)
+    assert await store.tombstone("abc") == Tombstone(record.life, ended_at, EndedBy.LIFETIME)
     assert TOMBSTONE_SECONDS == 600
     assert TOMBSTONE_SECONDS - 60 < await redis.ttl(KEY) <= TOMBSTONE_SECONDS
 
