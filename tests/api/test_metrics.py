@@ -7,14 +7,14 @@ import httpx
 import pytest
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
-from redis.asyncio import Redis
 
 from shared.connection import PROMPT, connect
 from shared.sandbox import Status
 from shared.settings import read_settings
-from shared.store import Guard, Store
+from shared.store import Store
 from shared.vitals import Vitals
 from tests.api.conftest import Serve
+from tests.conftest import observe
 
 pytestmark = pytest.mark.anyio
 
@@ -48,12 +48,6 @@ def by(family: Metric, label: str) -> dict[str, float]:
     return {sample.labels[label]: sample.value for sample in family.samples}
 
 
-async def observe(redis: Redis, at: float) -> None:
-    """What the observer writes when all records agree with the cluster."""
-    await redis.set("lease", "held")
-    await Vitals(redis, lambda: at, "default").observed(Guard("lease", "held"))
-
-
 @pytest.fixture
 async def away(away_url: str) -> AsyncIterator[Store]:
     async with connect(read_settings({"REDIS_URL": away_url}), PROMPT) as redis:
@@ -68,7 +62,7 @@ async def test_it_needs_no_key_and_has_both_parts(api):
 
 async def test_the_shared_families_and_their_labels_are_closed(serve: Serve, fake_redis, clock):
     client = await serve(MAX_SANDBOXES="9", MAX_SANDBOXES_PER_USER="3")
-    await observe(fake_redis, clock())
+    await observe(fake_redis, Vitals(fake_redis, clock, "default"))
     await client.post("/api/sandboxes", json={"sandbox_id": "a-sandbox", "user_id": "a-user"})
     families = await scrape(client)
     for name, labels in SHARED.items():
@@ -121,7 +115,7 @@ async def test_workers_that_live(api, fake_redis):
 
 async def test_the_age_of_the_observation_if_there_ever_was_one(api, fake_redis, clock):
     assert "deerflow_observed_age_seconds" not in await scrape(api)
-    await observe(fake_redis, clock())
+    await observe(fake_redis, Vitals(fake_redis, clock, "default"))
     clock.advance(20)
     assert only((await scrape(api))["deerflow_observed_age_seconds"]) == pytest.approx(20, abs=0.01)
 

@@ -5,10 +5,10 @@ import pytest
 from arq.connections import ArqRedis
 from fakeredis import FakeAsyncRedis
 
-from shared.store import Guard, Store
+from shared.store import Store
 from shared.vitals import ALIVE_SECONDS, FRESH_SECONDS, Vitals
 from tests.api.conftest import Serve
-from tests.conftest import Clock
+from tests.conftest import Clock, observe
 
 pytestmark = pytest.mark.anyio
 
@@ -38,8 +38,7 @@ async def worker_lives(vitals: Vitals, clock: Clock, *, seconds_ago: float = 0) 
 
 async def cluster_is_observed(vitals: Vitals, redis: FakeAsyncRedis, clock: Clock, *, seconds_ago: float = 0) -> None:
     clock.advance(-seconds_ago)
-    await redis.set("lease", "mine")
-    await vitals.observed(Guard("lease", "mine"))
+    await observe(redis, vitals)
     clock.advance(seconds_ago)
 
 

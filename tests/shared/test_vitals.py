@@ -11,14 +11,12 @@ from redis.asyncio import Redis
 from shared.connection import PROMPT, connect
 from shared.errors import Fenced, RecordsMissing, StoreUnavailable
 from shared.settings import read_settings
-from shared.store import Guard, Store
+from shared.store import Store
 from shared.vitals import ALIVE_SECONDS, BEAT_SECONDS, FRESH_SECONDS, Completeness, Vitals
-from tests.conftest import Clock
+from tests.conftest import HELD, Clock, observe
 from tests.shared.conftest import created
 
 pytestmark = pytest.mark.anyio
-
-GUARD = Guard("lease", "mine")
 
 
 @pytest.fixture
@@ -30,12 +28,6 @@ def clock() -> Clock:
 @pytest.fixture
 def vitals(redis: Redis, clock: Clock) -> Vitals:
     return Vitals(redis, clock, "default")
-
-
-async def observe(redis: Redis, vitals: Vitals) -> None:
-    """As the observer does, who holds the lease."""
-    await redis.set(*GUARD)
-    await vitals.observed(GUARD)
 
 
 async def test_observed(redis: Redis, vitals: Vitals, clock: Clock):
@@ -55,9 +47,9 @@ async def test_observed(redis: Redis, vitals: Vitals, clock: Clock):
 async def test_observed_by_a_former_leader(redis: Redis, vitals: Vitals, holder: str | None):
     """Who has lost the lease may not say that the records are complete."""
     if holder:
-        await redis.set(GUARD.key, holder)
+        await redis.set(HELD.key, holder)
     with pytest.raises(Fenced):
-        await vitals.observed(GUARD)
+        await vitals.observed(HELD)
     assert not await vitals.is_complete()
 
 
@@ -221,7 +213,7 @@ async def test_away(clock: Clock, away_url: str):
     async with connect(read_settings({"REDIS_URL": away_url}), PROMPT) as redis:
         vitals = Vitals(redis, clock, "default")
         asked: list[Awaitable[Any]] = [
-            *(vitals.observed(GUARD), vitals.observed_at(), vitals.is_complete(), vitals.beat("a"), vitals.gone("a")),
+            *(vitals.observed(HELD), vitals.observed_at(), vitals.is_complete(), vitals.beat("a"), vitals.gone("a")),
             *(vitals.workers(), vitals.is_any_alive(["a"]), vitals.missing(), Completeness(vitals).check()),
         ]
         errors = await asyncio.gather(*asked, return_exceptions=True)
