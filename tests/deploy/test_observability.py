@@ -9,17 +9,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import yaml
 from fakeredis import FakeAsyncRedis
 from prometheus_client.parser import text_string_to_metric_families
 
 from api.app import create_app
-from api.metrics import scrape
 from shared import metrics
 from shared.settings import read_settings
-from shared.store import Guard, Store
+from shared.store import Store
 from shared.vitals import Vitals
+from tests.conftest import observe
 from tests.deploy.rendering import kubectl
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -87,12 +88,10 @@ async def exported(fake_redis: FakeAsyncRedis, clock) -> dict[str, set[str]]:
     observed, which is all that a worker tells, and the state beside it."""
     settings = read_settings({"PROVISIONER_API_KEY": "a-key", "MAX_SANDBOXES": "9"})
     store = Store(fake_redis, clock)
-    create_app(settings, store)
-    vitals = Vitals(fake_redis, clock, settings.cluster_name)
-    await fake_redis.set("lease", "held")
-    await vitals.observed(Guard("lease", "held"))
-    answer = await scrape.fn(store, vitals, settings)
-    families = text_string_to_metric_families(answer.content.decode())
+    app = create_app(settings, store)
+    await observe(fake_redis, Vitals(fake_redis, clock, settings.cluster_name))
+    async with app.lifespan(), httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://api") as client:
+        families = text_string_to_metric_families((await client.get("/metrics")).text)
     found: dict[str, set[str]] = {}
     for sample in (sample for family in families for sample in family.samples):
         found.setdefault(sample.name, set()).update(sample.labels)
