@@ -22,8 +22,10 @@ def main() -> None:
     settings = command.settings_or_exit(show=arguments.print_settings)
     # After its orderly end uvicorn raises the signal anew, for whoever was there before: that is us, and it is done.
     signal.signal(signal.SIGTERM, lambda *_: None)
+    app = metered(create_app(settings))
+    command.freeze()
     uvicorn.run(
-        metered(create_app(settings)),
+        app,
         host=arguments.host,
         port=arguments.port,
         loop="uvloop",

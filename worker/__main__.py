@@ -98,6 +98,7 @@ def main() -> None:
         sys.exit(print_manifest(settings))
     if arguments.check or arguments.ready:
         sys.exit(asyncio.run(check(settings, ready=arguments.ready)))
+    command.freeze()
     try:
         uvloop.run(run(settings))
     except InvalidSettings as error:

@@ -13,7 +13,7 @@ from msgspec import UNSET, UnsetType
 
 from shared import logs, metrics
 from shared.errors import RecordUnreadable
-from shared.sandbox import Sandbox
+from shared.sandbox import Sandbox, Status
 from shared.settings import Settings
 from shared.store import Guard, Move, Store
 from worker import retries
@@ -30,6 +30,10 @@ RESUMES = 5
 long, and the next may be too."""
 AT_LEAST_SECONDS = 1.0
 """Between two lists, or two watches."""
+
+
+KNOWN = 1000
+"""Records that are remembered as they were last written: of a sandbox that begins, several events come in a row."""
 
 
 class Pause:
@@ -55,6 +59,7 @@ class Following(ABC, Generic[Kind]):
         self._cluster = cluster
         self._settings = settings
         self._guard = guard
+        self._known: dict[str, Sandbox] = {}
 
     @abstractmethod
     async def begin(self) -> str:
@@ -145,19 +150,36 @@ class Following(ABC, Generic[Kind]):
 
     async def _change(self, sandbox_id: str, move: Move, believed: Sandbox | UnsetType | None = UNSET) -> bool:
         """False: there is no record. One that cannot be read must not end the following of all others."""
+        known = self._known.pop(sandbox_id, None)
+        if believed is UNSET and known is not None:
+            believed = known
         try:
             outcome = await self._store.change(sandbox_id, move, believed=believed, guard=self._guard)
         except RecordUnreadable as error:
             log.warning("record left alone", sandbox_id=sandbox_id, error=error.detail)
             return True
         if outcome.written:
-            _say(sandbox_id, outcome.record)
+            _say(sandbox_id, known, outcome.record)
+        self._remember(sandbox_id, outcome.record)
         return outcome.record is not None
 
+    def _remember(self, sandbox_id: str, record: Sandbox | None) -> None:
+        """The longest unchanged are forgotten first."""
+        if record is None:
+            return
+        self._known[sandbox_id] = record
+        if len(self._known) > KNOWN:
+            del self._known[next(iter(self._known))]
 
-def _say(sandbox_id: str, record: Sandbox | None) -> None:
+
+def _say(sandbox_id: str, before: Sandbox | None, record: Sandbox | None) -> None:
+    """What people ask for; when a stage was reached stands in the record."""
     with logs.about(sandbox_id=sandbox_id):
         if record is None:
             log.info("gone")
-        else:
+        elif before is None or _looks(before) != _looks(record):
             log.info("observed", status=record.status, ready=record.ready, reason=record.reason)
+
+
+def _looks(record: Sandbox) -> tuple[str, Status, bool, str]:
+    return record.life, record.status, record.ready, record.reason

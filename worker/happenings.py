@@ -7,17 +7,23 @@ from collections.abc import Iterator
 
 from shared import history
 from shared.sandbox import Sandbox, object_name
-from shared.store import Change
+from shared.settings import Settings
+from shared.store import Change, Guard, Store
 from worker import causes, cluster, seen
-from worker.cluster import HAPPENINGS
+from worker.cluster import HAPPENINGS, Cluster
 from worker.following import Following
 from worker.observation import warned, written
+from worker.pods import Ours
 
 _PREFIX = "sandbox-"
 
 
 class Happenings(Following[seen.Happening]):
     resource = HAPPENINGS
+
+    def __init__(self, ours: Ours, store: Store, cluster: Cluster, settings: Settings, guard: Guard) -> None:
+        super().__init__(store, cluster, settings, guard)
+        self._ours = ours
 
     async def begin(self) -> str:
         return await self._cluster.version(HAPPENINGS)
@@ -27,32 +33,39 @@ class Happenings(Following[seen.Happening]):
 
     async def apply(self, change: cluster.Change[seen.Happening]) -> None:
         happening = change.object
-        record = await self._of(happening.involved_object) if change.type != "DELETED" else None
-        if record is None:
+        sandbox_id = await self._whose(happening.involved_object) if change.type != "DELETED" else None
+        if sandbox_id is None:
             return
         told = history.entry(
             self._store.now(), happening.component, happening.type, happening.reason, happening.message
         )
-        await self._store.tell(record.id, told, self._guard)
+        await self._store.tell(sandbox_id, told, self._guard)
         why = causes.told(happening)
         if why is not None:
-            await self._warn(record, happening.involved_object.uid, why)
+            await self._warn(sandbox_id, happening.involved_object, why)
 
-    async def _warn(self, about: Sandbox, pod_uid: str, why: causes.Cause) -> None:
+    async def _warn(self, sandbox_id: str, pod: seen.Involved, why: causes.Cause) -> None:
         def move(record: Sandbox | None) -> Change | None:
-            if record is None or record.life != about.life:
+            if record is None or not _is_of(pod, record):
                 return None
-            return written(record, warned(record, pod_uid, why))
+            return written(record, warned(record, pod.uid, why))
 
-        await self._change(about.id, move, about)
+        await self._change(sandbox_id, move)
 
-    async def _of(self, pod: seen.Involved) -> Sandbox | None:
-        """The record whose Pod it is. An event may come before the Pod itself was seen, so the name decides."""
+    async def _whose(self, pod: seen.Involved) -> str | None:
+        """The id of the sandbox whose Pod it is. An event may come before the Pod itself was seen: then the name
+        decides, if a record of that name has no other Pod."""
+        if pod.uid in self._ours:
+            return self._ours[pod.uid]
         for sandbox_id in _ids(pod.name):
             record = await self._read(sandbox_id)
-            if record and object_name(record.id, record.life) == pod.name and record.pod_uid in {"", pod.uid}:
-                return record
+            if record and _is_of(pod, record):
+                return sandbox_id
         return None
+
+
+def _is_of(pod: seen.Involved, record: Sandbox) -> bool:
+    return object_name(record.id, record.life) == pod.name and record.pod_uid in {"", pod.uid}
 
 
 def _ids(pod_name: str) -> Iterator[str]:

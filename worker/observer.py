@@ -18,7 +18,7 @@ from worker import retries
 from worker.cluster import Cluster
 from worker.happenings import Happenings
 from worker.lease import Lease, LeaseLost
-from worker.pods import Pods
+from worker.pods import Ours, Pods
 from worker.services import Services
 
 log = structlog.get_logger()
@@ -64,4 +64,5 @@ class Observer:
 
     def _followings(self, guard: Guard) -> tuple[Pods, Services, Happenings]:
         own = (self._store, self._cluster, self._settings, guard)
-        return Pods(self._vitals, *own), Services(*own), Happenings(*own)
+        ours: Ours = {}
+        return Pods(self._vitals, ours, *own), Services(*own), Happenings(ours, *own)

@@ -22,6 +22,8 @@ from worker.observation import observed, vanished, written
 
 log = structlog.get_logger()
 
+Ours = dict[str, str]
+"""uid of each Pod of ours that is there → its sandbox' id: for whoever hears of a Pod by its uid."""
 AT_ONCE = 16
 """Pods that are adopted at a time: an emptied Redis has lost them all, and Kubernetes is asked for each."""
 
@@ -29,9 +31,12 @@ AT_ONCE = 16
 class Pods(Following[seen.Pod]):
     resource = PODS
 
-    def __init__(self, vitals: Vitals, store: Store, cluster: Cluster, settings: Settings, guard: Guard) -> None:
+    def __init__(
+        self, vitals: Vitals, ours: Ours, store: Store, cluster: Cluster, settings: Settings, guard: Guard
+    ) -> None:
         super().__init__(store, cluster, settings, guard)
         self._vitals = vitals
+        self._ours = ours
         self._retention = settings.failed_retention_seconds
 
     async def begin(self) -> str:
@@ -43,6 +48,8 @@ class Pods(Following[seen.Pod]):
         records = await self._records()
         is_complete = await self._vitals.is_complete()
         pods = await self._cluster.list_all(PODS)
+        self._ours.clear()
+        self._ours.update((pod.metadata.uid, of[0]) for pod in pods.items if (of := identity(pod)))
         orphans = []
         for pod in pods.items:
             known = records.get(pod.metadata.labels.get(SANDBOX_ID, ""))
@@ -70,8 +77,11 @@ class Pods(Following[seen.Pod]):
         if of is None:
             return
         if change.type == "DELETED":
+            self._ours.pop(pod.metadata.uid, None)
             await self._lost(*of, pod.metadata.uid)
-        elif not await self._see(*of, pod) and not pod.is_dying:
+            return
+        self._ours[pod.metadata.uid] = of[0]
+        if not await self._see(*of, pod) and not pod.is_dying:
             await self._adopt(pod, await self._cluster.get_service(service_name(*of)))
 
     async def _compare(self, pod: seen.Pod, record: Sandbox | None, *, is_complete: bool) -> bool:

@@ -46,7 +46,7 @@ def happening(reason: str, message: str = "told", *, pod: str = POD, uid: str = 
 
 @pytest.fixture
 def happenings(store: Store, cluster: Cluster, settings: Settings, leading: Guard) -> Happenings:
-    return Happenings(store, cluster, settings, leading)
+    return Happenings({}, store, cluster, settings, leading)
 
 
 async def hear(happenings: Happenings, *heard: Happening, kind: str = "ADDED") -> None:
@@ -88,6 +88,18 @@ async def test_a_pods_story(store: Store, happenings: Happenings):
     ]
     (_, entry, *_) = await store.history(ID)
     assert (entry.at, entry.type, entry.message) == (store.now(), "Normal", "Successfully assigned")
+
+
+async def test_a_pod_that_is_known_by_its_uid(
+    store: Store, cluster: Cluster, settings: Settings, leading: Guard, waiting: Sandbox
+):
+    """Whose story it is, is not looked for. Trouble of a Pod that is not the present life's is no trouble of it."""
+    happenings = Happenings({UID: ID, "earlier": ID, "gone": "gone"}, store, cluster, settings, leading)
+    await hear(happenings, happening("Pulled", pod="any"), happening("FailedMount", NO_MOUNT, uid="earlier"))
+    await hear(happenings, happening("Killing", uid="gone"))
+    assert await story(store) == [("kubelet", "Pulled"), ("kubelet", "FailedMount")]
+    assert await read(store, ID) == waiting
+    assert await store.history("gone") == []
 
 
 async def test_what_is_told_again(store: Store, happenings: Happenings, waiting: Sandbox):

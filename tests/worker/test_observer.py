@@ -67,7 +67,7 @@ async def pods(store: Store, vitals: Vitals, valkey: ArqRedis, cluster: Cluster,
     """One leader's, which holds the lease."""
     lease = Lease(valkey, lease_name(settings.cluster_name))
     await lease.wait()
-    return Pods(vitals, store, cluster, settings, lease.guard)
+    return Pods(vitals, {}, store, cluster, settings, lease.guard)
 
 
 async def stopped(task: asyncio.Task[None]) -> int:
@@ -453,7 +453,7 @@ async def test_redis_away(cluster: Cluster, settings: Settings, away_url: str):
         nobodys = Guard(lease_name(settings.cluster_name), "none")
         store = Store(away)
         with pytest.raises(StoreUnavailable):
-            await Pods(Vitals(away, store.now, settings.cluster_name), store, cluster, settings, nobodys).begin()
+            await Pods(Vitals(away, store.now, settings.cluster_name), {}, store, cluster, settings, nobodys).begin()
 
 
 async def test_redis_comes_back(

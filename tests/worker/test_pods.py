@@ -29,7 +29,7 @@ Provision = Callable[..., Awaitable[Sandbox]]
 
 @pytest.fixture
 def pods(store: Store, vitals: Vitals, cluster: Cluster, settings: Settings, leading: Guard) -> Pods:
-    return Pods(vitals, store, cluster, settings, leading)
+    return Pods(vitals, {}, store, cluster, settings, leading)
 
 
 @pytest.fixture
@@ -168,6 +168,17 @@ async def test_what_came_at_once(
     assert pods.worth([early, gone, ready]) == [early, gone, ready]
     another = clusters.Change("ADDED", replace(ready.object, metadata=replace(ready.object.metadata, uid="another")))
     assert pods.worth([early, another]) == [early, another]
+
+
+async def test_what_others_wrote_between_two_events(store: Store, pods: Pods, provision: Provision, cluster: Cluster):
+    """It stays: what is remembered of a record is never written over what is there."""
+    await provision()
+    early = await as_event(cluster)
+    await pods.take_in([early])
+    await put(store, replace(await read(store, ID), last_used_at=12345.0))
+    await pods.take_in([clusters.Change("DELETED", early.object)])
+    record = await read(store, ID)
+    assert (record.status, record.reason, record.last_used_at) == (Status.FAILED, Reason.POD_LOST, 12345.0)
 
 
 async def test_one_that_fails_among_others(

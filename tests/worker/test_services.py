@@ -194,7 +194,7 @@ async def test_one_whose_pod_lives(
     await kubernetes.made_older(ID)
     await kubernetes.ready(POD)
     await services.begin()
-    await Pods(vitals, store, cluster, settings, leading).begin()
+    await Pods(vitals, {}, store, cluster, settings, leading).begin()
     adopted = await read(store, ID)
     await services.begin()
     assert await queued(valkey) == []
