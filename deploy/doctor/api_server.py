@@ -15,6 +15,8 @@ from worker.kubernetes_errors import NO_ANSWER, KubernetesError
 
 SLOW_SECONDS = 0.5
 """A call, of which a create takes two in a row; a second is what a sandbox should need in all."""
+HOST = "host.docker.internal"
+"""The machine, as a container of Docker Desktop, or one that was given this name, knows it."""
 NEEDED = {
     "pods": ("create", "delete", "get", "list", "watch"),
     "services": ("create", "delete", "get", "list", "watch"),
@@ -58,15 +60,19 @@ def _unreachable(patient: Patient, error: KubernetesError) -> Finding:
     if isinstance(error.__cause__, aiohttp.ClientConnectorCertificateError):
         return _distrusted(server, error.__cause__.certificate_error)
     if patient.in_container and _is_local(server):
-        port = urlsplit(server).port or 443
-        return broken(
-            f"{server} does not answer: in a container, that is the container itself",
-            f"K8S_API_SERVER=https://host.docker.internal:{port} K8S_TLS_SERVER_NAME=localhost",
-        )
+        return broken(f"{server} does not answer: in a container, that is the container itself", from_container(server))
     return broken(
         f"{server} does not answer: {error.reason}: {error.message}",
         "Is the cluster up, and the server in the kubeconfig its address from here? K8S_API_SERVER replaces it.",
     )
+
+
+def from_container(server: str) -> str:
+    """The settings that name the host instead, all else as it is. A certificate keeps its name, if there is one."""
+    parts = urlsplit(server)
+    host = f"{HOST}:{parts.port}" if parts.port else HOST
+    name = " K8S_TLS_SERVER_NAME=localhost" if parts.scheme == "https" else ""
+    return f"K8S_API_SERVER={parts._replace(netloc=host).geturl()}{name}"
 
 
 def _distrusted(server: str, error: Exception) -> Finding:

@@ -14,12 +14,13 @@ from shared.pages import BEGINNING
 from shared.sandbox import Status
 from shared.settings import ServiceType
 from shared.store import Store
+from worker.cluster import SERVICES
 from worker.seen import Service
 
 NODE_PORTS = 2768
-"""30000–32767, Kubernetes' default range, for all Services of the cluster."""
+"""30000–32767, Kubernetes' default range, for all Services of the cluster. Its own range is not to be asked for."""
 LOW = 0.1
-"""Of the node ports: when fewer are left, it is time for another way."""
+"""Of what sandboxes may take: when fewer are left, it is time for another way."""
 LOOKED_AT = 100
 """Running sandboxes, among which one that is ready is looked for."""
 CONNECT_SECONDS = 3.0
@@ -30,17 +31,30 @@ _NO_NODE_PORTS = "not used: SANDBOX_SERVICE_TYPE is ClusterIP"
 async def node_ports(patient: Patient) -> Finding:
     if patient.settings.sandbox_service_type is not ServiceType.NODE_PORT:
         return ok(_NO_NODE_PORTS)
-    return judge_node_ports(await patient.cluster.services_everywhere(), NODE_PORTS)
+    ours = (await patient.cluster.list_all(SERVICES)).items
+    everywhere = await patient.cluster.services_everywhere()
+    return judge_node_ports(taken(ours), taken(everywhere), patient.settings.node_port_capacity)
 
 
-def judge_node_ports(services: Iterable[Service], capacity: int) -> Finding:
-    used = {port.node_port for service in services for port in service.spec.ports if port.node_port}
-    left = max(capacity - len(used), 0)
-    seen = f"{left} of {capacity} left in the cluster"
-    advice = "Remove Services, widen the API server's --service-node-port-range, or use SANDBOX_SERVICE_TYPE=ClusterIP."
-    if not left:
-        return broken(seen, advice)
-    return warning(seen, advice) if left < LOW * capacity else ok(seen)
+def taken(services: Iterable[Service]) -> int:
+    """The node ports that they have."""
+    return len({port.node_port for service in services for port in service.spec.ports if port.node_port})
+
+
+def judge_node_ports(ours: int, everywhere: int, capacity: int) -> Finding:
+    """By NODE_PORT_CAPACITY, which bounds the sandboxes, and by the range, which is as wide as that at least, and from
+    which all Services draw."""
+    if not capacity:
+        return ok(f"{everywhere} taken in the cluster; not counted, for NODE_PORT_CAPACITY is 0")
+    left = max(0, min(capacity - ours, max(capacity, NODE_PORTS) - everywhere))
+    seen = f"{left} left: sandboxes have {ours} of {capacity}, all Services of the cluster {everywhere}"
+    if left >= LOW * capacity:
+        return ok(seen)
+    advice = (
+        "Remove Services, or use SANDBOX_SERVICE_TYPE=ClusterIP. If the API server's --service-node-port-range has "
+        "more, or is widened, raise NODE_PORT_CAPACITY."
+    )
+    return warning(seen, advice) if left else broken(seen, advice)
 
 
 async def image(patient: Patient) -> Finding:
@@ -91,7 +105,8 @@ async def node_host(patient: Patient) -> Finding:
         async with asyncio.timeout(CONNECT_SECONDS):
             _, writer = await asyncio.open_connection(host, port)
     except TimeoutError:
-        return _not_reached(f"{host}:{port} does not answer", "A firewall must let 30000–32767 through to the nodes.")
+        advice = "A firewall must let the node ports through to the nodes, by default 30000–32767."
+        return _not_reached(f"{host}:{port} does not answer", advice)
     except OSError as error:
         return _not_reached(f"{host}:{port} cannot be reached: {error}", "kind and minikube do not publish node ports.")
     writer.close()

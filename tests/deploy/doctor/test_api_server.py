@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.doctor.api_server import HELPFUL, NEEDED
+from deploy.doctor.api_server import HELPFUL, NEEDED, from_container
 from deploy.doctor.findings import Verdict
 from deploy.local.emulator import kubeconfig
 from deploy.local.emulator.client import Client
@@ -78,6 +78,28 @@ async def test_localhost_in_a_container(look: Look, tmp_path: Path, host: str, m
     assert found.verdict is Verdict.BROKEN
     assert "in a container, that is the container itself" in found.seen
     assert found.advice == f"K8S_API_SERVER=https://host.docker.internal:{port} K8S_TLS_SERVER_NAME=localhost"
+
+
+@pytest.mark.parametrize(
+    ("server", "settings"),
+    [
+        ("http://localhost:{port}", "K8S_API_SERVER=http://host.docker.internal:{port}"),
+        (
+            "https://[::1]:{port}/k8s/clusters/a",
+            "K8S_API_SERVER=https://host.docker.internal:{port}/k8s/clusters/a K8S_TLS_SERVER_NAME=localhost",
+        ),
+    ],
+    ids=["a proxy without TLS", "a path"],
+)
+async def test_what_is_to_be_set_in_a_container_differs_in_the_host_alone(look: Look, server: str, settings: str):
+    port = free_port()
+    around = {"KUBERNETES_SERVICE_HOST": "10.96.0.1"}
+    found = await look("cluster", around=around, K8S_API_SERVER=server.format(port=port))
+    assert found.advice == settings.format(port=port)
+
+
+def test_a_servers_usual_port_stays_unsaid():
+    assert from_container("http://localhost") == "K8S_API_SERVER=http://host.docker.internal"
 
 
 async def test_localhost_in_a_container_that_answers(look: Look):

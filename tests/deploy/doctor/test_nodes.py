@@ -14,40 +14,61 @@ from deploy.local.stack import free_port
 from shared.sandbox import Spec, Status, accepted
 from shared.store import Change, Store
 from tests.deploy.doctor.conftest import Look, made
-from worker.seen import Metadata, Service, ServicePort, ServiceSpec
+from worker.manifests.labels import APP
+from worker.seen import Metadata
 
 pytestmark = pytest.mark.anyio
 
 
-async def exposed(kubernetes: Client, name: str) -> int:
-    """The node port of a Service that has one."""
-    answer = await kubernetes.create(
-        "services", {"metadata": {"name": name}, "spec": {"type": "NodePort", "ports": [{"port": 80}]}}
-    )
-    port: int = answer.body["spec"]["ports"][0]["nodePort"]
-    return port
+async def exposed(kubernetes: Client, name: str, **labels: str) -> None:
+    """A Service that has a node port."""
+    spec = {"type": "NodePort", "ports": [{"port": 80}]}
+    await made(kubernetes, "services", name, metadata={"labels": labels}, spec=spec)
 
 
 async def test_node_ports_are_counted_over_all_namespaces(look: Look, kubernetes: Client):
+    """Sandboxes' against what they may take, and everybody's against the range."""
     await made(kubernetes, "services", "inside", spec={"ports": [{"port": 80}]})
-    await exposed(kubernetes, "ours")
+    await exposed(kubernetes, "ours", app=APP)
     kubernetes.namespace = "kube-system"
     await exposed(kubernetes, "theirs")
     found = await look("node ports")
-    assert (found.verdict, found.seen) == (Verdict.OK, f"{NODE_PORTS - 2} of {NODE_PORTS} left in the cluster")
+    told = "sandboxes have 1 of 2768, all Services of the cluster 2"
+    assert (found.verdict, found.seen) == (Verdict.OK, f"2766 left: {told}")
+    found = await look("node ports", NODE_PORT_CAPACITY="1")
+    assert (found.verdict, found.seen) == (
+        Verdict.BROKEN,
+        "0 left: sandboxes have 1 of 1, all Services of the cluster 2",
+    )
 
 
 @pytest.mark.parametrize(
-    ("used", "verdict"), [(0, Verdict.OK), (89, Verdict.OK), (91, Verdict.WARNING), (100, Verdict.BROKEN)]
+    ("ours", "everywhere", "capacity", "left", "verdict"),
+    [
+        (0, 0, 100, 100, Verdict.OK),
+        (90, 90, 100, 10, Verdict.OK),
+        (91, 91, 100, 9, Verdict.WARNING),
+        (100, 100, 100, 0, Verdict.BROKEN),
+        (101, 101, 100, 0, Verdict.BROKEN),
+        (0, 150, 100, 100, Verdict.OK),
+        (0, NODE_PORTS - 1, 100, 1, Verdict.WARNING),
+        (0, NODE_PORTS, 100, 0, Verdict.BROKEN),
+        (2700, 3700, 20000, 16300, Verdict.OK),
+    ],
+    ids=str,
 )
-def test_node_ports_left(used: int, verdict: Verdict):
-    services = [
-        Service(metadata=Metadata(), spec=ServiceSpec(ports=(ServicePort(node_port=30000 + number), ServicePort())))
-        for number in range(used)
-    ]
-    found = judge_node_ports(services, 100)
-    assert (found.verdict, found.seen) == (verdict, f"{100 - used} of 100 left in the cluster")
+def test_node_ports_left(ours: int, everywhere: int, capacity: int, left: int, verdict: Verdict):
+    """A setting below the default range leaves the rest to others; one above it says that the range is wider."""
+    found = judge_node_ports(ours, everywhere, capacity)
+    assert found.verdict is verdict
+    assert found.seen.startswith(f"{left} left: ")
     assert ("ClusterIP" in found.advice) is (verdict is not Verdict.OK)
+
+
+def test_node_ports_that_are_not_counted():
+    found = judge_node_ports(3000, 4000, 0)
+    assert (found.verdict, found.advice) == (Verdict.OK, "")
+    assert found.seen == "4000 taken in the cluster; not counted, for NODE_PORT_CAPACITY is 0"
 
 
 @pytest.mark.parametrize(("check", "resource"), [("node ports", "services"), ("image", "nodes")])
