@@ -16,12 +16,14 @@ from shared.errors import InvalidRequest, ProvisionerError
 log = structlog.get_logger()
 
 MEDIA_TYPE = "application/problem+json"
+_CODES = {404: "not_found", 405: "method_not_allowed", 413: "request_entity_too_large"}
+"""Of what Litestar refuses. Python's phrases for them are not stable: it has had two for 413."""
 Handled = Request[Any, Any, Any]
 Problem = Response[dict[str, object]]
 
 
 def ours(_: Handled, error: ProvisionerError) -> Problem:
-    metrics.REFUSALS.labels(error.code).inc()
+    metrics.refused(error.code)
     response = _problem(error.status, error.code, error.title, error.detail, error.extra)
     response.headers.update(error.headers)
     return response
@@ -32,8 +34,10 @@ def litestars(request: Handled, error: HTTPException) -> Problem:
     if isinstance(error, ValidationException):
         return ours(request, _invalid(error))
     phrase = HTTPStatus(error.status_code).phrase
+    code = _CODES.get(error.status_code) or re.sub(r"\W+", "_", phrase.lower())
+    metrics.refused(code)
     extra = {"field": "body"} if error.status_code == HTTPStatus.REQUEST_ENTITY_TOO_LARGE else {}
-    response = _problem(error.status_code, re.sub(r"\W+", "_", phrase.lower()), phrase, error.detail, extra)
+    response = _problem(error.status_code, code, phrase, error.detail, extra)
     response.headers.update(error.headers or {})
     return response
 

@@ -17,6 +17,8 @@ from prometheus_client import (
 )
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
+from shared import errors
+from shared.errors import ProvisionerError
 from shared.queue import Work
 from shared.sandbox import EndedBy, Reason, Sandbox, Status
 from shared.version import VERSION
@@ -54,7 +56,12 @@ REPAIRS = Counter(
     ["kind"],
     registry=REGISTRY,
 )
-REFUSALS = Counter("deerflow_refusals", "Requests that were refused, by problem code.", ["reason"], registry=REGISTRY)
+REFUSALS = Counter(
+    "deerflow_refusals",
+    "Requests that were refused, by problem code; docs/errors.md says what to do.",
+    ["reason"],
+    registry=REGISTRY,
+)
 JOBS = Counter(
     "deerflow_jobs",
     "Runs of a job, by outcome. `retried`: there will be another run. `failed`: a bug; the worker's log has it.",
@@ -98,6 +105,17 @@ _STAGES = ("queued", "created", "scheduled", "running", "ready")
 _CAUSES = {Status.TERMINATING: "deleted", Status.FAILED: "failed", Status.SUCCEEDED: "succeeded"}
 _REASONS = frozenset(Reason) - {Reason.NONE}
 _OTHER_REASON = "Other"
+_WATCHED = ("pods", "services", "events")
+_RESTARTS = ("ended", "expired", "error")
+_OTHER_CODE = "other"
+_CODES = frozenset(
+    {
+        *(kind.code for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, ProvisionerError)),
+        *("not_found", "method_not_allowed", "request_entity_too_large"),  # what Litestar refuses
+        _OTHER_CODE,
+    }
+) - {ProvisionerError.code}
+"""Of problems; a bug is none that was refused."""
 
 
 def prepare(process: str) -> None:
@@ -115,10 +133,19 @@ def prepare(process: str) -> None:
         REPAIRS.labels(kind)
     for work, outcome in product(Work, ("done", "retried", "failed")):
         JOBS.labels(work, outcome)
+    for code in sorted(_CODES):
+        REFUSALS.labels(code)
+    for resource, reason in product(_WATCHED, _RESTARTS):
+        WATCHES.labels(resource, reason)
 
 
 def exposition() -> bytes:
     return generate_latest(REGISTRY)
+
+
+def refused(code: str) -> None:
+    """Count a request that was refused with this problem code."""
+    REFUSALS.labels(code if code in _CODES else _OTHER_CODE).inc()
 
 
 def changed(before: Sandbox | None, after: Sandbox | None) -> None:

@@ -7,7 +7,7 @@ import httpx
 import pytest
 from litestar.types import Receive, Scope, Send
 
-from api.app import create_app
+from api.app import MAX_BODY_BYTES, create_app
 from api.metering import metered
 from shared.settings import read_settings
 from shared.store import Store
@@ -70,6 +70,25 @@ async def test_a_401_is_counted_as_401(client, key):
     counts = Counts()
     await client.get("/api/sandboxes", headers={"X-API-Key": key})
     assert counts.gained() == one("/api/sandboxes", "GET", "401") | {("deerflow_refusals_total", "unauthorized"): 1}
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "reason"),
+    [
+        ("GET", "/no/such/route", b"", "not_found"),
+        ("PUT", "/api/sandboxes", b"", "method_not_allowed"),
+        ("POST", "/api/sandboxes", b" " * (MAX_BODY_BYTES + 1), "request_entity_too_large"),
+        ("POST", "/api/sandboxes", b"{", "invalid_request"),
+        ("GET", "/api/sandboxes?limit=none", b"", "invalid_request"),
+        ("GET", "/api/sandboxes/ada", b"", "sandbox_not_found"),
+    ],
+)
+async def test_a_refusal_is_counted_by_its_code_whoever_refuses(client, method, path, body, reason):
+    counts = Counts()
+    answer = await client.request(method, path, content=body)
+    assert answer.json()["code"] == reason
+    refused = {series: number for series, number in counts.gained().items() if series[0] == "deerflow_refusals_total"}
+    assert refused == {("deerflow_refusals_total", reason): 1}
 
 
 async def test_a_bug_is_counted_as_500(client, fake_redis):

@@ -2,6 +2,8 @@
 
 import re
 from collections.abc import Callable
+from itertools import product
+from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
@@ -35,7 +37,9 @@ from shared.settings import read_settings
 from shared.store import Change, Store
 from shared.version import VERSION
 from tests.counts import Counts, Series, value
+from worker.cluster import HAPPENINGS, PODS, SERVICES
 
+ERRORS = Path(__file__).parents[2] / "docs/errors.md"
 T = 1_750_000_000.0
 NEW = accepted("ada", Spec(), cluster="default", now=T)
 MADE = provisioned(taken_up(NEW, T + 0.2), Made("sandbox-ada", "uid-p", "uid-s", "http://node:30001"), now=T + 0.7)
@@ -118,6 +122,20 @@ def test_what_is_known_beforehand_begins_at_0(families):
     assert begun["deerflow_repairs"] == {("adopted",), ("service",), ("outlived",), ("retried",)}
     assert ("provision", "failed") in begun["deerflow_jobs"]
     assert ("20.0", "ready") in begun["deerflow_create_stage_seconds"]
+    watched = [resource.name for resource in (PODS, SERVICES, HAPPENINGS)]
+    assert begun["deerflow_watch_restarts"] == set(product(("ended", "expired", "error"), watched))
+
+
+def test_each_refusal_begins_at_0(families):
+    """Those that docs/errors.md has, but for a bug, which is none, and one word for all others."""
+    begun = {sample.labels["reason"] for sample in families["deerflow_refusals"].samples}
+    documented = set(re.findall(r"^\| `(\w+)` \| \d{3} \|", ERRORS.read_text(), re.MULTILINE))
+    assert begun == documented - {"internal_error"} | {"other"}
+
+
+def test_a_refusal_that_nobody_knows_is_another(counts):
+    metrics.refused("im_a_teapot")
+    assert counts.gained() == {("deerflow_refusals_total", "other"): 1}
 
 
 def test_nothing_is_told_of_when_a_series_began(families):
