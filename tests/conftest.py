@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -80,6 +80,15 @@ class Valkey:
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
         self._process.communicate()
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """It hangs: connections to it are made, by the kernel, and nothing is answered on any."""
+        self._process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._process.send_signal(signal.SIGCONT)
 
     def close(self) -> None:
         self.stop()

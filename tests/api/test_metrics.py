@@ -1,5 +1,6 @@
 """`GET /metrics`: what this process has counted, and what all processes share, as Redis has it now."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 
@@ -8,13 +9,14 @@ import pytest
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
+from api.metrics import REDIS_SECONDS
 from shared.connection import PROMPT, connect
 from shared.sandbox import Status
 from shared.settings import read_settings
 from shared.store import Store
 from shared.vitals import Vitals
 from tests.api.conftest import Serve
-from tests.conftest import observe
+from tests.conftest import StartValkey, observe
 
 pytestmark = pytest.mark.anyio
 
@@ -151,3 +153,20 @@ async def test_without_redis_there_is_what_the_process_has_counted(serve: Serve,
     families = await scrape(client)
     assert only(families["deerflow_redis_errors"]) > before
     assert not SHARED.keys() & families.keys()
+
+
+async def test_a_redis_that_hangs_is_waited_for_within_the_bound_and_no_longer(serve: Serve, start_valkey: StartValkey):
+    """As without Redis; of each command alone, redis-py would wait for longer. Then it goes on where it was."""
+    server = start_valkey()
+    async with connect(read_settings({"REDIS_URL": server.url}), PROMPT) as redis:
+        client = await serve(Store(redis))
+        await client.post("/api/sandboxes", json={"sandbox_id": "ada"})
+        before = await scrape(client)
+        with server.frozen():
+            async with asyncio.timeout(2 * REDIS_SECONDS):
+                meanwhile = await scrape(client)
+        after = await scrape(client)
+    assert "deerflow_accepted" in meanwhile
+    assert not SHARED.keys() & meanwhile.keys()
+    assert only(after["deerflow_redis_errors"]) > only(before["deerflow_redis_errors"])
+    assert after["deerflow_sandboxes"].samples == before["deerflow_sandboxes"].samples
