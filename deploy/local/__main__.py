@@ -2,8 +2,11 @@
 
 import argparse
 import asyncio
+import os
+import shlex
 import signal
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import httpx
@@ -29,7 +32,7 @@ def arguments() -> argparse.Namespace:
 async def serve(options: Options, stopped: asyncio.Event) -> int:
     """Until Ctrl-C, or until a process ends that should go on: that is said, and ends everything with 1."""
     async with Stack(options) as stack:
-        print(introduction(stack.urls[0], stack.key), flush=True)
+        print(introduction(stack.urls[0], stack.key, stack.settings), flush=True)
         waiting = asyncio.create_task(stopped.wait())
         ended = asyncio.create_task(stack.ended())
         await asyncio.wait({waiting, ended}, return_when=asyncio.FIRST_COMPLETED)
@@ -60,7 +63,8 @@ async def _broken_off(playing: asyncio.Task[int]) -> int:
     return 1
 
 
-def introduction(url: str, key: str) -> str:
+def introduction(url: str, key: str, settings: Mapping[str, str]) -> str:
+    """`settings` are a worker's."""
     return f"""
 The provisioner answers on {url}
 Its key is {key}
@@ -69,8 +73,18 @@ Its key is {key}
   curl -s {url}/api/sandboxes/hello -H 'X-API-Key: {key}'
   curl -s -X DELETE {url}/api/sandboxes/hello -H 'X-API-Key: {key}'
 
+If something is wrong, ask the doctor:
+
+  {doctor(settings)}
+
 Ctrl-C stops everything.
 """
+
+
+def doctor(settings: Mapping[str, str]) -> str:
+    """One line for a shell in this directory. (It writes no log.)"""
+    given = [f"{name}={shlex.quote(value)}" for name, value in settings.items() if not name.startswith("LOG_")]
+    return " ".join([*given, shlex.quote(os.path.relpath(sys.executable)), "-m deploy.doctor"])
 
 
 async def main() -> int:

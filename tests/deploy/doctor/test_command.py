@@ -61,9 +61,8 @@ async def test_settings_that_cannot_be_read_for_machines():
 class Deployment:
     """A whole one: Valkey, the emulated cluster, an API and a worker."""
 
-    def __init__(self, stack: Stack, environment: Mapping[str, str]) -> None:
+    def __init__(self, stack: Stack) -> None:
         self.stack = stack
-        self.environment = environment
         self.api = httpx.AsyncClient(base_url=stack.urls[0], headers={"X-API-Key": stack.key}, timeout=30)
 
     async def status(self, sandbox_id: str) -> dict[str, Any]:
@@ -112,12 +111,7 @@ async def deployment(worker_id: str, tmp_path: Path) -> AsyncIterator[Deployment
         show=quiet,
     )
     async with Stack(options) as stack:
-        named = {
-            "REDIS_URL": stack.redis_url,
-            "KUBECONFIG_PATH": str(stack.kubeconfig),
-            "PROVISIONER_API_KEY": stack.key,
-        }
-        deployed = Deployment(stack, {**given, **named})
+        deployed = Deployment(stack)
         async with deployed.api:
             yield deployed
 
@@ -129,7 +123,7 @@ async def test_a_deployment_that_is_well(deployment: Deployment):
     await deployment.until_ready("hello")
     before = await deployment.calls()
 
-    code, written = await run(deployment.environment, "--json")
+    code, written = await run(deployment.stack.settings, "--json")
     told = msgspec.json.decode(written)
     assert (code, told["well"]) == (0, True), written
     assert [found["check"] for found in told["checks"]] == [check.name for check in CHECKS]
