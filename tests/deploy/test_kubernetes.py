@@ -1,40 +1,67 @@
 """deploy/kubernetes: each overlay renders, is valid, and its objects agree with each other and with the product."""
 
+import copy
 from pathlib import Path
 
 import kubernetes_validate
+import msgspec
 import pytest
 import yaml
 
 from shared.settings import TABLE, ServiceType, read_settings
 from tests.deploy.conftest import ANOTHERS_REDIS
+from tests.deploy.foreign import KINDS, must_be_valid
 from tests.deploy.rendering import DEPLOY, Object
 
 VERSIONS = ("1.28", "1.37")
 """Of Kubernetes: the oldest and the newest that are meant."""
-FOREIGN = {
-    "monitoring.coreos.com/v1 PodMonitor",
-    "monitoring.coreos.com/v1 PrometheusRule",
-    "keda.sh/v1alpha1 ScaledObject",
-}
-"""Kinds that Kubernetes' own schemas do not know."""
 NAMES = {row.name for row in TABLE}
 
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_each_object_is_valid(rendering, version):
-    foreign = set()
     for found in rendering.objects:
         try:
             kubernetes_validate.validate(found, version, strict=True)
         except kubernetes_validate.SchemaNotFoundError:
-            foreign.add(f"{found['apiVersion']} {found['kind']}")
-    assert foreign <= FOREIGN
+            must_be_valid(found)
+
+
+def test_what_the_autoscaler_of_others_passes_on_is_valid(prod):
+    """Of a ScaledObject, KEDA makes a HorizontalPodAutoscaler with this behaviour."""
+    (scaled,) = prod.all("ScaledObject")
+    autoscaler = copy.deepcopy(prod.one("HorizontalPodAutoscaler", "api"))
+    autoscaler["spec"]["behavior"] = scaled["spec"]["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]
+    for version in VERSIONS:
+        kubernetes_validate.validate(autoscaler, version, strict=True)
+
+
+@pytest.mark.parametrize(
+    ("kind", "path", "value"),
+    [
+        ("PodMonitor", ("spec", "podMetricsEndpoint"), []),
+        ("PodMonitor", ("spec", "podMetricsEndpoints", 0, "port"), 9102),
+        ("PodMonitor", ("spec", "podMetricsEndpoints", 0, "interval"), "15"),
+        ("PrometheusRule", ("spec", "rules"), []),
+        ("ScaledObject", ("spec", "minReplicas"), 2),
+        ("ScaledObject", ("spec", "triggers", 0, "metadata", "threshold"), 2),
+        ("ScaledObject", ("spec", "triggers", 0, "metadata", "ignoreNullValue"), "false"),
+        ("ScaledObject", ("apiVersion",), "keda.sh/v1"),
+    ],
+    ids=str,
+)
+def test_slips_in_kinds_of_others_are_found(prod, kind, path, value):
+    slipped = inner = copy.deepcopy(prod.all(kind)[0])
+    for part in path[:-1]:
+        inner = inner[part]
+    inner[path[-1]] = value
+    with pytest.raises((msgspec.ValidationError, KeyError)):
+        must_be_valid(slipped)
 
 
 def test_only_prod_needs_what_a_bare_cluster_has_not(dev, prod):
-    assert not {f"{o['apiVersion']} {o['kind']}" for o in dev.objects} & FOREIGN
-    assert {f"{o['apiVersion']} {o['kind']}" for o in prod.objects} >= FOREIGN
+    assert not {f"{o['apiVersion']} {o['kind']}" for o in dev.objects} & KINDS.keys()
+    assert {f"{o['apiVersion']} {o['kind']}" for o in prod.objects} >= KINDS.keys()
 
 
 def test_each_object_stands_in_a_namespace_that_is_made_with_it(rendering):
