@@ -4,7 +4,7 @@ BIN := .venv/bin
 SOURCES := api worker shared deploy tests
 
 .DEFAULT_GOAL := help
-.PHONY: help dev demo test test-cluster soak bench check format lock
+.PHONY: help dev demo test test-cluster soak bench scaling check format lock
 
 help: ## show this
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -36,6 +36,9 @@ soak: .venv/installed ## clients and faults at random for a while: make soak SEC
 bench: .venv/installed ## measure it beside its limits, six minutes (N=400 KUBECONFIG=FILE ARGS="--only create reading")
 	$(BIN)/python -m tests.bench --json .venv/bench.json $(if $(N),--n $(N)) \
 		$(if $(filter command,$(origin KUBECONFIG)),--kubeconfig "$(abspath $(KUBECONFIG))") $(ARGS)
+
+scaling: .venv/installed ## creates a second with one worker, two and four, two minutes (ARGS="--rounds 1 --jobs 2")
+	$(BIN)/python -m tests.bench.scaling $(ARGS)
 
 check: .venv/installed ## format, lint, types, import contract
 	$(BIN)/ruff format --check --quiet $(SOURCES) || { echo "run: make format"; exit 1; }

@@ -14,9 +14,9 @@ def rendered(report: Report) -> str:
     """The goals; what the processes used; what one sandbox costs; and what is to be known beside."""
     asked = [goal for goal in ALL if goal.name in report.findings or goal.name in report.missing]
     parts = [
-        _aligned([_HEAD, *(_row(report, goal) for goal in asked)]),
-        _aligned([_USED_HEAD, *_processes(report)]),
-        _aligned([("a sandbox, create to gone", "count"), *_per_sandbox(report)]),
+        aligned([_HEAD, *(_row(report, goal) for goal in asked)]),
+        aligned([_USED_HEAD, *_processes(report)]),
+        aligned([("a sandbox, create to gone", "count"), *_per_sandbox(report)]),
         "\n".join([*_against(report), *report.notes]),
         f"{report.met} of {len(asked)} goals met",
     ]
@@ -71,7 +71,7 @@ def number(value: float | None) -> str:
     return f"{value:.{max(0, 2 - math.floor(math.log10(abs(value))))}f}"
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> str:
+def aligned(rows: Sequence[Sequence[str]]) -> str:
     """Empty: there is but a head."""
     if len(rows) == 1:
         return ""

@@ -8,8 +8,10 @@ import pytest
 
 from tests.bench.figures import Taken, median, percentile
 from tests.bench.goals import ALL, CREATES, TO_URL, WRITES
-from tests.bench.meter import Reading, Used, spent
+from tests.bench.machine import Busy, busy
+from tests.bench.meter import Reading, Spent, Used, spent
 from tests.bench.report import Finding, Report
+from tests.bench.scaling import Round, table
 from tests.bench.table import number, rendered
 
 
@@ -90,3 +92,25 @@ def test_spent():
 def test_number(value: float | None, text: str):
     """Three digits that mean something."""
     assert number(value) == text
+
+
+def test_scaling_compares_medians_with_one_workers():
+    """Of rounds in turn, without those that others' work has spoiled; or of all, if it was so in each."""
+
+    def made(rate: float, busy: float = 0.1) -> Round:
+        return Round(rate, Spent(10.0, {"worker-1": Used(1.0, 0, 0)}, Counter(), 0, Counter(), count=100), busy)
+
+    two, four = [made(18), made(2, busy=0.9), made(17)], [made(20, busy=1.0)]
+    _, _, *rows = table({1: [made(9), made(8), made(9)], 2: two, 4: four}, 1).splitlines()
+    assert [row.split()[:4] for row in rows] == [
+        ["1", "9.0", "1.00", "times"],
+        ["2", "17.0", "1.89", "times"],
+        ["4", "20.0", "2.22", "times"],
+    ]
+    assert "10.0" in rows[0].split(), "CPU milliseconds a create"
+    assert ", 2.0 (" in rows[1], "all are shown"
+
+
+def test_busy():
+    assert Busy(150, 400).since(Busy(100, 200)) == 0.25
+    assert busy().worked <= busy().gone_by
