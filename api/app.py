@@ -1,5 +1,6 @@
 """The API's only wiring: settings and store in, an ASGI application out."""
 
+import asyncio
 import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -8,9 +9,11 @@ from pathlib import Path
 import litestar_offline_docs
 from litestar import Litestar, Router
 from litestar.static_files import create_static_files_router
+from litestar.types import ASGIApp
 
 from api import histories, keepalive, metrics, openapi, probes, sandboxes
 from api.admission import admission
+from api.metering import metered
 from api.parts import Parts
 from api.problems import HANDLERS
 from api.uses import Uses
@@ -26,19 +29,24 @@ from shared.vitals import Completeness, Vitals
 
 SCRIPTS = Path(litestar_offline_docs.__file__).parent / "static"
 """Of the browsable documentation, from a package that does nothing but bring them."""
+START_SECONDS = 5.0
+"""A Redis that is away, or hangs, keeps nobody from asking whether this process lives: what is missing is made up for
+when it answers."""
 MAX_BODY_BYTES = 64 * 1024
 """A create with ten mounts is about 2 KiB; what is larger is not one."""
 
 
-def create_app(settings: Settings | None = None, store: Store | None = None) -> Litestar:
-    """For `uvicorn --factory api.app:create_app`: settings come from the environment, the store from `REDIS_URL`.
-
-    A `store` given from outside stays its giver's to close.
+def application() -> ASGIApp:
+    """For `uvicorn --factory api.app:application`: settings come from the environment, and what it answers is counted.
 
     Raises:
         InvalidSettings: the environment breaks a rule; it names the setting.
     """
-    settings = settings or read_settings(os.environ)
+    return metered(create_app(read_settings(os.environ)))
+
+
+def create_app(settings: Settings, store: Store | None = None) -> Litestar:
+    """A `store` given from outside stays its giver's to close; or else it is opened at `REDIS_URL`."""
     logs.configure(settings, "api")
     counted.prepare("api")
 
@@ -75,13 +83,13 @@ def create_app(settings: Settings | None = None, store: Store | None = None) -> 
 async def _parts(settings: Settings, given: Store | None) -> AsyncIterator[Parts]:
     async with AsyncExitStack() as stack:
         store = given if given is not None else await stack.enter_async_context(_opened(settings))
-        with suppress(StoreUnavailable):
-            await store.set_clock()
         vitals = Vitals(store.redis, store.now, settings.cluster_name)
         completeness = Completeness(vitals, is_settled=given is not None)
-        if given is None:
-            with suppress(StoreUnavailable):
-                await completeness.settle()
+        with suppress(StoreUnavailable, TimeoutError):
+            async with asyncio.timeout(START_SECONDS):
+                await store.set_clock()
+                if given is None:
+                    await completeness.settle()
         waiting, uses = Waiting(store), Uses(store)
         await stack.enter_async_context(waiting.running())
         await stack.enter_async_context(uses.running())

@@ -67,20 +67,18 @@ class _Shared(Collector):
 async def scrape(request: Request[Any, Any, Any]) -> Response[bytes]:
     """With Redis away, what this process has counted: that it is away is among it."""
     settings, store, vitals = parts(request).settings, parts(request).store, parts(request).vitals
-    text = metrics.exposition()
+    registry = CollectorRegistry()
     try:
-        registry = CollectorRegistry()
         shared = tuple(limit for limit in limits(settings, "") if limit.name != "MAX_SANDBOXES_PER_USER")
         async with asyncio.timeout(REDIS_SECONDS):
             state = await read_state(store.redis, store.now, shared)
             workers, observed_at = len(await vitals.workers()), await vitals.observed_at()
         registry.register(_Shared(settings, state, workers, observed_at, store.now()))
-        text += generate_latest(registry)
     except StoreUnavailable:
         pass
     except TimeoutError:
         metrics.REDIS_ERRORS.inc()
-    return Response(text, headers={"Content-Type": metrics.CONTENT_TYPE})
+    return Response(metrics.exposition() + generate_latest(registry), headers={"Content-Type": metrics.CONTENT_TYPE})
 
 
 def _gauge(name: str, text: str, value: float) -> Metric:

@@ -13,7 +13,7 @@ from arq import cron
 from arq.typing import WorkerCoroutine
 from arq.worker import Function, func
 
-from shared import logs, queue
+from shared import logs, metrics, queue
 from shared.connection import PATIENT, PROMPT, connect
 from shared.errors import StoreUnavailable
 from shared.pacing import Pacing
@@ -48,6 +48,7 @@ def __getattr__(name: str) -> type:
         raise AttributeError(name)
     settings = read_settings(os.environ)
     logs.configure(settings, "worker")
+    metrics.prepare("worker")
     return type(name, (), arq_settings(settings))
 
 
