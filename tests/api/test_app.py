@@ -22,9 +22,9 @@ async def test_a_redis_that_hangs_keeps_no_application_from_starting():
     async with await asyncio.start_server(silent, "127.0.0.1", 0) as server:
         url = f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         app = create_app(read_settings({"REDIS_URL": url}))
-        async with asyncio.timeout(3 * START_SECONDS), app.lifespan():
-            async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://api") as client:
-                assert (await client.get("/health")).status_code == 200
+        client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://api")
+        async with asyncio.timeout(3 * START_SECONDS), app.lifespan(), client:
+            assert (await client.get("/health")).status_code == 200
 
 
 async def test_what_a_server_of_ones_own_serves_is_counted(monkeypatch: pytest.MonkeyPatch, away_url: str):
