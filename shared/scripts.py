@@ -55,13 +55,15 @@ return {'done', '', now}
 """
 
 TELL = """
--- KEYS: record, guard, history. ARGV: guard's value, entry, what of it is the same each time
+-- KEYS: record, guard, history. ARGV: guard's value, (entry, what of it is the same each time)…
 if ARGV[1] ~= '' and redis.call('GET', KEYS[2]) ~= ARGV[1] then return 'fenced' end
 if redis.call('EXISTS', KEYS[1]) == 0 then return 'gone' end
-for _, known in ipairs(redis.call('LRANGE', KEYS[3], 0, -1)) do
-  if string.sub(known, -#ARGV[3]) == ARGV[3] then redis.call('LREM', KEYS[3], 1, known) end
+for i = 2, #ARGV, 2 do
+  for _, known in ipairs(redis.call('LRANGE', KEYS[3], 0, -1)) do
+    if string.sub(known, -#ARGV[i + 1]) == ARGV[i + 1] then redis.call('LREM', KEYS[3], 1, known) end
+  end
+  redis.call('RPUSH', KEYS[3], ARGV[i])
 end
-redis.call('RPUSH', KEYS[3], ARGV[2])
 redis.call('LTRIM', KEYS[3], -KEPT, -1)
 return 'done'
 """

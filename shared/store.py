@@ -142,11 +142,12 @@ class Store:
             entries = await cast(Awaitable[list[bytes]], self.redis.lrange(_KEY + sandbox_id + _HISTORY, 0, -1))
         return [history.read_entry(raw) for raw in entries]
 
-    async def tell(self, sandbox_id: str, entry: Entry, guard: Guard) -> None:
+    async def tell(self, sandbox_id: str, entries: Sequence[Entry], guard: Guard) -> None:
         """Add to a sandbox' history what Kubernetes says; what it has said before moves to the end. Raises Fenced."""
         keys = [_KEY + sandbox_id, guard.key, _KEY + sandbox_id + _HISTORY]
+        words = [word for entry in entries for word in (history.written(entry), entry.told)]
         with unavailable():
-            verdict = await self._tell(keys=keys, args=[guard.value, history.written(entry), entry.told])
+            verdict = await self._tell(keys=keys, args=[guard.value, *words])
         if verdict == b"fenced":
             raise Fenced(sandbox_id)
 

@@ -53,6 +53,8 @@ class Following(ABC, Generic[Kind]):
     """One leader's, for the time it leads: all it writes is guarded by the lease."""
 
     resource: Resource[Kind]
+    leisure = 0.0
+    """Seconds before what came meanwhile is taken in: what is not urgent costs less together."""
 
     def __init__(self, store: Store, cluster: Cluster, settings: Settings, guard: Guard) -> None:
         self._store = store
@@ -70,12 +72,8 @@ class Following(ABC, Generic[Kind]):
         """Changes that are about the same thing are taken in one after the other; others, at once."""
 
     @abstractmethod
-    async def apply(self, change: Change[Kind]) -> None:
-        """Take in one event."""
-
-    def worth(self, changes: Sequence[Change[Kind]]) -> Sequence[Change[Kind]]:
-        """Those of one thing that came at once, but for what later ones of them say as well."""
-        return changes
+    async def apply(self, changes: Sequence[Change[Kind]]) -> None:
+        """Take in what came at once about one thing, in order."""
 
     async def watched(self) -> None:
         """A watch went well to its end."""
@@ -104,6 +102,7 @@ class Following(ABC, Generic[Kind]):
                 async with aclosing(self._cluster.watch(self.resource, version)) as stream:
                     async for changes in stream:
                         await self.take_in(changes)
+                        await asyncio.sleep(self.leisure)
                         version, trouble = changes[-1].object.metadata.resource_version, 0
             except KubernetesError as error:
                 trouble += 1
@@ -121,14 +120,10 @@ class Following(ABC, Generic[Kind]):
         for change in changes:
             if change.type != "BOOKMARK":
                 groups[self.about(change)].append(change)
-        outcomes = await asyncio.gather(*map(self._in_turn, groups.values()), return_exceptions=True)
+        outcomes = await asyncio.gather(*map(self.apply, groups.values()), return_exceptions=True)
         for outcome in outcomes:
             if outcome is not None:
                 raise outcome
-
-    async def _in_turn(self, changes: Sequence[Change[Kind]]) -> None:
-        for change in self.worth(changes):
-            await self.apply(change)
 
     async def _rest(self, error: KubernetesError, trouble: int) -> None:
         self._restarted("error")

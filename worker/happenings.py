@@ -3,9 +3,10 @@
 Events are hints. Those that nobody heard are not looked for later: what goes on is told again.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from shared import history
+from shared.history import Entry
 from shared.sandbox import Sandbox, object_name
 from shared.settings import Settings
 from shared.store import Change, Guard, Store
@@ -20,6 +21,7 @@ _PREFIX = "sandbox-"
 
 class Happenings(Following[seen.Happening]):
     resource = HAPPENINGS
+    leisure = 0.2
 
     def __init__(self, ours: Ours, store: Store, cluster: Cluster, settings: Settings, guard: Guard) -> None:
         super().__init__(store, cluster, settings, guard)
@@ -29,20 +31,22 @@ class Happenings(Following[seen.Happening]):
         return await self._cluster.version(HAPPENINGS)
 
     def about(self, change: cluster.Change[seen.Happening]) -> str:
-        return change.object.involved_object.name
+        return change.object.involved_object.uid
 
-    async def apply(self, change: cluster.Change[seen.Happening]) -> None:
-        happening = change.object
-        sandbox_id = await self._whose(happening.involved_object) if change.type != "DELETED" else None
+    async def apply(self, changes: Sequence[cluster.Change[seen.Happening]]) -> None:
+        heard = [change.object for change in changes if change.type != "DELETED"]
+        sandbox_id = await self._whose(heard[0].involved_object) if heard else None
         if sandbox_id is None:
             return
-        told = history.entry(
-            self._store.now(), happening.component, happening.type, happening.reason, happening.message
-        )
-        await self._store.tell(sandbox_id, told, self._guard)
-        why = causes.told(happening)
-        if why is not None:
-            await self._warn(sandbox_id, happening.involved_object, why)
+        await self._store.tell(sandbox_id, [self._entry(happening) for happening in heard], self._guard)
+        for happening in heard:
+            why = causes.told(happening)
+            if why is not None:
+                await self._warn(sandbox_id, happening.involved_object, why)
+
+    def _entry(self, happening: seen.Happening) -> Entry:
+        now = self._store.now()
+        return history.entry(now, happening.component, happening.type, happening.reason, happening.message)
 
     async def _warn(self, sandbox_id: str, pod: seen.Involved, why: causes.Cause) -> None:
         def move(record: Sandbox | None) -> Change | None:

@@ -66,12 +66,12 @@ class Pods(Following[seen.Pod]):
     def about(self, change: cluster.Change[seen.Pod]) -> str:
         return change.object.metadata.labels.get(SANDBOX_ID, "")
 
-    def worth(self, changes: Sequence[cluster.Change[seen.Pod]]) -> Sequence[cluster.Change[seen.Pod]]:
-        """What a Pod looked like before it looked as it does now is worth nothing; how it looked at its end, is."""
-        following = [*changes[1:], None]
-        return [change for change, then in zip(changes, following, strict=True) if not _is_outdated(change, then)]
+    async def apply(self, changes: Sequence[cluster.Change[seen.Pod]]) -> None:
+        for change, then in zip(changes, [*changes[1:], None], strict=True):
+            if not _is_outdated(change, then):
+                await self._apply(change)
 
-    async def apply(self, change: cluster.Change[seen.Pod]) -> None:
+    async def _apply(self, change: cluster.Change[seen.Pod]) -> None:
         pod = change.object
         of = identity(pod)
         if of is None:
@@ -179,6 +179,7 @@ class Pods(Following[seen.Pod]):
 
 
 def _is_outdated(change: cluster.Change[seen.Pod], then: cluster.Change[seen.Pod] | None) -> bool:
+    """What a Pod looked like before it looked as it does now is worth nothing; how it looked at its end, is."""
     if then is None or "DELETED" in {change.type, then.type}:
         return False
     return then.object.metadata.uid == change.object.metadata.uid

@@ -1,5 +1,7 @@
 """Keeps every Service of ours in view: a sandbox that has lost its own cannot be reached, and gets another one."""
 
+from collections.abc import Sequence
+
 from shared.queue import Job, Work
 from shared.sandbox import Sandbox, another_attempt, unserved
 from shared.store import Change
@@ -26,9 +28,8 @@ class Services(Following[seen.Service]):
     def about(self, change: cluster.Change[seen.Service]) -> str:
         return change.object.metadata.labels.get(SANDBOX_ID, "")
 
-    async def apply(self, change: cluster.Change[seen.Service]) -> None:
-        if change.type == "DELETED":
-            metadata = change.object.metadata
+    async def apply(self, changes: Sequence[cluster.Change[seen.Service]]) -> None:
+        for metadata in (change.object.metadata for change in changes if change.type == "DELETED"):
             await self._lost(metadata.labels.get(SANDBOX_ID, ""), metadata.uid)
 
     async def _lost(self, sandbox_id: str, uid: str) -> None:

@@ -54,7 +54,7 @@ async def test_newest_last(
     clock.advance(1.25)
     await fake_redis.set("lease", "mine")
     told = entry(clock.now, "kubelet", "Warning", "Unhealthy", "Startup probe failed")
-    await store.tell("abc", told, Guard("lease", "mine"))
+    await store.tell("abc", [told], Guard("lease", "mine"))
     await evolve("abc", ready=False, reason=Reason.PROBE_FAILED, message="Startup probe failed")
     events = (await api.get(EVENTS)).json()["events"]
     assert [event["at"] for event in events] == sorted(event["at"] for event in events)

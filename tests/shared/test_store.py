@@ -552,7 +552,7 @@ HOLDING = Guard("lease", "mine")
 
 async def tell(store: Store, reason: str, message: str = "told", sandbox_id: str = "abc") -> Entry:
     told = entry(store.now(), "kubelet", "Warning", reason, message)
-    await store.tell(sandbox_id, told, HOLDING)
+    await store.tell(sandbox_id, [told], HOLDING)
     return told
 
 

@@ -51,7 +51,7 @@ def happenings(store: Store, cluster: Cluster, settings: Settings, leading: Guar
 
 async def hear(happenings: Happenings, *heard: Happening, kind: str = "ADDED") -> None:
     for each in heard:
-        await happenings.apply(Change(kind, each))
+        await happenings.take_in([Change(kind, each)])
 
 
 async def story(store: Store, sandbox_id: str = ID) -> list[tuple[str, str]]:

@@ -147,7 +147,7 @@ async def test_an_event_of_what_nobody_recorded(store: Store, pods: Pods, provis
     """It is adopted at once, with its Service, and not only at the next list."""
     lost = await provision()
     await lose(store)
-    await pods.apply(await as_event(cluster))
+    await pods.take_in([await as_event(cluster)])
     found = await read(store, ID)
     assert (found.life, found.url, found.ready) == (lost.life, lost.url, True)
 
@@ -155,7 +155,7 @@ async def test_an_event_of_what_nobody_recorded(store: Store, pods: Pods, provis
 async def test_what_came_at_once(
     store: Store, pods: Pods, provision: Provision, kubernetes: Kubernetes, cluster: Cluster
 ):
-    """Of several events of a Pod the last counts, and how it looked before it went; of several Pods, each."""
+    """Of several events of a Pod the last counts."""
     await provision()
     early = await as_event(cluster)
     await kubernetes.ready(POD)
@@ -163,11 +163,18 @@ async def test_what_came_at_once(
     await pods.take_in([early, ready, clusters.Change("BOOKMARK", early.object)])
     record = await read(store, ID)
     assert (record.status, record.ready) == (Status.RUNNING, True)
-    gone = clusters.Change("DELETED", ready.object)
-    assert pods.worth([early, ready, gone]) == [ready, gone]
-    assert pods.worth([early, gone, ready]) == [early, gone, ready]
-    another = clusters.Change("ADDED", replace(ready.object, metadata=replace(ready.object.metadata, uid="another")))
-    assert pods.worth([early, another]) == [early, another]
+    assert "Running" in await story(store)
+
+
+async def test_how_it_looked_at_its_end(store: Store, pods: Pods, provision: Provision, cluster: Cluster):
+    """That it was ready is told, though its end was known by then."""
+    await provision()
+    ready = await as_event(cluster)
+    await pods.take_in([ready, clusters.Change("DELETED", ready.object)])
+    record = await read(store, ID)
+    assert (record.status, record.reason) == (Status.FAILED, Reason.POD_LOST)
+    assert record.timings.ready
+    assert (await story(store))[-2:] == ["Ready", Reason.POD_LOST]
 
 
 async def test_what_others_wrote_between_two_events(store: Store, pods: Pods, provision: Provision, cluster: Cluster):
@@ -201,7 +208,7 @@ async def test_a_late_event(store: Store, pods: Pods, provision: Provision, clus
     late = await as_event(cluster)
     await kubernetes.lose(POD)
     await store.change(ID, lambda _: Change(None))
-    await pods.apply(late)
+    await pods.take_in([late])
     assert await store.get(ID) is None
 
 
@@ -214,7 +221,7 @@ async def test_a_late_event_of_a_pod_whose_name_is_another_s(
     await kubernetes.lose(POD)
     await kubernetes.made_pod(POD)
     await store.change(ID, lambda _: Change(None))
-    await pods.apply(late)
+    await pods.take_in([late])
     assert await store.get(ID) is None
 
 
@@ -231,7 +238,7 @@ async def test_a_dying_pod(
     if by == "list":
         await pods.begin()
     else:
-        await pods.apply(await as_event(cluster))
+        await pods.take_in([await as_event(cluster)])
     assert await store.get(ID) is None
     released = {"metadata": {"finalizers": None}}
     await kubernetes.call("PATCH", kubernetes.path("pods", POD), released, "application/merge-patch+json")
@@ -314,8 +321,8 @@ async def test_a_clone(store: Store, pods: Pods, provision: Provision, kubernete
     await pods.begin()
     found = await read(store, ID)
     assert (found.pod_name, found.ready) == (POD, True)
-    await pods.apply(await as_event(cluster, "sandbox-abc-copy"))
-    await pods.apply(await as_event(cluster, "sandbox-abc-copy", "DELETED"))
+    await pods.take_in([await as_event(cluster, "sandbox-abc-copy")])
+    await pods.take_in([await as_event(cluster, "sandbox-abc-copy", "DELETED")])
     assert await read(store, ID) == found
     assert await kubernetes.names("pods") == [POD, "sandbox-abc-copy"]
 
@@ -389,8 +396,8 @@ async def test_an_unreadable_record(store: Store, pods: Pods, provision: Provisi
     await provision("other")
     await valkey.set(f"sandbox:{ID}", b"{}")
     await pods.begin()
-    await pods.apply(await as_event(cluster))
-    await pods.apply(await as_event(cluster, kind="DELETED"))
+    await pods.take_in([await as_event(cluster)])
+    await pods.take_in([await as_event(cluster, kind="DELETED")])
     assert await valkey.get(f"sandbox:{ID}") == b"{}"
     assert (await read(store, "other")).ready
     assert await queued(valkey) == []

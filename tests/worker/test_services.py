@@ -67,7 +67,7 @@ async def test_lost(
     if by == "list":
         await services.begin()
     else:
-        await services.apply(deleted)
+        await services.take_in([deleted])
     await is_being_served_anew(store, valkey, running)
     waiting = await read(store, ID)
     await provisioner.provision(ID, waiting.life, waiting.attempt)
@@ -81,7 +81,7 @@ async def test_lost(
 async def test_there(store: Store, services: Services, running: Sandbox, cluster: Cluster, kind: str):
     """A Service that is there needs nothing."""
     await services.begin()
-    await services.apply(await told(cluster, kind))
+    await services.take_in([await told(cluster, kind)])
     assert await read(store, ID) == running
 
 
@@ -90,7 +90,7 @@ async def test_lost_once(store: Store, services: Services, running: Sandbox, clu
     deleted = await told(cluster, "DELETED")
     await cluster.delete_service(SERVICE, running.service_uid)
     for _ in range(2):
-        await services.apply(deleted)
+        await services.take_in([deleted])
         await services.begin()
     await is_being_served_anew(store, valkey, running)
 
@@ -99,7 +99,7 @@ async def test_an_earlier_service(store: Store, services: Services, running: San
     """That the Service before the present one is gone, as a late event tells, is nothing new."""
     late = await told(cluster, "DELETED")
     present = await put(store, replace(running, service_uid="the present one"))
-    await services.apply(late)
+    await services.take_in([late])
     assert await read(store, ID) == present
 
 
@@ -139,7 +139,7 @@ async def test_strangers(store: Store, services: Services, running: Sandbox, kub
     for change in [
         Change("DELETED", s) for s in (await cluster.list_all(SERVICES)).items if s.metadata.name != SERVICE
     ]:
-        await services.apply(change)
+        await services.take_in([change])
     assert await read(store, ID) == running
     assert await kubernetes.names("services") == [SERVICE, "strange"]
 
