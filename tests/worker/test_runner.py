@@ -196,7 +196,7 @@ def again_and_again(job_try: int) -> None:
         raise Retry
 
 
-@pytest.mark.parametrize("options", [{}, {"max_jobs": 1}, {"max_tries": 2}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"max_jobs": 1}], ids=str)
 async def test_as_arq_does(valkey: ArqRedis, valkey_url: str, options: dict[str, Any]):
     """Of the same queue arq's worker and ours make the same: what is done, failed, tried again, dropped, and left."""
 

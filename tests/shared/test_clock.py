@@ -1,0 +1,60 @@
+"""Redis' time, as a process makes it out from what Redis says in passing."""
+
+import pytest
+
+from shared.clock import DRIFT, STEP_SECONDS, RedisClock
+from tests.conftest import Clock
+
+START = 1_750_000_000.0
+AHEAD = 12.5
+
+
+@pytest.fixture
+def host() -> Clock:
+    return Clock(START)
+
+
+@pytest.fixture
+def clock(host: Clock) -> RedisClock:
+    return RedisClock(host)
+
+
+def hear(clock: RedisClock, host: Clock, *, late: float = 0.0, ahead: float = AHEAD) -> None:
+    """Redis says what time it is, and that takes so long to arrive."""
+    said = host() + ahead
+    host.advance(late)
+    clock.hear(said)
+
+
+def test_before_anything_was_heard(clock: RedisClock, host: Clock):
+    assert clock() == host()
+
+
+def test_the_least_delayed_counts(clock: RedisClock, host: Clock):
+    """One that took long makes nothing worse, and one that took less makes it better."""
+    hear(clock, host, late=0.1)
+    assert clock() == pytest.approx(host() + AHEAD - 0.1)
+    hear(clock, host, late=0.01)
+    assert clock() == pytest.approx(host() + AHEAD - 0.01)
+    hear(clock, host, late=0.5)
+    assert clock() == pytest.approx(host() + AHEAD - 0.01)
+
+
+def test_clocks_that_go_apart(clock: RedisClock, host: Clock):
+    """It follows, in both directions, though each answer is late by some."""
+    for drift in (DRIFT / 2, -DRIFT / 2):
+        ahead = AHEAD
+        hear(clock, host, late=0.002, ahead=ahead)
+        for _ in range(1000):
+            host.advance(10)
+            ahead += 10 * drift
+            hear(clock, host, late=0.002, ahead=ahead)
+            assert clock() == pytest.approx(host() + ahead, abs=0.02)
+
+
+@pytest.mark.parametrize("step", [3600.0, -3600.0, -(STEP_SECONDS + 0.1), 0.5])
+def test_somebody_sets_a_clock(clock: RedisClock, host: Clock, step: float):
+    """The next thing that is heard counts."""
+    hear(clock, host)
+    hear(clock, host, ahead=AHEAD + step)
+    assert clock() == pytest.approx(host() + AHEAD + step)
