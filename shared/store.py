@@ -48,7 +48,7 @@ ANYTHING = "*"
 """A guard's value: whatever it is."""
 _INDEX_CHUNK = 500
 """Ids a read of an index."""
-_RECORD_CHUNK = 100
+RECORD_CHUNK = 100
 """Records a read: so few that Redis and this process answer others in between."""
 _MARKED_ATTEMPTS = 8
 """A mark lives for a minute, and attempts are a quarter of a minute apart: older ones have none any more."""
@@ -289,9 +289,9 @@ class Store:
     async def _many(self, ids: Sequence[str]) -> list[Sandbox | None]:
         """One record an id; None: it is gone by now."""
         found: list[Sandbox | None] = []
-        for start in range(0, len(ids), _RECORD_CHUNK):
+        for start in range(0, len(ids), RECORD_CHUNK):
             with unavailable():
-                raws = await self.redis.mget([_KEY + sandbox_id for sandbox_id in ids[start : start + _RECORD_CHUNK]])
+                raws = await self.redis.mget([_KEY + sandbox_id for sandbox_id in ids[start : start + RECORD_CHUNK]])
             found += [_readable(raw or b"") for raw in raws]
         return found
 

@@ -41,8 +41,21 @@ def written(record: Sandbox, new: Sandbox | None) -> Change | None:
     return Change(over, (Job.of(Work.TERMINATE, over),))
 
 
-def observed(record: Sandbox, pod: Pod, *, now: float, until: float | None = None) -> Sandbox:
-    """`record` as its own Pod shows it now; the same one when nothing is new. One that fails is kept `until`."""
+def is_worth_a_write(record: Sandbox, new: Sandbox) -> bool:
+    """That a Pod is there and has a node is said along with what comes next, as long as its job still works on it: the
+    job itself will say the first, and needs no other writer beside it just then."""
+    if record.is_provisioned:
+        return new != record
+    return new != replace(record, pod_name=new.pod_name, pod_uid=new.pod_uid, timings=new.timings)
+
+
+def observed(
+    record: Sandbox, pod: Pod, *, now: float, until: float | None = None, scheduled: float | None = None
+) -> Sandbox:
+    """`record` as its own Pod shows it now; the same one when nothing is new. One that fails is kept `until`.
+
+    `scheduled`: when it was first seen to have a node, if that is not `now`.
+    """
     if not record.wants_pod:
         return record
     if pod.is_stuck(now):
@@ -57,7 +70,7 @@ def observed(record: Sandbox, pod: Pod, *, now: float, until: float | None = Non
         pod_name=pod.metadata.name,
         pod_uid=pod.metadata.uid,
         until=until if status is Status.SUCCEEDED else None if ready else record.until,
-        timings=_timings(record.timings, pod, status, ready=ready, now=now),
+        timings=_timings(record.timings, pod, status, ready=ready, now=now, scheduled=scheduled or now),
     )
     return _explained(seen, None if pod.is_dying else cause(pod), until)
 
@@ -90,13 +103,14 @@ def warned(record: Sandbox, pod_uid: str, why: Cause) -> Sandbox:
 def vanished(record: Sandbox, life: str, uid: str, *, until: float | None = None) -> Sandbox | None:
     """`record` once this Pod of this life is gone: None when that is what was wanted, and nothing is left to record.
 
-    A life whose Pod was taken away from outside is over, and says so. What it never had, it cannot lose.
+    A life whose Pod was taken away from outside is over, and says so, also when its job had not said yet that it had
+    one. Another Pod than its own, it cannot lose.
     """
     if record.life != life:
         return record
     if record.status is Status.TERMINATING:
         return None
-    if record.wants_pod and record.pod_uid == uid:
+    if record.wants_pod and record.pod_uid in {"", uid}:
         message = "The Pod is gone: it was deleted, evicted, or went with its node."
         return failed(record, Reason.POD_LOST, message, until=until)
     return record
@@ -109,11 +123,11 @@ def _status(record: Sandbox, pod: Pod) -> Status:
     return phase
 
 
-def _timings(timings: Timings, pod: Pod, status: Status, *, ready: bool, now: float) -> Timings:
+def _timings(timings: Timings, pod: Pod, status: Status, *, ready: bool, now: float, scheduled: float) -> Timings:
     """The first time each stage is seen, by our clock: Kubernetes' own times are whole seconds."""
     return replace(
         timings,
-        scheduled=timings.scheduled or (now if pod.spec.node_name else None),
+        scheduled=timings.scheduled or (scheduled if pod.spec.node_name else None),
         running=timings.running or (now if status is Status.RUNNING else None),
         ready=timings.ready or (now if ready else None),
     )

@@ -18,7 +18,7 @@ from worker.adoption import identity, is_lost
 from worker.cluster import PODS, SERVICES, Cluster
 from worker.following import Following
 from worker.manifests.labels import SANDBOX_ID
-from worker.observation import observed, vanished, written
+from worker.observation import is_worth_a_write, observed, vanished, written
 
 log = structlog.get_logger()
 
@@ -37,6 +37,8 @@ class Pods(Following[seen.Pod]):
         super().__init__(store, cluster, settings, guard)
         self._vitals = vitals
         self._ours = ours
+        self._scheduled: dict[str, float] = {}
+        """When Pods were first seen to have a node, by uid: of those whose record did not say so at once."""
         self._retention = settings.failed_retention_seconds
 
     async def begin(self) -> str:
@@ -50,6 +52,7 @@ class Pods(Following[seen.Pod]):
         pods = await self._cluster.list_all(PODS)
         self._ours.clear()
         self._ours.update((pod.metadata.uid, of[0]) for pod in pods.items if (of := identity(pod)))
+        self._scheduled = {uid: at for uid, at in self._scheduled.items() if uid in self._ours}
         orphans = []
         for pod in pods.items:
             known = records.get(pod.metadata.labels.get(SANDBOX_ID, ""))
@@ -78,6 +81,7 @@ class Pods(Following[seen.Pod]):
             return
         if change.type == "DELETED":
             self._ours.pop(pod.metadata.uid, None)
+            self._scheduled.pop(pod.metadata.uid, None)
             await self._lost(*of, pod.metadata.uid)
             return
         self._ours[pod.metadata.uid] = of[0]
@@ -111,8 +115,14 @@ class Pods(Following[seen.Pod]):
 
     def _shown(self, record: Sandbox, pod: seen.Pod) -> Change | None:
         """What its own Pod makes of a record."""
-        now = self._store.now()
-        return written(record, observed(record, pod, now=now, until=now + self._retention))
+        now, uid = self._store.now(), pod.metadata.uid
+        until, scheduled = now + self._retention, self._scheduled.get(uid)
+        new = observed(record, pod, now=now, until=until, scheduled=scheduled)
+        if is_worth_a_write(record, new):
+            return written(record, new)
+        if new.timings.scheduled:
+            self._scheduled.setdefault(uid, new.timings.scheduled)
+        return None
 
     async def _outlived(self, sandbox_id: str, life: str) -> None:
         """Its sandbox is in a later life, and the job that should have removed this Pod was lost: here is another."""

@@ -13,7 +13,7 @@ from shared.store import Change
 from tests.worker.records import NOW, of_status, record_of
 from tests.worker.transcripts import pod_life, stuck_pod
 from worker.causes import Cause
-from worker.observation import observed, vanished, warned, written
+from worker.observation import is_worth_a_write, observed, vanished, warned, written
 from worker.seen import STUCK_SECONDS, Condition, Metadata, Pod, PodSpec, PodStatus
 
 UID = "4bac641e-9787-412d-8533-464a73917551"
@@ -333,13 +333,29 @@ def test_a_pod_that_should_be_gone_since_long_is_lost():
     assert (lost.status, lost.reason, lost.ready, lost.until) == (Status.FAILED, Reason.POD_LOST, False, 7.0)
 
 
+def test_what_its_job_will_say():
+    """While that works on it, that there is a Pod, on a node, is no news. All else is, and so is that, later."""
+    record, on_a_node = record_of(), replace(WAITING, spec=PodSpec(node_name="node-1"))
+    seen = observed(record, on_a_node, now=NOW)
+    assert (seen.pod_uid, seen.timings.scheduled) == (UID, NOW)
+    assert not is_worth_a_write(record, seen)
+    assert not is_worth_a_write(record, record)
+    assert is_worth_a_write(record, observed(record, a_pod(), now=NOW))
+    assert is_worth_a_write(record, replace(seen, reason=Reason.UNSCHEDULABLE))
+    later = observed(provisioned_record(), on_a_node, now=LATER, scheduled=NOW)
+    assert later.timings.scheduled == NOW
+    assert is_worth_a_write(provisioned_record(), later)
+
+
 OTHER = "2-ffffffff"
 
 
-@pytest.mark.parametrize("status", [PENDING, RUNNING, Status.UNKNOWN])
-def test_a_wanted_pod_that_vanished_is_lost(status: Status):
-    """A life whose Pod was taken away from outside is over, and says so."""
-    record = of_status(status, pod_uid=UID, ready=status is RUNNING)
+@pytest.mark.parametrize(
+    ("status", "uid"), [(PENDING, UID), (RUNNING, UID), (Status.UNKNOWN, UID), (PENDING, "")], ids=str
+)
+def test_a_wanted_pod_that_vanished_is_lost(status: Status, uid: str):
+    """A life whose Pod was taken away from outside is over, and says so; also when its job had not said yet which."""
+    record = of_status(status, pod_uid=uid, ready=status is RUNNING)
     gone = vanished(record, record.life, UID)
     assert gone is not None
     assert (gone.status, gone.reason, gone.ready) == (Status.FAILED, Reason.POD_LOST, False)
@@ -351,12 +367,11 @@ def test_a_wanted_pod_that_vanished_is_lost(status: Status):
     [
         (of_status(RUNNING, pod_uid=UID), OTHER, UID),
         (of_status(RUNNING, pod_uid=UID), record_of().life, "another-pods"),
-        (of_status(PENDING), record_of().life, UID),
         (of_status(Status.TERMINATING, pod_uid=UID), OTHER, UID),
         (of_status(Status.SUCCEEDED, pod_uid=UID), record_of().life, UID),
         (failed(of_status(RUNNING, pod_uid=UID), Reason.POD_FAILED, "as it was"), record_of().life, UID),
     ],
-    ids=["another life's", "another Pod's", "never had one", "another life's, ending", "succeeded", "failed before"],
+    ids=["another life's", "another Pod's", "another life's, ending", "succeeded", "failed before"],
 )
 def test_a_pod_that_vanished_and_does_not_matter(record: Sandbox, life: str, uid: str):
     """A Pod of another life, or one that the record never had, cannot be lost; what is over stays as it ended."""
