@@ -47,6 +47,8 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("--kubeconfig", type=Path, help="measure against this real cluster, not an emulated one")
     parser.add_argument("--n", type=int, default=DEFAULT_N, help="scales all counts of requests (default %(default)s)")
+    text = "the emulated cluster takes so many milliseconds longer for each call, as a real one does (default 0)"
+    parser.add_argument("--call-ms", type=float, default=0.0, help=text)
     parser.add_argument("--json", type=Path, help="write the figures to this file, too")
     names = [measurement.name for measurement in MEASUREMENTS]
     parser.add_argument("--only", choices=names, nargs="+", default=names, help="these measurements only")
@@ -85,13 +87,14 @@ def main() -> None:
     """Exits 0 when every measurement was made and no request failed in it, whether its goal is met or not."""
     asked = arguments()
     before, began = machine(), time.monotonic()
-    given = Given(max(1, asked.n), asked.kubeconfig, Report(), deque(maxlen=LINES_KEPT))
+    given = Given(max(1, asked.n), asked.kubeconfig, Report(), deque(maxlen=LINES_KEPT), asked.call_ms / 1000)
     is_made = uvloop.run(run(given, asked.only))
     about = {
         **before,
         "load_after": machine()["load"],
         "seconds": round(time.monotonic() - began),
         "n": given.n,
+        "call_ms": asked.call_ms,
         "real_cluster": not given.is_emulated,
     }
     sys.stdout.write(f"{rendered(given.report)}\n\n{about}\n")

@@ -13,7 +13,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
-import httpx
 import uvloop
 
 from deploy.local.processes import Process
@@ -30,8 +29,6 @@ from tests.bench.table import aligned
 CALL_SECONDS = 0.05
 CALLS = 2
 """Of one create, one after the other: Pod and Service."""
-SLOWED = ("create", "get", "list", "delete")
-"""Every verb that the product uses but watch, which is asked for once and then only tells."""
 NUMBERS = (1, 2, 4)
 SECONDS = 8.0
 """Of work that each worker is given: less than a job may wait before it is taken for lost (`shared.sandbox`)."""
@@ -66,12 +63,11 @@ class Round(NamedTuple):
 
 async def measure(workers: int, jobs: int) -> Round:
     """Raises RuntimeError: not every create came to its URL. TimeoutError."""
-    given = Given(0, None, Report(), deque(maxlen=LINES_KEPT))
+    given = Given(0, None, Report(), deque(maxlen=LINES_KEPT), CALL_SECONDS)
     async with (
         asyncio.timeout(ROUND_SECONDS),
         system(given, workers=workers, WORKER_MAX_JOBS=str(jobs), **ROOM) as running,
     ):
-        await _slow(running)
         await _warm(running, workers)
         ids = [f"s{number:06}" for number in range(round(SECONDS * workers * jobs / (CALLS * CALL_SECONDS)))]
         with _held(running.stack.workers):
@@ -80,13 +76,6 @@ async def measure(workers: int, jobs: int) -> Round:
         await _all_done(running)
         spent = await running.meter.since(before, len(ids))
         return Round(await _rate(running, ids), spent, busy().since(machine_before))
-
-
-async def _slow(running: System) -> None:
-    headers = {"Authorization": f"Bearer {running.stack.emulator_token}"}
-    rules = [{"kind": "delay", "seconds": CALL_SECONDS, "verb": verb} for verb in SLOWED]
-    async with httpx.AsyncClient(base_url=running.stack.emulator_url, headers=headers) as emulator:
-        (await emulator.put("/emulator/faults", json=rules)).raise_for_status()
 
 
 async def _warm(running: System, workers: int) -> None:

@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
+import httpx
 import msgspec
 from msgspec.structs import replace
 from redis.asyncio import Redis
@@ -27,6 +28,8 @@ from tests.bench.wire import Lost, Wire
 
 ROOM = {"NODE_PORT_CAPACITY": "1000000"}
 """Counted against, as ever, but never reached: for more records than a cluster has node ports."""
+SLOWED = ("create", "get", "list", "delete")
+"""Every verb that the product uses but watch, which is asked for once and then only tells."""
 LINES_KEPT = 30
 """Of what the processes say, for whoever has to explain a failure."""
 
@@ -34,12 +37,14 @@ _record = msgspec.json.Decoder(Sandbox).decode
 
 
 class Given(NamedTuple):
-    """`n` scales every count of requests. `kubeconfig` None: an emulated cluster, whose statuses can be written."""
+    """`n` scales every count of requests. `kubeconfig` None: an emulated cluster, whose statuses can be written, and
+    each call to which takes `call_seconds` longer, whoever makes it."""
 
     n: int
     kubeconfig: Path | None
     report: Report
     lines: deque[str]
+    call_seconds: float = 0.0
 
     @property
     def is_emulated(self) -> bool:
@@ -97,6 +102,8 @@ async def system(given: Given, *, workers: int, **environment: str) -> AsyncIter
         if given.kubeconfig is not None:
             stack.push_async_callback(_remove_namespace, _settings(options, given.kubeconfig))
         started = await stack.enter_async_context(Stack(options))
+        if given.call_seconds:
+            await _slow(started, given.call_seconds)
         bare, process = await _bare(stack, started, options)
         settings = _settings(options, started.kubeconfig)
         redis = await stack.enter_async_context(connect(replace(settings, redis_url=started.redis_url), PROMPT))
@@ -106,6 +113,13 @@ async def system(given: Given, *, workers: int, **environment: str) -> AsyncIter
         stack.callback(api.close)
         meter = Meter(started, redis, {process.name: process.pid})
         yield System(given, started, settings, redis, store, api, bare, meter)
+
+
+async def _slow(stack: Stack, seconds: float) -> None:
+    headers = {"Authorization": f"Bearer {stack.emulator_token}"}
+    rules = [{"kind": "delay", "seconds": seconds, "verb": verb} for verb in SLOWED]
+    async with httpx.AsyncClient(base_url=stack.emulator_url, headers=headers) as emulator:
+        (await emulator.put("/emulator/faults", json=rules)).raise_for_status()
 
 
 def _settings(options: Options, kubeconfig: Path) -> Settings:
