@@ -28,17 +28,20 @@ class BatchingRedis(ArqRedis):
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
-        """As the client's own. Who stops waiting stops no other's command, nor this one."""
-        loop = asyncio.get_running_loop()
-        command = _Command(args, options, loop.create_future())
+        """As the client's own. Of several commands none is stopped when whoever asked for it stops waiting."""
+        command = _Command(args, options, asyncio.get_running_loop().create_future())
         self._asked.append(command)
-        if len(self._asked) == 1:
-            loop.call_soon(self._send)
-        return await command.answer
+        if len(self._asked) > 1:
+            return await command.answer
+        try:
+            await asyncio.sleep(0)  # all that are ready to run ask, too; what comes later may depend on these
+        finally:
+            asked, self._asked = self._asked, []
+            if len(asked) > 1:
+                self._begin(asked)
+        return await (command.answer if len(asked) > 1 else self._alone(command))
 
-    def _send(self) -> None:
-        """Once all that are ready to run have asked. Who asks later might have seen an answer of these by then."""
-        asked, self._asked = self._asked, []
+    def _begin(self, asked: list[_Command]) -> None:
         for start in range(0, len(asked), AT_ONCE):
             task = asyncio.get_running_loop().create_task(self._answer(asked[start : start + AT_ONCE]))
             self._tasks.add(task)
@@ -59,8 +62,6 @@ class BatchingRedis(ArqRedis):
 
     async def _executed(self, asked: list[_Command]) -> list[Any]:
         """An answer each; an exception where Redis refused."""
-        if len(asked) == 1:
-            return [await self._alone(asked[0])]
         pipeline = self.pipeline(transaction=False)
         for command in asked:
             pipeline.execute_command(*command.words, **command.options)
