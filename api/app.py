@@ -20,12 +20,13 @@ from api.uses import Uses
 from api.waiting import Waiting
 from shared import logs
 from shared import metrics as counted
+from shared.completeness import Completeness
 from shared.connection import PROMPT, connect
 from shared.errors import StoreUnavailable
 from shared.rates import Rates
 from shared.settings import Settings, read_settings
 from shared.store import Store
-from shared.vitals import Completeness, Vitals
+from shared.vitals import Vitals
 
 SCRIPTS = Path(litestar_offline_docs.__file__).parent / "static"
 """Of the browsable documentation, from a package that does nothing but bring them."""

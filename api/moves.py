@@ -5,10 +5,11 @@ from collections.abc import Callable
 from shared.addresses import addressed
 from shared.errors import LaterLife
 from shared.limits import limits
+from shared.moves import accepted, another_attempt, next_life, terminating, used
 from shared.queue import Job, Work
-from shared.sandbox import Sandbox, Spec, Status, accepted, another_attempt, next_life, terminating, used
+from shared.sandbox import Sandbox, Spec, Status
 from shared.settings import Settings
-from shared.store import Change, Move
+from shared.steps import Change, Move
 from shared.terms import terms
 
 

@@ -10,10 +10,11 @@ from litestar import Litestar, Request
 
 from api.uses import Uses
 from api.waiting import Waiting
+from shared.completeness import Completeness
 from shared.rates import Rates
 from shared.settings import Settings
 from shared.store import Store
-from shared.vitals import Completeness, Vitals
+from shared.vitals import Vitals
 
 
 class Parts(NamedTuple):

@@ -2,7 +2,8 @@
 
 from msgspec.structs import replace
 
-from shared.sandbox import Sandbox, service_name
+from shared.names import service_name
+from shared.sandbox import Sandbox
 from shared.settings import ServiceType, Settings
 
 

@@ -15,7 +15,7 @@ but whose answer was lost may be sent again: the record is then no longer the on
 its own work and says so.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from typing import NamedTuple, cast
 
 import msgspec
@@ -30,11 +30,11 @@ from shared.connection import heard, unavailable
 from shared.errors import Fenced, LimitReached, RecordUnreadable
 from shared.history import Entry
 from shared.indexes import Selection
-from shared.limits import Limit
 from shared.pages import Cursor
 from shared.queue import Job, Work
 from shared.sandbox import Sandbox
 from shared.scripts import CHANGES, STEP, TELL, filled
+from shared.steps import Change, Guard, Move, Outcome
 
 log = structlog.get_logger()
 
@@ -44,8 +44,6 @@ _TOMBSTONE = ":ended"
 _FREED = "sandboxes:freed"
 _MAX_WAIT_SECONDS = 60.0
 _NO_GUARD = "-"
-ANYTHING = "*"
-"""A guard's value: whatever it is."""
 _INDEX_CHUNK = 500
 """Ids a read of an index."""
 RECORD_CHUNK = 100
@@ -59,18 +57,6 @@ _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Sandbox).decode
 
 
-class Change(NamedTuple):
-    """What one atomic step writes: the next record (None removes it), and the jobs it asks for.
-
-    `limits` must leave room for one more. `is_touch`: neither a change that callers see, nor a sign of progress.
-    """
-
-    record: Sandbox | None
-    jobs: tuple[Job, ...] = ()
-    limits: tuple[Limit, ...] = ()
-    is_touch: bool = False
-
-
 class Tombstone(msgspec.Struct, frozen=True, omit_defaults=True):
     """Of a life whose record was forgotten lately: a Pod of it that turns up is nobody's. `at`, `by`: its time was
     over."""
@@ -80,29 +66,11 @@ class Tombstone(msgspec.Struct, frozen=True, omit_defaults=True):
     by: str = ""
 
 
-Move = Callable[[Sandbox | None], Change | None]
-"""Pure: the record as it is → what to write, or None to leave it. Called again when somebody else was faster."""
-
-
-class Guard(NamedTuple):
-    """The step is refused unless `key` holds `value`, or ANYTHING: how a lease fences off its former holder."""
-
-    key: str
-    value: str
-
-
 class Page(NamedTuple):
     """`next` is None after the last page."""
 
     records: list[Sandbox]
     next: Cursor | None
-
-
-class Outcome(NamedTuple):
-    """The record in force after a change, and whether this call wrote it."""
-
-    record: Sandbox | None
-    written: bool
 
 
 class Store:
@@ -189,12 +157,6 @@ class Store:
             raw = await self.redis.get(_KEY + sandbox_id + _TOMBSTONE)
         return msgspec.json.decode(raw, type=Tombstone) if raw else None
 
-    async def _seconds_to_room(self) -> float:
-        """As long as it took on average, lately, until a sandbox went; a minute when that is not known."""
-        with unavailable():
-            freed = await cast(Awaitable[list[bytes]], self.redis.lrange(_FREED, 0, -1))
-        return (self.now() - float(freed[-1])) / len(freed) if freed else _MAX_WAIT_SECONDS
-
     async def change(
         self,
         sandbox_id: str,
@@ -243,6 +205,12 @@ class Store:
         with unavailable():
             marks = await self.redis.mget([queue.IN_PROGRESS_KEY + job.id for job in jobs])
         return {mark.decode() for mark in marks if mark}
+
+    async def _seconds_to_room(self) -> float:
+        """As long as it took on average, lately, until a sandbox went; a minute when that is not known."""
+        with unavailable():
+            freed = await cast(Awaitable[list[bytes]], self.redis.lrange(_FREED, 0, -1))
+        return (self.now() - float(freed[-1])) / len(freed) if freed else _MAX_WAIT_SECONDS
 
     async def _after(self, index: str, after: Cursor) -> tuple[list[Cursor], bool]:
         """The next entries of an index, and whether there are no more. Those of one time are ordered by id."""

@@ -1,8 +1,20 @@
 """For how long a sandbox is kept: what the caller chose, within what the settings allow. Pure."""
 
+from typing import NamedTuple
+
 from shared.errors import InvalidRequest
-from shared.sandbox import Spec, Terms
+from shared.sandbox import Spec
 from shared.settings import Settings
+
+
+class Terms(NamedTuple):
+    """For how long a sandbox may be unused, and live, in seconds; 0: for ever."""
+
+    idle_timeout: float = 0.0
+    lifetime: float = 0.0
+
+
+FOR_EVER = Terms()
 
 
 def terms(spec: Spec, settings: Settings) -> Terms:

@@ -9,24 +9,20 @@
 is not there says nothing, until a worker has made the records anew from what is in the cluster.
 """
 
-import asyncio
-import contextlib
 import secrets
-from collections.abc import Awaitable, Collection
-from typing import Protocol
+from collections.abc import Collection
 
 from redis.asyncio import Redis
 
 from shared.clock import Clock
 from shared.connection import unavailable
-from shared.errors import Fenced, RecordsMissing
+from shared.errors import Fenced
 from shared.scripts import MARK, filled
-from shared.store import ANYTHING, Guard, Outcome
+from shared.steps import ANYTHING, Guard
 
 BEAT_SECONDS = 2.0
 ALIVE_SECONDS = 15.0
 """A worker that has said nothing for so long is not counted on."""
-SETTLE_SECONDS = 0.05
 FRESH_SECONDS = 60.0
 """A cluster that was not observed for so long is one of which little is known."""
 
@@ -122,55 +118,3 @@ class Vitals:
         elif (age := now - observed_at) > FRESH_SECONDS:
             wanting.append(f"Cluster {self._cluster} was last observed {age:.0f} s ago: see the workers' log.")
         return wanting
-
-
-class Step(Protocol):
-    """One atomic step of the store."""
-
-    def __call__(self, *, guard: Guard | None) -> Awaitable[Outcome]: ...
-
-
-class Completeness:
-    """Whether it can be believed when there is no record. One a process: it remembers that there were all once.
-
-    A Redis that was never complete as far as this process knows, and in which no worker says that it lives, is new:
-    there is nothing that it could have lost. With a worker, it may have been emptied just before this process began.
-    """
-
-    def __init__(self, vitals: Vitals, *, is_settled: bool = False) -> None:
-        self._vitals = vitals
-        self._was_complete = False
-        self._is_settled = is_settled
-
-    async def look(self) -> bool:
-        """Whether it can. Raises StoreUnavailable."""
-        if not self._is_settled:
-            await self.settle()
-        if await self._vitals.is_complete():
-            self._was_complete = True
-            return True
-        return not self._was_complete and not await self._vitals.is_any_worker()
-
-    async def settle(self) -> None:
-        """Before the first answer: until it is known whether there are workers, which say so every few seconds."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(BEAT_SECONDS + 0.5):
-                while not await self._vitals.is_complete() and not await self._vitals.is_any_worker():
-                    await asyncio.sleep(SETTLE_SECONDS)
-        self._is_settled = True
-        await self.look()
-
-    async def check(self) -> None:
-        """Raises RecordsMissing, StoreUnavailable."""
-        if not await self.look():
-            raise RecordsMissing
-
-    async def needed(self, step: Step) -> Outcome:
-        """The outcome of a step that is not taken unless it can. Raises RecordsMissing, and whatever `step` does."""
-        try:
-            outcome = await step(guard=self._vitals.guard)
-        except Fenced:
-            await self.check()  # it can also be believed of a Redis that is new
-            return await step(guard=None)
-        self._was_complete |= outcome.written
-        return outcome

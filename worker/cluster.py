@@ -1,48 +1,30 @@
-"""The only caller of Kubernetes. The client library gives configuration, TLS, credentials and the connection pool.
+"""What we ask of a cluster, and nothing else: Pods, Services and what is told of them, in one namespace.
 
-Requests and answers are our own structs (`worker.manifests.kinds`, `worker.seen`): the library's models cost
-milliseconds each. Every call has a timeout, and every failure is a `KubernetesError`.
+Requests and answers are our own structs (`worker.manifests.kinds`, `worker.seen`): the client library's models cost
+milliseconds each. Every failure is a `KubernetesError`.
 """
 
-import asyncio
-import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing
 from itertools import takewhile
 from types import TracebackType
 from typing import Generic, NamedTuple, Self, TypeVar
-from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
 
-import aiohttp
 import msgspec
 
-from shared import metrics
-from worker import retries, seen
-from worker.kubernetes_errors import (
-    NO_ANSWER,
-    NOT_KUBERNETES,
-    TIMED_OUT,
-    AlreadyExists,
-    Expired,
-    KubernetesError,
-    NamespaceMissing,
-)
-from worker.kubernetes_library import ApiClient, Configuration
+from worker import seen
+from worker.api_server import ApiServer, as_error
+from worker.kubernetes_errors import NO_ANSWER, NOT_KUBERNETES, AlreadyExists, KubernetesError, NamespaceMissing
+from worker.kubernetes_library import Configuration
 from worker.manifests import kinds
 from worker.manifests.labels import SANDBOX_ID, SELECTOR
 from worker.seen import Kind
 
 PAGE = "500"
 """Objects a list call returns at most, as kubectl has it."""
-QUICK_TRIES = 3
-"""Of one call, before its job is put off: one in a few that fails is a server that restarts, or a broken connection."""
 WATCH_SECONDS = 10
 """A watch is asked to end after this long, so that one which is silent for longer is known to be dead."""
 WATCH_SILENCE_SECONDS = WATCH_SECONDS + 5
-
-LINE_BYTES = 2 * 1024 * 1024
-"""One line of a watch has a whole object, of which etcd holds none over 1.5 MiB."""
 
 T = TypeVar("T")
 _encode = msgspec.json.Encoder().encode
@@ -105,13 +87,9 @@ class Cluster:
     """One cluster's Pods and Services in one namespace. Close it, or use it as an async context manager."""
 
     def __init__(self, configuration: Configuration, namespace: str, timeout: float) -> None:
-        self._client = ApiClient(configuration)
-        self._session = _session(self._client)
-        self._configuration = configuration
-        self._proxy = configuration.proxy or _proxy_for(configuration.host)
+        self._server = ApiServer(configuration, timeout)
         self._namespace = namespace
-        self._timeout = aiohttp.ClientTimeout(total=timeout)
-        self._base = f"{configuration.host}/api/v1/namespaces/{namespace}"
+        self._base = f"/api/v1/namespaces/{namespace}"
 
     async def __aenter__(self) -> Self:
         return self
@@ -122,8 +100,7 @@ class Cluster:
         await self.close()
 
     async def close(self) -> None:
-        await self._session.close()
-        await self._client.close()
+        await self._server.close()
 
     async def create_pod(self, pod: kinds.Pod) -> seen.Pod:
         """Raises AlreadyExists, NamespaceMissing."""
@@ -137,7 +114,7 @@ class Cluster:
         """Forgives that it is there already."""
         namespace = kinds.Namespace(api_version="v1", kind="Namespace", metadata={"name": self._namespace})
         try:
-            await self._call("POST", f"{self._configuration.host}/api/v1/namespaces", body=_encode(namespace))
+            await self._server.call("POST", "/api/v1/namespaces", body=_encode(namespace))
         except KubernetesError as error:
             if error.http_status != 409:  # noqa: PLR2004 - Conflict: made by somebody else meanwhile
                 raise
@@ -162,7 +139,7 @@ class Cluster:
         found: list[Kind] = []
         query = {**resource.query, "limit": PAGE}
         while True:
-            page = resource.page(await self._call("GET", f"{self._base}/{resource.name}", query=query))
+            page = resource.page(await self._server.call("GET", f"{self._base}/{resource.name}", query=query))
             found += page.items
             if not page.metadata.continue_:
                 return Listed(found, page.metadata.resource_version)
@@ -175,7 +152,7 @@ class Cluster:
 
     async def version(self, resource: Resource[Kind]) -> str:
         """The resourceVersion of now."""
-        raw = await self._call("GET", f"{self._base}/{resource.name}", query={**resource.query, "limit": "1"})
+        raw = await self._server.call("GET", f"{self._base}/{resource.name}", query={**resource.query, "limit": "1"})
         return resource.page(raw).metadata.resource_version
 
     async def watch(self, resource: Resource[Kind], resource_version: str) -> AsyncGenerator[list[Change[Kind]], None]:
@@ -191,157 +168,40 @@ class Cluster:
             "allowWatchBookmarks": "true",
             "timeoutSeconds": str(WATCH_SECONDS),
         }
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=self._timeout.total, sock_read=WATCH_SILENCE_SECONDS)
-        url = f"{self._base}/{resource.name}"
-        async with self._request("GET", url, query=query, timeout=timeout) as response:
-            async for lines in _lines(response.content):
+        path = f"{self._base}/{resource.name}"
+        async with aclosing(self._server.lines(path, query=query, silence=WATCH_SILENCE_SECONDS)) as stream:
+            async for lines in stream:
                 frames = [_frame(line) for line in lines]
                 good = list(takewhile(lambda frame: frame.type != "ERROR", frames))
                 if good:
                     yield [Change(frame.type, resource.read(frame.object)) for frame in good]
                 if len(good) < len(frames):
-                    raise _error(_failure(frames[len(good)].object), None)
+                    raise as_error(_failure(frames[len(good)].object))
 
     async def _create(self, resource: str, body: bytes) -> bytes:
         try:
-            return await self._call("POST", f"{self._base}/{resource}", body=body)
+            return await self._server.call("POST", f"{self._base}/{resource}", body=body)
         except KubernetesError as error:
             specific = {"AlreadyExists": AlreadyExists, "NotFound": NamespaceMissing}.get(error.reason)
             if specific is None:
                 raise
             raise specific(error.http_status, error.reason, error.message) from error
 
-    async def _get(self, url: str) -> bytes | None:
+    async def _get(self, path: str) -> bytes | None:
         try:
-            return await self._call("GET", url)
+            return await self._server.call("GET", path)
         except KubernetesError as error:
             if error.http_status != 404:  # noqa: PLR2004 - Not Found
                 raise
             return None
 
-    async def _delete(self, url: str, uid: str) -> bool:
+    async def _delete(self, path: str, uid: str) -> bool:
         """The uid is a precondition: when it fails, the name is another object's by now, hence ours is gone."""
         options = {"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": {"uid": uid}}
         try:
-            await self._call("DELETE", url, body=_encode(options))
+            await self._server.call("DELETE", path, body=_encode(options))
         except KubernetesError as error:
             if error.http_status == 404 or "UID in the precondition" in error.message:  # noqa: PLR2004 - Not Found
                 return False
             raise
         return True
-
-    async def _call(
-        self, method: str, url: str, *, body: bytes | None = None, query: Mapping[str, str] | None = None
-    ) -> bytes:
-        """Tried again at once when it fails by a blip; which is safe: each of our calls finds what it has done."""
-        tries = 0
-        while True:
-            tries += 1
-            try:
-                async with self._request(method, url, body=body, query=query, timeout=self._timeout) as response:
-                    return await response.read()
-            except KubernetesError as error:
-                if tries == QUICK_TRIES or not retries.is_blip(error):
-                    raise
-            await asyncio.sleep(retries.delay(tries) / 4)
-
-    @asynccontextmanager
-    async def _request(
-        self,
-        method: str,
-        url: str,
-        *,
-        timeout: aiohttp.ClientTimeout,
-        body: bytes | None = None,
-        query: Mapping[str, str] | None = None,
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
-        call = _Call(method, url, query)
-        try:
-            async with self._session.request(
-                method,
-                url,
-                data=body,
-                params=query,
-                headers=await self._headers(),
-                timeout=timeout,
-                proxy=self._proxy,
-                server_hostname=self._configuration.tls_server_name,
-            ) as response:
-                call.answered(response.status)
-                if response.status >= 400:  # noqa: PLR2004 - the first of HTTP's errors
-                    raise _error(await _read_failure(response), response.headers.get("Retry-After"))
-                yield response
-        except TimeoutError as error:
-            call.answered(NO_ANSWER)
-            raise KubernetesError(NO_ANSWER, TIMED_OUT, "no answer in time") from error
-        except (aiohttp.ClientError, OSError) as error:
-            call.answered(NO_ANSWER)
-            raise KubernetesError(NO_ANSWER, type(error).__name__, str(error)) from error
-
-    async def _headers(self) -> dict[str, str]:
-        """With the token in force now: the library's hook reads a rotated one anew."""
-        headers = {"Content-Type": "application/json", "Accept": "application/json"}
-        token = (await self._configuration.auth_settings()).get("BearerToken")
-        if token and token["value"]:
-            headers["Authorization"] = token["value"]
-        return headers
-
-
-def _session(client: ApiClient) -> aiohttp.ClientSession:
-    """On the library's connection pool, with its TLS context. Its own session would look for a proxy in the environment
-    and for a `.netrc`, in a thread, at each request, and read the cookies of each answer."""
-    pool: aiohttp.BaseConnector | None = client.rest_client.pool_manager.connector
-    jar = aiohttp.DummyCookieJar()
-    return aiohttp.ClientSession(connector=pool, connector_owner=False, cookie_jar=jar, read_bufsize=LINE_BYTES)
-
-
-def _proxy_for(server: str | None) -> str | None:
-    """What the environment (`HTTPS_PROXY`, `NO_PROXY` and their like) says of this server."""
-    url = urlsplit(server or "")
-    return None if proxy_bypass(url.hostname or "") else getproxies().get(url.scheme)
-
-
-class _Call:
-    """One call for the metrics: counted once, with the first thing that is known of its outcome."""
-
-    def __init__(self, method: str, url: str, query: Mapping[str, str] | None) -> None:
-        parts = url.partition("/namespaces")[2].split("/")  # "", namespace, resource, name
-        self._resource = parts[2] if len(parts) > 2 else "namespaces"  # noqa: PLR2004 - as above
-        is_one = len(parts) > 3  # noqa: PLR2004 - as above
-        read = "watch" if query and "watch" in query else "get" if is_one else "list"
-        self._verb = {"POST": "create", "DELETE": "delete"}.get(method, read)
-        self._began: float | None = time.perf_counter()
-
-    def answered(self, status: int) -> None:
-        if self._began is None:
-            return
-        metrics.KUBERNETES.labels(self._verb, self._resource, str(status or "none")).inc()
-        metrics.KUBERNETES_SECONDS.labels(self._verb, self._resource).observe(time.perf_counter() - self._began)
-        self._began = None
-
-
-async def _lines(stream: aiohttp.StreamReader) -> AsyncIterator[list[bytes]]:
-    """Whole ones, as many as are there; the last may lack its end."""
-    rest = b""
-    async for chunk in stream.iter_any():
-        *lines, rest = (rest + chunk).split(b"\n")
-        if lines:
-            yield lines
-    if rest:
-        yield [rest]
-
-
-async def _read_failure(response: aiohttp.ClientResponse) -> seen.Failure:
-    """Kubernetes' own Status or, from a proxy before it, whatever text came."""
-    raw = await response.read()
-    try:
-        failure = _failure(raw)
-    except msgspec.DecodeError:
-        failure = seen.Failure(message=raw[:200].decode(errors="replace"))
-    return msgspec.structs.replace(failure, code=response.status)
-
-
-def _error(failure: seen.Failure, retry_after: str | None) -> KubernetesError:
-    kind = Expired if failure.code == 410 else KubernetesError  # noqa: PLR2004 - Gone
-    seconds = float(retry_after) if retry_after and retry_after.isdigit() else None
-    return kind(failure.code, failure.reason, failure.message, seconds)

@@ -15,7 +15,8 @@ from shared import logs, metrics
 from shared.errors import RecordUnreadable
 from shared.sandbox import Sandbox, Status
 from shared.settings import Settings
-from shared.store import Guard, Move, Store
+from shared.steps import Guard, Move
+from shared.store import Store
 from worker import retries
 from worker.cluster import Change, Cluster, Resource
 from worker.kubernetes_errors import TIMED_OUT, Expired, KubernetesError

@@ -7,9 +7,11 @@ from collections.abc import Iterator, Sequence
 
 from shared import history
 from shared.history import Entry
-from shared.sandbox import Sandbox, object_name
+from shared.names import object_name
+from shared.sandbox import Sandbox
 from shared.settings import Settings
-from shared.store import Change, Guard, Store
+from shared.steps import Change, Guard
+from shared.store import Store
 from worker import causes, cluster, seen
 from worker.cluster import HAPPENINGS, Cluster
 from worker.following import Following

@@ -12,7 +12,8 @@ from redis.asyncio import Redis
 from shared import metrics
 from shared.errors import Fenced, StoreUnavailable
 from shared.settings import Settings
-from shared.store import Guard, Store
+from shared.steps import Guard
+from shared.store import Store
 from shared.vitals import Vitals
 from worker import retries
 from worker.cluster import Cluster

@@ -8,10 +8,12 @@ import structlog
 from msgspec import UNSET, UnsetType
 
 from shared import metrics
+from shared.names import service_name
 from shared.queue import Job, Work
-from shared.sandbox import Sandbox, service_name
+from shared.sandbox import Sandbox
 from shared.settings import Settings
-from shared.store import Change, Guard, Store
+from shared.steps import Change, Guard
+from shared.store import Store
 from shared.vitals import Vitals
 from worker import adoption, cluster, seen
 from worker.adoption import identity, is_lost

@@ -6,8 +6,8 @@ import msgspec
 import yaml
 
 from shared import mounts
+from shared.moves import accepted
 from shared.request import read_create
-from shared.sandbox import accepted
 from shared.settings import Settings
 from worker import manifests
 

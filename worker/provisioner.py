@@ -10,25 +10,14 @@ from collections.abc import Callable
 import structlog
 
 from shared.addresses import addressed, service_url
+from shared.moves import Made, another_attempt, failed, next_life, provisioned, taken_up, troubled
+from shared.names import is_earlier, object_name, service_name
 from shared.queue import Job, Work
-from shared.sandbox import (
-    Made,
-    Reason,
-    Sandbox,
-    Status,
-    Terms,
-    another_attempt,
-    failed,
-    is_earlier,
-    next_life,
-    object_name,
-    provisioned,
-    service_name,
-    taken_up,
-    troubled,
-)
+from shared.sandbox import Reason, Sandbox, Status
 from shared.settings import Settings
-from shared.store import Change, Move, Store
+from shared.steps import Change, Move
+from shared.store import Store
+from shared.terms import Terms
 from shared.vitals import Vitals
 from worker import manifests, retries, seen
 from worker.adoption import identity

@@ -6,22 +6,13 @@ import structlog
 from msgspec.structs import replace
 
 from shared import logs
+from shared.moves import another_attempt, asked, expired, failed, terminating
 from shared.pacing import Pacing
 from shared.queue import Job, Work
-from shared.sandbox import (
-    ENDED,
-    NO_PROGRESS_SECONDS,
-    EndedBy,
-    Reason,
-    Sandbox,
-    another_attempt,
-    asked,
-    expired,
-    failed,
-    terminating,
-)
+from shared.sandbox import ENDED, NO_PROGRESS_SECONDS, EndedBy, Reason, Sandbox
 from shared.settings import Settings
-from shared.store import Change, Store
+from shared.steps import Change
+from shared.store import Store
 from shared.vitals import Vitals
 
 log = structlog.get_logger()

@@ -94,14 +94,14 @@ class Looking(Cluster):
     @property
     def host(self) -> str:
         """The API server's URL."""
-        return str(self._configuration.host)
+        return self._server.host
 
     async def server_version(self) -> str:
-        return (await self._read(f"{self.host}/version", Version)).git_version
+        return (await self._read("/version", Version)).git_version
 
     async def server_time(self) -> float:
         """Seconds since the epoch, whole ones: what the server's answer says of when it was made."""
-        async with self._request("GET", f"{self.host}/version", timeout=self._timeout) as response:
+        async with self._server.request("GET", "/version") as response:
             return parsedate_to_datetime(response.headers["Date"]).timestamp()
 
     async def may(self, verb: str, resource: str, namespace: str) -> bool:
@@ -112,7 +112,7 @@ class Looking(Cluster):
             "kind": "SelfSubjectAccessReview",
             "spec": {"resourceAttributes": asked},
         }
-        raw = await self._call("POST", f"{self.host}{REVIEWS}", body=msgspec.json.encode(review))
+        raw = await self._server.call("POST", REVIEWS, body=msgspec.json.encode(review))
         return _decoded(raw, Review).status.allowed
 
     async def namespace(self) -> Namespace | None:
@@ -125,25 +125,25 @@ class Looking(Cluster):
         return await self._read_all(f"{self._base}/resourcequotas", Quota)
 
     async def nodes(self) -> list[Node]:
-        return await self._read_all(f"{self.host}/api/v1/nodes", Node)
+        return await self._read_all("/api/v1/nodes", Node)
 
     async def services_everywhere(self) -> list[Service]:
         """Of all namespaces."""
-        return await self._read_all(f"{self.host}/api/v1/services", Service)
+        return await self._read_all("/api/v1/services", Service)
 
-    async def _read(self, url: str, kind: type[T]) -> T:
-        return _decoded(await self._call("GET", url), kind)
+    async def _read(self, path: str, kind: type[T]) -> T:
+        return _decoded(await self._server.call("GET", path), kind)
 
-    async def _read_if_there(self, url: str, kind: type[T]) -> T | None:
-        raw = await self._get(url)
+    async def _read_if_there(self, path: str, kind: type[T]) -> T | None:
+        raw = await self._get(path)
         return _decoded(raw, kind) if raw else None
 
-    async def _read_all(self, url: str, kind: type[T]) -> list[T]:
+    async def _read_all(self, path: str, kind: type[T]) -> list[T]:
         """Page by page."""
         found: list[T] = []
         query = {"limit": PAGE}
         while True:
-            page = _decoded(await self._call("GET", url, query=query), Items)
+            page = _decoded(await self._server.call("GET", path, query=query), Items)
             found += _decoded(page.items, list[kind])  # type: ignore[valid-type]
             if not page.metadata.continue_:
                 return found

@@ -8,7 +8,8 @@ from deploy.doctor.looking import Claim, Quota
 from deploy.doctor.patient import Patient
 from deploy.doctor.quantities import amount
 from shared import mounts
-from shared.sandbox import Spec, accepted
+from shared.moves import accepted
+from shared.sandbox import Spec
 from shared.settings import ServiceType, Settings
 from worker import manifests
 from worker.manifests import kinds

@@ -12,7 +12,8 @@ from msgspec.structs import replace
 from api.app import create_app
 from shared.sandbox import Sandbox, Status
 from shared.settings import read_settings
-from shared.store import Change, Store
+from shared.steps import Change
+from shared.store import Store
 from tests.conftest import Clock
 
 KEY = "the-key"

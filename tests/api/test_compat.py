@@ -10,8 +10,10 @@ import pytest
 from msgspec.structs import replace
 
 from api.parts import of
-from shared.sandbox import Made, Reason, Sandbox, Status, provisioned
-from shared.store import Change, Store
+from shared.moves import Made, provisioned
+from shared.sandbox import Reason, Sandbox, Status
+from shared.steps import Change
+from shared.store import Store
 from tests.api.conftest import Evolve, Serve
 
 pytestmark = pytest.mark.anyio

@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from api.etags import etag, matches, means
-from shared.sandbox import Reason, Sandbox, Spec, Status, Timings, accepted
-from shared.store import Change, Store
+from shared.moves import accepted
+from shared.sandbox import Reason, Sandbox, Spec, Status, Timings
+from shared.steps import Change
+from shared.store import Store
 from tests.api.conftest import Evolve
 
 pytestmark = pytest.mark.anyio

@@ -7,7 +7,8 @@ from fakeredis import FakeAsyncRedis
 
 from shared.history import entry
 from shared.sandbox import Reason
-from shared.store import Change, Guard, Store
+from shared.steps import Change, Guard
+from shared.store import Store
 from tests.api.conftest import Evolve, Serve
 from tests.conftest import Clock
 

@@ -15,8 +15,11 @@ from msgspec.structs import replace
 from api.moves import TOUCH_SECONDS, is_worth_a_touch
 from api.uses import Uses
 from shared.errors import StoreUnavailable
-from shared.sandbox import EndedBy, Reason, Spec, Status, Terms, accepted, expired
-from shared.store import Change, Move, Outcome, Store
+from shared.moves import accepted, expired
+from shared.sandbox import EndedBy, Reason, Spec, Status
+from shared.steps import Change, Move, Outcome
+from shared.store import Store
+from shared.terms import Terms
 from tests.api.conftest import Evolve, Serve
 from tests.conftest import Clock
 

@@ -6,7 +6,8 @@ import httpx
 import pytest
 from redis.asyncio import Redis
 
-from shared.store import Change, Store
+from shared.steps import Change
+from shared.store import Store
 from tests.api.conftest import KEY, Evolve, Serve
 from tests.conftest import Clock
 

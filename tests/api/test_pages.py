@@ -13,9 +13,11 @@ from fakeredis import FakeAsyncRedis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from shared.moves import accepted
 from shared.pages import Cursor
-from shared.sandbox import Spec, Status, accepted
-from shared.store import Change, Store
+from shared.sandbox import Spec, Status
+from shared.steps import Change
+from shared.store import Store
 from tests.api.conftest import Evolve, Serve
 from tests.conftest import Clock
 

@@ -6,9 +6,11 @@ import httpx
 import pytest
 from fakeredis import FakeAsyncRedis
 
+from shared.moves import accepted
 from shared.queue import QUEUE
-from shared.sandbox import Mount, Reason, Spec, Status, Timings, accepted
-from shared.store import Change, Store
+from shared.sandbox import Mount, Reason, Spec, Status, Timings
+from shared.steps import Change
+from shared.store import Store
 from tests.api.conftest import Evolve, Serve
 from tests.conftest import Clock
 

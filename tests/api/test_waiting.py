@@ -15,9 +15,11 @@ from redis.asyncio import Redis
 from api.parts import of
 from api.waiting import Waiting
 from shared.connection import PROMPT, connect
-from shared.sandbox import Made, Reason, Sandbox, Status, provisioned
+from shared.moves import Made, provisioned
+from shared.sandbox import Reason, Sandbox, Status
 from shared.settings import read_settings
-from shared.store import CHANGES, Change, Store
+from shared.steps import Change
+from shared.store import CHANGES, Store
 from tests.api.conftest import Evolve, Serve
 from tests.conftest import Clock, StartValkey
 

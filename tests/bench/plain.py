@@ -13,12 +13,13 @@ from typing import Any
 import aiohttp
 import msgspec
 
-from shared.sandbox import Spec, accepted
+from shared.moves import accepted
+from shared.sandbox import Spec
 from shared.settings import Settings
 from tests.bench.load import Refused
 from tests.bench.wire import Answer
 from worker import manifests
-from worker.cluster import LINE_BYTES
+from worker.api_server import LINE_BYTES
 from worker.kubeconfig import configuration
 from worker.kubernetes_library import ApiClient, Configuration
 

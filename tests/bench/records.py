@@ -6,9 +6,11 @@ from typing import TypeVar
 
 from msgspec.structs import replace
 
-from shared.sandbox import Made, Sandbox, Spec, Status, accepted, provisioned, taken_up
-from shared.sandbox import object_name as pod_name
-from shared.store import Change, Move, Store
+from shared.moves import Made, accepted, provisioned, taken_up
+from shared.names import object_name as pod_name
+from shared.sandbox import Sandbox, Spec, Status
+from shared.steps import Change, Move
+from shared.store import Store
 from shared.terms import terms
 from tests.bench.system import System
 

@@ -7,10 +7,12 @@ from fakeredis import FakeAsyncRedis, FakeServer
 from redis.asyncio import Redis
 
 from shared.connection import PROMPT, connect
+from shared.moves import accepted
 from shared.queue import Job, Work
-from shared.sandbox import Sandbox, Spec, accepted
+from shared.sandbox import Sandbox, Spec
 from shared.settings import read_settings
-from shared.store import Change, Move, Store
+from shared.steps import Change, Move
+from shared.store import Store
 from tests.conftest import Clock
 
 Connect = Callable[[], Redis]

@@ -7,10 +7,12 @@ from arq.connections import ArqRedis
 
 from shared.connection import PATIENT, PROMPT, connect
 from shared.errors import StoreUnavailable
+from shared.moves import accepted
 from shared.queue import JOB_KEY
-from shared.sandbox import Sandbox, Spec, accepted
+from shared.sandbox import Sandbox, Spec
 from shared.settings import read_settings
-from shared.store import Change, Store
+from shared.steps import Change
+from shared.store import Store
 from tests.conftest import StartValkey, Valkey
 from tests.shared.conftest import created
 from tests.shared.lossy_line import LossyLine

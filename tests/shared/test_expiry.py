@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from shared import sandbox
+from shared import moves
 from shared.errors import InvalidRequest
-from shared.sandbox import EndedBy, Expiry, Reason, Sandbox, Spec, Status, Terms
+from shared.sandbox import EndedBy, Expiry, Reason, Sandbox, Spec, Status
 from shared.settings import Settings, read_settings
-from shared.terms import check, terms
+from shared.terms import FOR_EVER, Terms, check, terms
 
 NOW = 1_750_000_000.0
 SECONDS = st.integers(0, 10**6).map(float)
@@ -20,8 +20,8 @@ KEEPS = st.just(0.0) | SECONDS
 TERMS = st.builds(Terms, SECONDS, st.just(0.0) | SECONDS)
 
 
-def born(terms: Terms = sandbox.FOR_EVER, now: float = NOW) -> Sandbox:
-    return sandbox.accepted("abc", Spec(), cluster="default", now=now, terms=terms)
+def born(terms: Terms = FOR_EVER, now: float = NOW) -> Sandbox:
+    return moves.accepted("abc", Spec(), cluster="default", now=now, terms=terms)
 
 
 class Case(NamedTuple):
@@ -37,18 +37,18 @@ CASES = [
     Case("unused", born(Terms(idle_timeout=100)), Expiry(NOW + 100, IDLE)),
     Case("a lifetime only", born(Terms(lifetime=300)), Expiry(NOW + 300, LIFETIME)),
     Case("the earlier of both", BOTH, Expiry(NOW + 100, IDLE)),
-    Case("used", sandbox.used(BOTH, NOW + 50), Expiry(NOW + 150, IDLE)),
-    Case("used late", sandbox.used(BOTH, NOW + 250), Expiry(NOW + 300, LIFETIME)),
-    Case("kept", sandbox.used(BOTH, NOW + 50, keep_seconds=200), Expiry(NOW + 250, IDLE)),
-    Case("kept for less than it has anyway", sandbox.used(BOTH, NOW + 50, keep_seconds=5), Expiry(NOW + 150, IDLE)),
-    Case("kept beyond its lifetime", sandbox.used(BOTH, NOW, keep_seconds=10**6), Expiry(NOW + 300, LIFETIME)),
-    Case("kept, and nothing to be kept from", sandbox.used(born(), NOW, keep_seconds=9), None),
+    Case("used", moves.used(BOTH, NOW + 50), Expiry(NOW + 150, IDLE)),
+    Case("used late", moves.used(BOTH, NOW + 250), Expiry(NOW + 300, LIFETIME)),
+    Case("kept", moves.used(BOTH, NOW + 50, keep_seconds=200), Expiry(NOW + 250, IDLE)),
+    Case("kept for less than it has anyway", moves.used(BOTH, NOW + 50, keep_seconds=5), Expiry(NOW + 150, IDLE)),
+    Case("kept beyond its lifetime", moves.used(BOTH, NOW, keep_seconds=10**6), Expiry(NOW + 300, LIFETIME)),
+    Case("kept, and nothing to be kept from", moves.used(born(), NOW, keep_seconds=9), None),
     Case("of equal times, the idle one", born(Terms(100, 100)), Expiry(NOW + 100, IDLE)),
     Case("runs", replace(BOTH, status=Status.RUNNING), Expiry(NOW + 100, IDLE)),
     Case("not seen", replace(BOTH, status=Status.UNKNOWN), Expiry(NOW + 100, IDLE)),
-    Case("over", sandbox.failed(BOTH, Reason.POD_LOST, "gone"), None),
-    Case("being deleted", sandbox.terminating(BOTH), None),
-    Case("expired", sandbox.expired(BOTH, IDLE, NOW + 100), None),
+    Case("over", moves.failed(BOTH, Reason.POD_LOST, "gone"), None),
+    Case("being deleted", moves.terminating(BOTH), None),
+    Case("expired", moves.expired(BOTH, IDLE, NOW + 100), None),
 ]
 
 
@@ -61,8 +61,8 @@ def test_expiry(case: Case):
 @given(TERMS, TIMES, KEEPS, TIMES, KEEPS)
 def test_a_use_never_brings_the_end_nearer(kept: Terms, first: float, keep: float, then: float, keep_then: float):
     """However the times of two uses are ordered, and whatever each asked for."""
-    before = sandbox.used(born(kept), first, keep_seconds=keep)
-    after = sandbox.used(before, then, keep_seconds=keep_then)
+    before = moves.used(born(kept), first, keep_seconds=keep)
+    after = moves.used(before, then, keep_seconds=keep_then)
     assert (before.expiry is None) is (after.expiry is None)
     if before.expiry and after.expiry:
         assert after.expiry.at >= before.expiry.at
@@ -73,7 +73,7 @@ def test_the_lifetime_wins(kept: Terms, uses: list[tuple[float, float]]):
     """No use, and no keeping, takes a sandbox beyond its lifetime."""
     record = born(kept)
     for at, keep in uses:
-        record = sandbox.used(record, at, keep_seconds=keep)
+        record = moves.used(record, at, keep_seconds=keep)
     if kept.lifetime:
         assert record.expiry is not None
         assert record.expiry.at <= record.created_at + kept.lifetime
@@ -85,8 +85,8 @@ def test_a_clock_that_jumps(kept: Terms, uses: list[tuple[int, float, int]], bor
     """Read from a clock that is off by at most `d` whenever it is asked, the end is off by at most `d`."""
     true, read = born(kept), born(kept, NOW + born_off)
     for seconds, keep, off in uses:
-        true = sandbox.used(true, NOW + seconds, keep_seconds=keep)
-        read = sandbox.used(read, NOW + seconds + off, keep_seconds=keep)
+        true = moves.used(true, NOW + seconds, keep_seconds=keep)
+        read = moves.used(read, NOW + seconds + off, keep_seconds=keep)
     d = max([born_off, *(abs(off) for _, _, off in uses)])
     assert (true.expiry is None) is (read.expiry is None)
     if true.expiry and read.expiry:
@@ -96,7 +96,7 @@ def test_a_clock_that_jumps(kept: Terms, uses: list[tuple[int, float, int]], bor
 @given(TERMS, TIMES, SECONDS)
 def test_asking_puts_only_the_idle_end_off(kept: Terms, until: float, keep: float):
     """While a sandbox is asked whether it is busy nobody else looks, but at the end of its lifetime."""
-    record = sandbox.asked(replace(sandbox.used(born(kept), NOW, keep_seconds=keep), service_uid="s"), until)
+    record = moves.asked(replace(moves.used(born(kept), NOW, keep_seconds=keep), service_uid="s"), until)
     if record.expiry is None:
         assert record.due_at is None
     elif record.expiry.by is LIFETIME:
@@ -108,7 +108,7 @@ def test_asking_puts_only_the_idle_end_off(kept: Terms, until: float, keep: floa
 
 def test_expired():
     """It is being ended, says since when and why, and its job may begin later."""
-    record = sandbox.expired(replace(BOTH, status=Status.RUNNING, ready=True), LIFETIME, NOW + 300, until=NOW + 500)
+    record = moves.expired(replace(BOTH, status=Status.RUNNING, ready=True), LIFETIME, NOW + 300, until=NOW + 500)
     assert (record.status, record.ready, record.wants_pod) == (Status.TERMINATING, False, False)
     assert (record.ended_at, record.ended_by) == (NOW + 300, "lifetime")
     assert record.due_at == NOW + 500
@@ -116,8 +116,8 @@ def test_expired():
 
 def test_the_next_life_has_all_its_time():
     """What ended the last one, and how it was kept, is forgotten."""
-    last = sandbox.expired(sandbox.used(BOTH, NOW, keep_seconds=500), IDLE, NOW + 500)
-    following = sandbox.next_life(last, Spec(), now=NOW + 600, terms=Terms(50, 0))
+    last = moves.expired(moves.used(BOTH, NOW, keep_seconds=500), IDLE, NOW + 500)
+    following = moves.next_life(last, Spec(), now=NOW + 600, terms=Terms(50, 0))
     assert following.expiry == Expiry(NOW + 650, IDLE)
     assert (following.ended_at, following.ended_by, following.kept_until) == (None, "", 0.0)
 

@@ -6,13 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from shared import history, sandbox
+from shared import history, moves
 from shared.history import OURS
-from shared.sandbox import Made, Reason, Sandbox, Spec, Status
+from shared.moves import Made
+from shared.sandbox import Reason, Sandbox, Spec, Status
 
 NOW = 1_750_000_000.0
-FIRST = sandbox.accepted("abc", Spec(), cluster="default", now=NOW)
-MADE = sandbox.provisioned(FIRST, Made("sandbox-abc", "u-1", "service", "http://h:1"), now=NOW)
+FIRST = moves.accepted("abc", Spec(), cluster="default", now=NOW)
+MADE = moves.provisioned(FIRST, Made("sandbox-abc", "u-1", "service", "http://h:1"), now=NOW)
 RUNNING = replace(MADE, status=Status.RUNNING)
 READY = replace(RUNNING, ready=True)
 ADOPTED = replace(READY, token="ffffffff")
@@ -26,15 +27,15 @@ def says(before: Sandbox | None, after: Sandbox | None) -> list[tuple[str, str]]
 CHANGES: dict[str, tuple[Sandbox | None, Sandbox | None, list[tuple[str, str]]]] = {
     "accepted": (None, FIRST, [("Normal", "Accepted")]),
     "the next life": (
-        sandbox.terminating(READY),
-        sandbox.next_life(READY, READY.spec, now=NOW),
+        moves.terminating(READY),
+        moves.next_life(READY, READY.spec, now=NOW),
         [("Normal", "Accepted")],
     ),
     "adopted": (None, ADOPTED, [("Normal", "Adopted")]),
     "adopted in the place of one that waits": (FIRST, ADOPTED, [("Normal", "Adopted")]),
     "made": (FIRST, MADE, [("Normal", "Provisioned")]),
     "made, with trouble behind it": (
-        sandbox.troubled(FIRST, Reason.QUOTA_EXCEEDED, "full"),
+        moves.troubled(FIRST, Reason.QUOTA_EXCEEDED, "full"),
         MADE,
         [("Normal", "Provisioned")],
     ),
@@ -47,34 +48,34 @@ CHANGES: dict[str, tuple[Sandbox | None, Sandbox | None, list[tuple[str, str]]]]
         replace(READY, status=Status.UNKNOWN, ready=False),
         [("Normal", "Unknown"), ("Warning", "NotReady")],
     ),
-    "in trouble": (FIRST, sandbox.troubled(FIRST, Reason.QUOTA_EXCEEDED, "full"), [("Warning", "QuotaExceeded")]),
+    "in trouble": (FIRST, moves.troubled(FIRST, Reason.QUOTA_EXCEEDED, "full"), [("Warning", "QuotaExceeded")]),
     "in the same trouble, in other words": (
-        sandbox.troubled(FIRST, Reason.QUOTA_EXCEEDED, "full"),
-        sandbox.troubled(FIRST, Reason.QUOTA_EXCEEDED, "fuller"),
+        moves.troubled(FIRST, Reason.QUOTA_EXCEEDED, "full"),
+        moves.troubled(FIRST, Reason.QUOTA_EXCEEDED, "fuller"),
         [("Warning", "QuotaExceeded")],
     ),
-    "out of trouble": (sandbox.troubled(FIRST, Reason.QUOTA_EXCEEDED, "full"), FIRST, []),
-    "the second job": (FIRST, sandbox.another_attempt(FIRST), []),
+    "out of trouble": (moves.troubled(FIRST, Reason.QUOTA_EXCEEDED, "full"), FIRST, []),
+    "the second job": (FIRST, moves.another_attempt(FIRST), []),
     "the third job": (
-        sandbox.another_attempt(FIRST),
-        sandbox.another_attempt(sandbox.another_attempt(FIRST)),
+        moves.another_attempt(FIRST),
+        moves.another_attempt(moves.another_attempt(FIRST)),
         [("Warning", "Retried")],
     ),
     "its Service is gone": (
         READY,
-        sandbox.another_attempt(sandbox.unserved(READY)),
+        moves.another_attempt(moves.unserved(READY)),
         [("Warning", "ServiceLost")],
     ),
-    "failed": (READY, sandbox.failed(READY, Reason.POD_LOST, "gone"), [("Warning", "PodLost")]),
+    "failed": (READY, moves.failed(READY, Reason.POD_LOST, "gone"), [("Warning", "PodLost")]),
     "succeeded": (RUNNING, replace(RUNNING, status=Status.SUCCEEDED), [("Normal", "Succeeded")]),
     "being deleted": (
         READY,
-        sandbox.another_attempt(sandbox.terminating(READY)),
+        moves.another_attempt(moves.terminating(READY)),
         [("Normal", "Terminating")],
     ),
-    "forgotten": (sandbox.terminating(READY), None, []),
+    "forgotten": (moves.terminating(READY), None, []),
     "never there": (None, None, []),
-    "taken up": (FIRST, sandbox.taken_up(FIRST, NOW), []),
+    "taken up": (FIRST, moves.taken_up(FIRST, NOW), []),
     "written again": (READY, replace(READY, revision=9, updated_at=NOW + 9, until=NOW), []),
 }
 
@@ -95,7 +96,7 @@ def test_ours():
 
 def test_a_failure_is_told_with_its_cause():
     """The reason is the sandbox' own, and the message too."""
-    (entry,) = history.told(FIRST, sandbox.failed(FIRST, Reason.FORBIDDEN, "may not"), NOW)
+    (entry,) = history.told(FIRST, moves.failed(FIRST, Reason.FORBIDDEN, "may not"), NOW)
     assert (entry.reason, entry.message) == ("Forbidden", "may not")
 
 
@@ -138,14 +139,14 @@ def test_nothing_else_is_taken_for_it(one: tuple[str, str, str, str], other: tup
 
 
 MOVES: list[Callable[[Sandbox], Sandbox]] = [
-    sandbox.another_attempt,
-    sandbox.terminating,
-    sandbox.unserved,
-    lambda r: sandbox.taken_up(r, NOW),
-    lambda r: sandbox.failed(r, Reason.POD_LOST, "gone"),
-    lambda r: sandbox.troubled(r, Reason.CLUSTER_UNAVAILABLE, "no answer"),
-    lambda r: sandbox.provisioned(r, Made("p", "u", "s", "http://h"), now=NOW),
-    lambda r: sandbox.next_life(r, r.spec, now=NOW),
+    moves.another_attempt,
+    moves.terminating,
+    moves.unserved,
+    lambda r: moves.taken_up(r, NOW),
+    lambda r: moves.failed(r, Reason.POD_LOST, "gone"),
+    lambda r: moves.troubled(r, Reason.CLUSTER_UNAVAILABLE, "no answer"),
+    lambda r: moves.provisioned(r, Made("p", "u", "s", "http://h"), now=NOW),
+    lambda r: moves.next_life(r, r.spec, now=NOW),
     lambda r: replace(r, status=Status.RUNNING, ready=True),
     lambda r: replace(r, ready=False),
 ]

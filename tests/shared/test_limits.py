@@ -10,9 +10,11 @@ from redis.asyncio import Redis
 from api.moves import unwanted, wanted
 from shared.errors import LimitReached
 from shared.limits import limits
-from shared.sandbox import EndedBy, Made, Reason, Sandbox, Spec, Status, expired, failed, next_life, provisioned
+from shared.moves import Made, expired, failed, next_life, provisioned
+from shared.sandbox import EndedBy, Reason, Sandbox, Spec, Status
 from shared.settings import Settings, read_settings
-from shared.store import Change, Store
+from shared.steps import Change
+from shared.store import Store
 from tests.conftest import Clock
 from tests.shared.conftest import Connect
 

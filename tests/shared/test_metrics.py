@@ -13,14 +13,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from shared import metrics
 from shared.connection import PROMPT, connect
 from shared.errors import StoreUnavailable
-from shared.sandbox import (
-    EndedBy,
+from shared.moves import (
     Made,
-    Reason,
-    Sandbox,
-    Spec,
-    Status,
-    Timings,
     accepted,
     another_attempt,
     asked,
@@ -33,8 +27,10 @@ from shared.sandbox import (
     unserved,
     used,
 )
+from shared.sandbox import EndedBy, Reason, Sandbox, Spec, Status, Timings
 from shared.settings import read_settings
-from shared.store import Change, Store
+from shared.steps import Change
+from shared.store import Store
 from shared.version import VERSION
 from tests.counts import Counts, Series, value
 from worker.cluster import HAPPENINGS, PODS, SERVICES

@@ -9,9 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared import queue
+from shared.moves import accepted, another_attempt
 from shared.queue import JOB_KEY, QUEUE, Job, Work
-from shared.sandbox import Spec, accepted, another_attempt
-from shared.store import Change, Store
+from shared.sandbox import Spec
+from shared.steps import Change
+from shared.store import Store
 
 pytestmark = pytest.mark.anyio
 

@@ -7,10 +7,12 @@ from redis.asyncio import Redis
 from shared import queue
 from shared.indexes import STATUS
 from shared.limits import Limit
+from shared.moves import accepted, terminating
 from shared.queue import Job, Work
-from shared.sandbox import NO_PROGRESS_SECONDS, Spec, Status, accepted, terminating
+from shared.sandbox import NO_PROGRESS_SECONDS, Spec, Status
 from shared.state import BEHIND_SECONDS, State, read_state
-from shared.store import Change, Store
+from shared.steps import Change
+from shared.store import Store
 from tests.conftest import Clock
 from tests.shared.conftest import created
 

@@ -17,24 +17,12 @@ from redis.asyncio.client import PubSub
 from shared.errors import RecordUnreadable
 from shared.history import KEPT, OURS, Entry, entry, read_entry
 from shared.indexes import Selection
+from shared.moves import Made, another_attempt, failed, next_life, provisioned, terminating, troubled, used
 from shared.pages import BEGINNING
 from shared.queue import FIRST_SECONDS, HEAD_START_SECONDS, IN_PROGRESS_KEY, JOB_KEY, QUEUE, Job, Work
-from shared.sandbox import (
-    NO_PROGRESS_SECONDS,
-    Made,
-    Reason,
-    Sandbox,
-    Spec,
-    Status,
-    another_attempt,
-    failed,
-    next_life,
-    provisioned,
-    terminating,
-    troubled,
-    used,
-)
-from shared.store import ANYTHING, CHANGES, Change, Fenced, Guard, Move, Store
+from shared.sandbox import NO_PROGRESS_SECONDS, Reason, Sandbox, Spec, Status
+from shared.steps import ANYTHING, Change, Guard, Move
+from shared.store import CHANGES, Fenced, Store
 from tests.conftest import Clock
 from tests.shared.conftest import Connect, created
 

@@ -3,9 +3,11 @@
 import pytest
 from redis.asyncio import Redis
 
-from shared.sandbox import EndedBy, Reason, Sandbox, Spec, expired, failed, next_life, terminating
+from shared.moves import expired, failed, next_life, terminating
+from shared.sandbox import EndedBy, Reason, Sandbox, Spec
 from shared.scripts import TOMBSTONE_SECONDS
-from shared.store import Change, Store, Tombstone
+from shared.steps import Change
+from shared.store import Store, Tombstone
 from tests.conftest import Clock
 from tests.shared.conftest import created
 

@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
+from shared.completeness import Completeness
 from shared.connection import PROMPT, connect
 from shared.errors import Fenced, RecordsMissing, StoreUnavailable
 from shared.settings import read_settings
 from shared.store import Store
-from shared.vitals import ALIVE_SECONDS, BEAT_SECONDS, FRESH_SECONDS, Completeness, Vitals
+from shared.vitals import ALIVE_SECONDS, BEAT_SECONDS, FRESH_SECONDS, Vitals
 from tests.conftest import HELD, Clock, observe
 from tests.shared.conftest import created
 

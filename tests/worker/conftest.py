@@ -18,7 +18,8 @@ from deploy.local.emulator.client import Client
 from shared.queue import QUEUE
 from shared.sandbox import Sandbox
 from shared.settings import Settings, read_settings
-from shared.store import Change, Guard, Store
+from shared.steps import Change, Guard
+from shared.store import Store
 from shared.vitals import Vitals
 from tests.conftest import Clock
 from worker.cluster import Cluster

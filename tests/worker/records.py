@@ -5,7 +5,8 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from shared.sandbox import Sandbox, Spec, Status, accepted
+from shared.moves import accepted
+from shared.sandbox import Sandbox, Spec, Status
 from shared.settings import Settings, read_settings
 
 NOW = 1_750_000_000.0

@@ -13,8 +13,11 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from deploy.local.stack import free_port
-from shared.sandbox import EndedBy, Made, Sandbox, Status, Terms, another_attempt, asked, provisioned, terminating, used
-from shared.store import Change, Store
+from shared.moves import Made, another_attempt, asked, provisioned, terminating, used
+from shared.sandbox import EndedBy, Sandbox, Status
+from shared.steps import Change
+from shared.store import Store
+from shared.terms import Terms
 from tests.conftest import Clock
 from tests.worker.conftest import put, queued, read
 from tests.worker.records import NOW, record_of, settings_of

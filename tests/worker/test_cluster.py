@@ -12,7 +12,8 @@ from shared.settings import Settings
 from tests.worker.conftest import SECONDS, Kubernetes
 from tests.worker.records import record_of, settings_of
 from worker import manifests, retries
-from worker.cluster import PAGE, PODS, QUICK_TRIES, Change, Cluster
+from worker.api_server import QUICK_TRIES
+from worker.cluster import PAGE, PODS, Change, Cluster
 from worker.kubeconfig import configuration
 from worker.kubernetes_errors import NO_ANSWER, TIMED_OUT, AlreadyExists, Expired, KubernetesError, NamespaceMissing
 from worker.manifests import kinds

@@ -14,15 +14,8 @@ from msgspec.structs import replace
 from structlog.testing import capture_logs
 
 from shared import indexes
-from shared.pacing import CLEANUPS_PER_SECOND, Pacing
-from shared.queue import QUEUE, Job, Work
-from shared.sandbox import (
-    NO_PROGRESS_SECONDS,
-    EndedBy,
+from shared.moves import (
     Made,
-    Reason,
-    Sandbox,
-    Status,
     accepted,
     another_attempt,
     asked,
@@ -33,8 +26,12 @@ from shared.sandbox import (
     unserved,
     used,
 )
+from shared.pacing import CLEANUPS_PER_SECOND, Pacing
+from shared.queue import QUEUE, Job, Work
+from shared.sandbox import NO_PROGRESS_SECONDS, EndedBy, Reason, Sandbox, Status
 from shared.settings import Settings
-from shared.store import RECORD_CHUNK, Change, Store
+from shared.steps import Change
+from shared.store import RECORD_CHUNK, Store
 from tests.conftest import Clock
 from tests.worker.conftest import put, queued, read
 from tests.worker.records import record_of, settings_of

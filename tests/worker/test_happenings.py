@@ -10,9 +10,11 @@ import pytest
 from arq.connections import ArqRedis
 from msgspec.structs import replace
 
-from shared.sandbox import Reason, Sandbox, Status, terminating
+from shared.moves import terminating
+from shared.sandbox import Reason, Sandbox, Status
 from shared.settings import Settings
-from shared.store import Fenced, Guard, Store
+from shared.steps import Guard
+from shared.store import Fenced, Store
 from tests.worker.conftest import Kubernetes, eventually, put, read
 from tests.worker.records import record_of
 from worker.causes import PROBES, told

@@ -6,9 +6,10 @@ from arq import Retry
 from arq.connections import ArqRedis
 
 from shared.connection import PROMPT, connect
+from shared.moves import terminating
 from shared.pacing import Pacing
 from shared.queue import IN_PROGRESS_KEY, Job, Work
-from shared.sandbox import NO_PROGRESS_SECONDS, terminating
+from shared.sandbox import NO_PROGRESS_SECONDS
 from shared.settings import Settings, read_settings
 from shared.store import Store
 from shared.vitals import Vitals

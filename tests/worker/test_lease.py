@@ -6,7 +6,8 @@ from arq.connections import ArqRedis
 
 from shared.connection import PROMPT, connect
 from shared.errors import StoreUnavailable
-from shared.store import Change, Fenced, Store
+from shared.steps import Change
+from shared.store import Fenced, Store
 from tests.conftest import StartValkey
 from tests.worker.conftest import SECONDS, eventually, put, read
 from tests.worker.records import record_of, settings_of

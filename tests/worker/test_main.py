@@ -14,7 +14,8 @@ from arq.worker import Worker
 from deploy.local.stack import free_port
 from shared.queue import Job, Work
 from shared.settings import Settings
-from shared.store import Change, Store
+from shared.steps import Change
+from shared.store import Store
 from shared.vitals import Vitals
 from tests.worker.conftest import SECONDS, Kubernetes, eventually, read
 from tests.worker.records import record_of

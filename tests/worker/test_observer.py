@@ -9,9 +9,11 @@ from msgspec.structs import replace
 
 from shared.connection import PROMPT, connect
 from shared.errors import StoreUnavailable
-from shared.sandbox import Reason, Sandbox, Status, terminating
+from shared.moves import terminating
+from shared.sandbox import Reason, Sandbox, Status
 from shared.settings import Settings
-from shared.store import Fenced, Guard, Store
+from shared.steps import Guard
+from shared.store import Fenced, Store
 from shared.vitals import Vitals
 from tests.conftest import StartValkey
 from tests.worker.conftest import Kubernetes, eventually, put, queued, read

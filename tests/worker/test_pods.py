@@ -7,10 +7,12 @@ import pytest
 from arq.connections import ArqRedis
 from msgspec.structs import replace
 
+from shared.moves import next_life, terminating
 from shared.queue import Job, Work
-from shared.sandbox import Reason, Sandbox, Status, next_life, terminating
+from shared.sandbox import Reason, Sandbox, Status
 from shared.settings import Settings
-from shared.store import Change, Fenced, Guard, Store
+from shared.steps import Change, Guard
+from shared.store import Fenced, Store
 from shared.vitals import Vitals
 from tests.conftest import Clock
 from tests.worker.conftest import Kubernetes, answers, empty, eventually, put, queued, read

@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 from deploy.local.stack import free_port
 from shared.connection import PROMPT, connect
 from shared.settings import Settings
-from shared.store import Guard
+from shared.steps import Guard
 from shared.vitals import Vitals
 from tests.worker.conftest import eventually
 from tests.worker.records import settings_of

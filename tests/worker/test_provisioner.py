@@ -7,21 +7,12 @@ import pytest
 from arq.connections import ArqRedis
 from msgspec.structs import replace
 
+from shared.moves import Made, another_attempt, failed, next_life, provisioned, terminating, unserved
 from shared.queue import IN_PROGRESS_KEY, Job, Work
-from shared.sandbox import (
-    Made,
-    Reason,
-    Sandbox,
-    Status,
-    another_attempt,
-    failed,
-    next_life,
-    provisioned,
-    terminating,
-    unserved,
-)
+from shared.sandbox import Reason, Sandbox, Status
 from shared.settings import Settings, read_settings
-from shared.store import Change, Guard, Store
+from shared.steps import Change, Guard
+from shared.store import Store
 from shared.vitals import ALIVE_SECONDS, Vitals
 from tests.conftest import Clock
 from tests.worker.conftest import Kubernetes, answers, eventually, put, queued, read

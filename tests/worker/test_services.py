@@ -6,10 +6,12 @@ import pytest
 from arq.connections import ArqRedis
 from msgspec.structs import replace
 
+from shared.moves import Made, provisioned, terminating
 from shared.queue import Job, Work
-from shared.sandbox import Made, Sandbox, Status, provisioned, terminating
+from shared.sandbox import Sandbox, Status
 from shared.settings import Settings
-from shared.store import Fenced, Guard, Store
+from shared.steps import Guard
+from shared.store import Fenced, Store
 from shared.vitals import Vitals
 from tests.worker.conftest import Kubernetes, answers, eventually, put, queued, read
 from tests.worker.records import record_of

@@ -7,19 +7,10 @@ from msgspec.structs import replace
 
 from shared.connection import PROMPT, connect
 from shared.errors import StoreUnavailable
+from shared.moves import Made, failed, provisioned, terminating, troubled
 from shared.pacing import Pacing
 from shared.queue import JOB_KEY, QUEUE
-from shared.sandbox import (
-    NO_PROGRESS_SECONDS,
-    Made,
-    Reason,
-    Sandbox,
-    Status,
-    failed,
-    provisioned,
-    terminating,
-    troubled,
-)
+from shared.sandbox import NO_PROGRESS_SECONDS, Reason, Sandbox, Status
 from shared.store import Store
 from tests.conftest import Clock
 from tests.worker.conftest import put, queued, read

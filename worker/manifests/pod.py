@@ -2,7 +2,8 @@
 
 import math
 
-from shared.sandbox import Sandbox, object_name
+from shared.names import object_name
+from shared.sandbox import Sandbox
 from shared.settings import Settings
 from worker.manifests import volumes
 from worker.manifests.kinds import (

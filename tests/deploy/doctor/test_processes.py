@@ -4,7 +4,8 @@ import pytest
 from arq.connections import ArqRedis
 
 from deploy.doctor.findings import Verdict
-from shared.store import Guard, Store
+from shared.steps import Guard
+from shared.store import Store
 from shared.vitals import ALIVE_SECONDS, FRESH_SECONDS, Vitals
 from tests.deploy.doctor.conftest import Look
 

@@ -5,24 +5,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from shared import addresses, sandbox
-from shared.sandbox import (
-    ALLOWED,
-    ENDED,
-    NO_PROGRESS_SECONDS,
-    Made,
-    Reason,
-    Sandbox,
-    Spec,
-    Status,
-)
+from shared import addresses, moves, names, sandbox
+from shared.moves import Made
+from shared.sandbox import ALLOWED, ENDED, NO_PROGRESS_SECONDS, Reason, Sandbox, Spec, Status
 from shared.settings import read_settings
 
 NOW = 1_750_000_000.0
 LATER = NOW + 7
 SPEC = Spec(user_id="ada", thread_id="t-1")
-FIRST = sandbox.accepted("abc", SPEC, cluster="default", now=NOW)
-MADE = sandbox.provisioned(FIRST, Made("sandbox-abc", "u-1", "service", "http://h:1"), now=LATER)
+FIRST = moves.accepted("abc", SPEC, cluster="default", now=NOW)
+MADE = moves.provisioned(FIRST, Made("sandbox-abc", "u-1", "service", "http://h:1"), now=LATER)
 
 DNS_LABELS = st.from_regex(r"[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?", fullmatch=True)
 
@@ -48,26 +40,26 @@ def test_accepted():
 
 def test_no_two_lives_are_alike():
     """Even when counting begins at 1 again, because Redis forgot, a life has a name that no other has."""
-    again = sandbox.accepted("abc", SPEC, cluster="default", now=NOW)
+    again = moves.accepted("abc", SPEC, cluster="default", now=NOW)
     assert again.generation == FIRST.generation
     assert again.life != FIRST.life
 
 
 def test_next_life():
     """The next life of an id counts one up, and takes nothing over but the id and its cluster."""
-    ended = sandbox.failed(replace(MADE, cluster="east", attempt=4, revision=9), Reason.POD_LOST, "gone")
+    ended = moves.failed(replace(MADE, cluster="east", attempt=4, revision=9), Reason.POD_LOST, "gone")
     spec = Spec(user_id="bob")
-    following = sandbox.next_life(ended, spec, now=LATER)
+    following = moves.next_life(ended, spec, now=LATER)
     assert following.generation == 2
     assert following == replace(
-        sandbox.accepted("abc", spec, cluster="east", now=LATER, generation=2), token=following.token
+        moves.accepted("abc", spec, cluster="east", now=LATER, generation=2), token=following.token
     )
 
 
 def test_provisioned():
     """A life that is made says where, when, and that nothing is in its way any more."""
-    record = sandbox.troubled(FIRST, Reason.QUOTA_EXCEEDED, "wait")
-    made = sandbox.provisioned(record, Made("sandbox-abc", "u-1", "service", "http://h:1"), now=LATER)
+    record = moves.troubled(FIRST, Reason.QUOTA_EXCEEDED, "wait")
+    made = moves.provisioned(record, Made("sandbox-abc", "u-1", "service", "http://h:1"), now=LATER)
     assert made.is_provisioned
     assert (made.pod_name, made.pod_uid, made.service_uid, made.url) == ("sandbox-abc", "u-1", "service", "http://h:1")
     assert (made.reason, made.message, made.timings.created) == (Reason.NONE, "", LATER)
@@ -76,22 +68,20 @@ def test_provisioned():
 
 def test_provisioned_again():
     """A life that lost its Service, and got another, was made when it was made first."""
-    served = sandbox.provisioned(
-        sandbox.unserved(MADE), Made("sandbox-abc", "u-1", "other", "http://h:2"), now=LATER + 1
-    )
+    served = moves.provisioned(moves.unserved(MADE), Made("sandbox-abc", "u-1", "other", "http://h:2"), now=LATER + 1)
     assert (served.url, served.service_uid, served.timings.created) == ("http://h:2", "other", LATER)
 
 
 def test_unserved():
     """Without its Service a life is not made, and nobody is sent to where it was; all else stays."""
-    record = sandbox.unserved(MADE)
+    record = moves.unserved(MADE)
     assert (record.is_provisioned, record.url) == (False, "")
     assert replace(record, url=MADE.url, service_uid=MADE.service_uid) == MADE
 
 
 def test_taken_up():
     """The first worker that took it up counts, however often it is tried again."""
-    record = sandbox.taken_up(sandbox.taken_up(FIRST, LATER), LATER + 1)
+    record = moves.taken_up(moves.taken_up(FIRST, LATER), LATER + 1)
     assert record == replace(FIRST, timings=sandbox.Timings(queued=LATER))
 
 
@@ -101,12 +91,12 @@ def test_taken_up():
 )
 def test_is_earlier(life: str, generation: int, earlier: bool):
     """Lives are counted, and not compared as words; what is no life is not earlier."""
-    assert sandbox.is_earlier(life, replace(FIRST, generation=generation)) is earlier
+    assert names.is_earlier(life, replace(FIRST, generation=generation)) is earlier
 
 
 def test_failed():
     """A failed life is over, not ready, and says why."""
-    record = sandbox.failed(replace(MADE, status=Status.RUNNING, ready=True), Reason.POD_LOST, "gone")
+    record = moves.failed(replace(MADE, status=Status.RUNNING, ready=True), Reason.POD_LOST, "gone")
     assert (record.status, record.ready, record.reason, record.message) == (
         *(Status.FAILED, False, Reason.POD_LOST, "gone"),
     )
@@ -115,14 +105,14 @@ def test_failed():
 
 def test_terminating():
     """A life that is being ended is not ready and wants no Pod, and is the same life still."""
-    record = sandbox.terminating(replace(MADE, status=Status.RUNNING, ready=True))
+    record = moves.terminating(replace(MADE, status=Status.RUNNING, ready=True))
     assert (record.status, record.ready, record.wants_pod) == (Status.TERMINATING, False, False)
     assert record.life == MADE.life
 
 
 def test_troubled():
     """Trouble that is being tried again changes what is said, and not the status that was last seen."""
-    record = sandbox.troubled(FIRST, Reason.CLUSTER_UNAVAILABLE, "no answer")
+    record = moves.troubled(FIRST, Reason.CLUSTER_UNAVAILABLE, "no answer")
     assert (record.status, record.reason, record.message) == (
         *(Status.PENDING, Reason.CLUSTER_UNAVAILABLE, "no answer"),
     )
@@ -130,7 +120,7 @@ def test_troubled():
 
 def test_another_attempt():
     """Each attempt has a number of its own, in one and the same life."""
-    record = sandbox.another_attempt(sandbox.another_attempt(FIRST))
+    record = moves.another_attempt(moves.another_attempt(FIRST))
     assert (record.attempt, record.life) == (3, FIRST.life)
 
 
@@ -146,18 +136,18 @@ DUE = [
     Due("waits for its Pod, and has a URL already", replace(FIRST, url="http://h:1"), NOW + NO_PROGRESS_SECONDS),
     Due("is made", MADE, None),
     Due("is made and has to be ready in time", replace(MADE, until=LATER), LATER),
-    Due("has lost its Service", sandbox.unserved(replace(MADE, status=Status.RUNNING)), NOW + NO_PROGRESS_SECONDS),
-    Due("has lost its Service, and Kubernetes is slow", sandbox.unserved(replace(MADE, until=1.0)), NOW + 15),
+    Due("has lost its Service", moves.unserved(replace(MADE, status=Status.RUNNING)), NOW + NO_PROGRESS_SECONDS),
+    Due("has lost its Service, and Kubernetes is slow", moves.unserved(replace(MADE, until=1.0)), NOW + 15),
     Due("is made and expires", replace(MADE, lifetime=7.0), LATER),
     Due("runs", replace(MADE, status=Status.RUNNING), None),
     Due("runs, unseen by us when it was made", replace(FIRST, status=Status.RUNNING), NOW + NO_PROGRESS_SECONDS),
-    Due("is being deleted", sandbox.terminating(MADE), NOW + NO_PROGRESS_SECONDS),
+    Due("is being deleted", moves.terminating(MADE), NOW + NO_PROGRESS_SECONDS),
     Due(
         "is being deleted, whenever it expires",
-        sandbox.terminating(replace(MADE, lifetime=7.0)),
+        moves.terminating(replace(MADE, lifetime=7.0)),
         NOW + NO_PROGRESS_SECONDS,
     ),
-    Due("has failed", sandbox.failed(FIRST, Reason.INVALID, "no"), None),
+    Due("has failed", moves.failed(FIRST, Reason.INVALID, "no"), None),
     Due("has ended and is kept for a while", replace(MADE, status=Status.SUCCEEDED, until=LATER, lifetime=1.0), LATER),
 ]
 
@@ -171,7 +161,7 @@ def test_due_at(due: Due):
 @pytest.mark.parametrize(
     ("attempt", "seconds"), [(1, 15), (4, 15), (5, 15), (6, 30), (7, 60), (8, 120), (9, 240), (10, 240), (5000, 240)]
 )
-@pytest.mark.parametrize("record", [FIRST, sandbox.terminating(MADE)], ids=["waits for its Pod", "being deleted"])
+@pytest.mark.parametrize("record", [FIRST, moves.terminating(MADE)], ids=["waits for its Pod", "being deleted"])
 def test_due_at_after_many_attempts(record: Sandbox, attempt: int, seconds: float):
     """What many jobs could not move is looked at less and less often, and never given up."""
     assert replace(record, attempt=attempt).due_at == NOW + seconds
@@ -187,17 +177,17 @@ def test_due_at_after_many_attempts(record: Sandbox, attempt: int, seconds: floa
 )
 def test_names(life: str, pod: str, service: str):
     """The first life has DeerFlow's own names; a later one its number in them."""
-    assert (sandbox.object_name("abc", life), sandbox.service_name("abc", life)) == (pod, service)
+    assert (names.object_name("abc", life), names.service_name("abc", life)) == (pod, service)
 
 
 @given(sandbox_id=DNS_LABELS, generation=st.integers(1, 10**9))
 def test_names_are_dns_labels(sandbox_id: str, generation: int):
     """No id of 40 characters, in no life, makes a name too long for Kubernetes; and each life has its own."""
-    record = sandbox.accepted(sandbox_id, SPEC, cluster="default", now=NOW, generation=generation)
-    following = sandbox.next_life(record, SPEC, now=NOW)
-    service = sandbox.service_name(sandbox_id, record.life)
+    record = moves.accepted(sandbox_id, SPEC, cluster="default", now=NOW, generation=generation)
+    following = moves.next_life(record, SPEC, now=NOW)
+    service = names.service_name(sandbox_id, record.life)
     assert len(service) <= 63
-    assert sandbox.object_name(sandbox_id, record.life) != sandbox.object_name(sandbox_id, following.life)
+    assert names.object_name(sandbox_id, record.life) != names.object_name(sandbox_id, following.life)
 
 
 @pytest.mark.parametrize("status", Status)
