@@ -26,6 +26,8 @@ log = structlog.get_logger()
 
 Ours = dict[str, str]
 """uid of each Pod of ours that is there → its sandbox' id: for whoever hears of a Pod by its uid."""
+BREATH = 100
+"""Pods that are compared before this worker's jobs have their turn."""
 AT_ONCE = 16
 """Pods that are adopted at a time: an emptied Redis has lost them all, and Kubernetes is asked for each."""
 
@@ -56,10 +58,12 @@ class Pods(Following[seen.Pod]):
         self._ours.update((pod.metadata.uid, of[0]) for pod in pods.items if (of := identity(pod)))
         self._scheduled = {uid: at for uid, at in self._scheduled.items() if uid in self._ours}
         orphans = []
-        for pod in pods.items:
+        for number, pod in enumerate(pods.items, 1):
             known = records.get(pod.metadata.labels.get(SANDBOX_ID, ""))
             if not await self._compare(pod, known, is_complete=is_complete):
                 orphans.append(pod)
+            if number % BREATH == 0:
+                await asyncio.sleep(0)
         await self._adopt_all(orphans, is_complete=is_complete)
         await self._miss(records.values(), {pod.metadata.uid for pod in pods.items})
         await self._vitals.observed(self._guard)
