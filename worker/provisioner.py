@@ -122,7 +122,7 @@ class Provisioner:
             return
         # Asked before looking for the Pod: a job that ends in between has made its Pod by the time we look.
         busy = mine is not None and await self._is_being_made(mine)
-        gone = await self._remove(sandbox_id, life)
+        gone = not await self._remove_known(mine) and await self._remove(sandbox_id, life)
         if busy:
             raise NotGone(sandbox_id)
         if gone and mine is not None and mine.status is Status.TERMINATING:
@@ -241,6 +241,13 @@ class Provisioner:
 
         await self._store.change(record.id, while_wanted(record, moved), believed=record)
         log.warning("pod name taken, going on as the next life", pod=object_name(record.id, record.life))
+
+    async def _remove_known(self, record: Sandbox | None) -> bool:
+        """Delete what the record says there is, without looking first. False: its Pod is not there, or not known."""
+        if record is None or not record.is_provisioned:
+            return False
+        await self._cluster.delete_service(service_name(record.id, record.life), record.service_uid)
+        return await self._cluster.delete_pod(record.pod_name, record.pod_uid)
 
     async def _remove(self, sandbox_id: str, life: str) -> bool:
         """Delete this life's Service and Pod, and nobody else's of their names. True: the Pod is gone already."""

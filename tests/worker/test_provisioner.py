@@ -669,6 +669,26 @@ async def test_terminate(provisioner: Provisioner, store: Store, kubernetes: Kub
     assert await store.get(ID) is None
 
 
+async def test_terminate_what_the_record_knows(
+    provisioner: Provisioner, store: Store, kubernetes: Kubernetes, running: Sandbox
+):
+    """Nothing is looked for: a delete of the Service, a delete of the Pod."""
+    ending = await put(store, terminating(running))
+    await kubernetes.call("DELETE", "/emulator/calls")
+    await provisioner.terminate(ID, ending.life, ending.attempt)
+    asked = (await kubernetes.call("GET", "/emulator/calls")).body
+    assert asked == {"delete services": 1, "delete pods": 1}
+
+
+async def test_terminate_what_the_record_does_not_know(
+    provisioner: Provisioner, store: Store, kubernetes: Kubernetes, running: Sandbox
+):
+    """Another Pod and Service of this very life than those it names go, too."""
+    ending = await put(store, terminating(replace(running, pod_uid="another", service_uid="another")))
+    await provisioner.terminate(ID, ending.life, ending.attempt)
+    await kubernetes.until_empty()
+
+
 async def test_terminate_twice_at_once(
     provisioner: Provisioner, store: Store, kubernetes: Kubernetes, running: Sandbox
 ):
