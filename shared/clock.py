@@ -7,33 +7,35 @@ Clock = Callable[[], float]
 """Seconds since the epoch; tests own theirs."""
 
 
-DRIFT = 0.0005
-"""By how much hosts' clocks may go apart, seconds a second: five times what good ones do."""
+WINDOW_SECONDS = 10.0
+"""For how long at least, and twice as long at most, what was heard counts."""
 STEP_SECONDS = 1.0
-"""What is more was not drift, but somebody who set a clock."""
+"""By so much no answer is late: somebody has set a clock."""
 
 
 class RedisClock:
     """This host's clock, set right by what Redis says in passing; before it has said anything, as it is.
 
-    What Redis says is late when it comes, by milliseconds or by a second: what was heard with the least delay counts,
-    until it is too old.
+    What Redis says is late when it comes, by milliseconds or more: what was lately heard with the least delay counts.
     """
 
     def __init__(self, host: Clock = time.time) -> None:
         self._host = host
-        self._ahead: float | None = None
-        self._heard_at = 0.0
+        self._least: tuple[float, ...] = ()
+        """How far ahead Redis is at least: by this window, and by the one before."""
+        self._since = 0.0
 
     def __call__(self) -> float:
-        return self._host() + (self._ahead or 0.0)
+        return self._host() + max(self._least, default=0.0)
 
     def hear(self, redis_seconds: float) -> None:
         now = self._host()
-        ahead, least = redis_seconds - now, self._least(now)
-        if least is None or not least - STEP_SECONDS <= ahead <= least:
-            self._ahead, self._heard_at = ahead, now
-
-    def _least(self, now: float) -> float | None:
-        """How far ahead Redis is at least, by what was heard before."""
-        return None if self._ahead is None else self._ahead - DRIFT * abs(now - self._heard_at)
+        ahead = redis_seconds - now
+        elapsed = now - self._since
+        is_known = self._least and 0 <= elapsed < 2 * WINDOW_SECONDS
+        if not is_known or ahead < max(self._least) - STEP_SECONDS:
+            self._least, self._since = (ahead,), now
+        elif elapsed < WINDOW_SECONDS:
+            self._least = (max(self._least[0], ahead), *self._least[1:])
+        else:
+            self._least, self._since = (ahead, self._least[0]), now

@@ -12,6 +12,7 @@ from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 import msgspec
+import structlog
 
 from shared import metrics
 from worker import retries, seen
@@ -22,6 +23,8 @@ QUICK_TRIES = 3
 """Of one call, before its job is put off: one in a few that fails is a server that restarts, or a broken connection."""
 LINE_BYTES = 2 * 1024 * 1024
 """One line of a watch has a whole object, of which etcd holds none over 1.5 MiB."""
+
+log = structlog.get_logger()
 
 Query = Mapping[str, str]
 _failure = msgspec.json.Decoder(seen.Failure).decode
@@ -137,9 +140,16 @@ def _session(client: ApiClient) -> aiohttp.ClientSession:
 
 
 def _proxy_for(server: str | None) -> str | None:
-    """What the environment (`HTTPS_PROXY`, `NO_PROXY` and their like) says of this server."""
+    """What the environment (`HTTPS_PROXY`, `NO_PROXY` and their like) says of this server. As aiohttp has it, only of
+    proxies that are spoken to in plain HTTP, whatever goes through them."""
     url = urlsplit(server or "")
-    return None if proxy_bypass(url.hostname or "") else getproxies().get(url.scheme)
+    proxy = None if proxy_bypass(url.hostname or "") else getproxies().get(url.scheme)
+    if proxy and not proxy.startswith("http:"):
+        log.warning(
+            "a proxy of the environment is left out: its URL must begin with http:", proxy=urlsplit(proxy).hostname
+        )
+        return None
+    return proxy
 
 
 class _Call:

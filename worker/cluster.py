@@ -4,9 +4,8 @@ Requests and answers are our own structs (`worker.manifests.kinds`, `worker.seen
 milliseconds each. Every failure is a `KubernetesError`.
 """
 
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
-from itertools import takewhile
 from types import TracebackType
 from typing import Generic, NamedTuple, Self, TypeVar
 
@@ -81,6 +80,20 @@ HAPPENINGS = Resource(
     _reader(seen.Page[seen.Happening]),
     _reader(seen.Happening),
 )
+
+
+def _changes(resource: Resource[Kind], lines: Sequence[bytes]) -> tuple[list[Change[Kind]], KubernetesError | None]:
+    """What these lines say, up to the first that cannot be read or says that something is wrong."""
+    changes: list[Change[Kind]] = []
+    try:
+        for line in lines:
+            frame = _frame(line)
+            if frame.type == "ERROR":
+                raise as_error(_failure(frame.object))
+            changes.append(Change(frame.type, resource.read(frame.object)))
+    except KubernetesError as error:
+        return changes, error
+    return changes, None
 
 
 class Cluster:
@@ -171,12 +184,11 @@ class Cluster:
         path = f"{self._base}/{resource.name}"
         async with aclosing(self._server.lines(path, query=query, silence=WATCH_SILENCE_SECONDS)) as stream:
             async for lines in stream:
-                frames = [_frame(line) for line in lines]
-                good = list(takewhile(lambda frame: frame.type != "ERROR", frames))
-                if good:
-                    yield [Change(frame.type, resource.read(frame.object)) for frame in good]
-                if len(good) < len(frames):
-                    raise as_error(_failure(frames[len(good)].object))
+                changes, failure = _changes(resource, lines)
+                if changes:
+                    yield changes
+                if failure is not None:
+                    raise failure
 
     async def _create(self, resource: str, body: bytes) -> bytes:
         try:

@@ -37,6 +37,10 @@ KNOWN = 1000
 """Records that are remembered as they were last written: of a sandbox that begins, several events come in a row."""
 
 
+AT_ONCE = 100
+"""Things about which changes are taken in side by side, before others of this process have their turn."""
+
+
 class Pause:
     """Between two beginnings of one thing: a server that ends each watch at once is not asked in a hot loop."""
 
@@ -63,6 +67,8 @@ class Following(ABC, Generic[Kind]):
         self._settings = settings
         self._guard = guard
         self._known: dict[str, Sandbox] = {}
+        self._taken_in: set[tuple[str, str]] = set()
+        """Of a stream that is begun again, by uid and version: what is not to be shown its past."""
 
     @abstractmethod
     async def begin(self) -> str:
@@ -84,6 +90,7 @@ class Following(ABC, Generic[Kind]):
         trouble = 0
         while True:
             pause = Pause()
+            self._taken_in.clear()
             try:
                 await self._follow(await self.begin(), pause)
             except Expired:
@@ -119,12 +126,25 @@ class Following(ABC, Generic[Kind]):
         """Should one fail, the others are taken in; the stream is then begun again where all of these are to come."""
         groups: defaultdict[str, list[Change[Kind]]] = defaultdict(list)
         for change in changes:
-            if change.type != "BOOKMARK":
+            if change.type != "BOOKMARK" and not self._was_taken_in(change):
                 groups[self.about(change)].append(change)
-        outcomes = await asyncio.gather(*map(self.apply, groups.values()), return_exceptions=True)
-        for outcome in outcomes:
-            if outcome is not None:
-                raise outcome
+        several = list(groups.values())
+        for start in range(0, len(several), AT_ONCE):
+            await self._take_in(several[start : start + AT_ONCE])
+
+    async def _take_in(self, several: Sequence[Sequence[Change[Kind]]]) -> None:
+        outcomes = await asyncio.gather(*map(self.apply, several), return_exceptions=True)
+        failed = [outcome for outcome in outcomes if outcome is not None]
+        if failed:
+            good = [changes for changes, outcome in zip(several, outcomes, strict=True) if outcome is None]
+            self._taken_in.update(_version(change) for changes in good for change in changes)
+            raise failed[0]
+
+    def _was_taken_in(self, change: Change[Kind]) -> bool:
+        if _version(change) not in self._taken_in:
+            return False
+        self._taken_in.remove(_version(change))
+        return True
 
     async def _rest(self, error: KubernetesError, trouble: int) -> None:
         self._restarted("error")
@@ -166,6 +186,10 @@ class Following(ABC, Generic[Kind]):
         self._known[sandbox_id] = record
         if len(self._known) > KNOWN:
             del self._known[next(iter(self._known))]
+
+
+def _version(change: Change[Kind]) -> tuple[str, str]:
+    return change.object.metadata.uid, change.object.metadata.resource_version
 
 
 def _say(sandbox_id: str, before: Sandbox | None, record: Sandbox | None) -> None:

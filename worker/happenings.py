@@ -33,7 +33,8 @@ class Happenings(Following[seen.Happening]):
         return await self._cluster.version(HAPPENINGS)
 
     def about(self, change: cluster.Change[seen.Happening]) -> str:
-        return change.object.involved_object.uid
+        pod = change.object.involved_object
+        return f"{pod.uid} {pod.name}"
 
     async def apply(self, changes: Sequence[cluster.Change[seen.Happening]]) -> None:
         heard = [change.object for change in changes if change.type != "DELETED"]

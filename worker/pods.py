@@ -43,6 +43,8 @@ class Pods(Following[seen.Pod]):
         self._ours = ours
         self._scheduled: dict[str, float] = {}
         """When Pods were first seen to have a node, by uid: of those whose record did not say so at once."""
+        self._held_back: dict[str, seen.Pod] = {}
+        """As they look, by uid: of those whose record does not say all of it yet."""
         self._retention = settings.failed_retention_seconds
 
     async def begin(self) -> str:
@@ -56,6 +58,7 @@ class Pods(Following[seen.Pod]):
         pods = await self._cluster.list_all(PODS)
         self._ours.clear()
         self._ours.update((pod.metadata.uid, of[0]) for pod in pods.items if (of := identity(pod)))
+        self._held_back.clear()
         self._scheduled = {uid: at for uid, at in self._scheduled.items() if uid in self._ours}
         orphans = []
         for number, pod in enumerate(pods.items, 1):
@@ -70,6 +73,8 @@ class Pods(Following[seen.Pod]):
         return pods.resource_version
 
     async def watched(self) -> None:
+        for pod in list(self._held_back.values()):
+            await self._see(*(identity(pod) or ("", "")), pod)
         await self._vitals.observed(self._guard)
 
     def about(self, change: cluster.Change[seen.Pod]) -> str:
@@ -88,6 +93,7 @@ class Pods(Following[seen.Pod]):
         if change.type == "DELETED":
             self._ours.pop(pod.metadata.uid, None)
             self._scheduled.pop(pod.metadata.uid, None)
+            self._held_back.pop(pod.metadata.uid, None)
             await self._lost(*of, pod.metadata.uid)
             return
         self._ours[pod.metadata.uid] = of[0]
@@ -124,8 +130,10 @@ class Pods(Following[seen.Pod]):
         now, uid = self._store.now(), pod.metadata.uid
         until, scheduled = now + self._retention, self._scheduled.get(uid)
         new = observed(record, pod, now=now, until=until, scheduled=scheduled)
-        if is_worth_a_write(record, new):
+        if new == record or is_worth_a_write(record, new):
+            self._held_back.pop(uid, None)
             return written(record, new)
+        self._held_back[uid] = pod
         if new.timings.scheduled:
             self._scheduled.setdefault(uid, new.timings.scheduled)
         return None
@@ -195,7 +203,9 @@ class Pods(Following[seen.Pod]):
 
 
 def _is_outdated(change: cluster.Change[seen.Pod], then: cluster.Change[seen.Pod] | None) -> bool:
-    """What a Pod looked like before it looked as it does now is worth nothing; how it looked at its end, is."""
+    """What a Pod looked like before it looked as it does now is worth nothing; that it was ready once is, and how it
+    looked at its end."""
     if then is None or "DELETED" in {change.type, then.type}:
         return False
-    return then.object.metadata.uid == change.object.metadata.uid
+    was_ready = change.object.has("Ready") and not then.object.has("Ready")
+    return then.object.metadata.uid == change.object.metadata.uid and not was_ready

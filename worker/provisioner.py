@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Callable
 
 import structlog
+from msgspec.structs import replace
 
 from shared.addresses import addressed, service_url
 from shared.moves import Made, another_attempt, failed, next_life, provisioned, taken_up, troubled
@@ -40,7 +41,11 @@ class NotObserved(Exception):
 
 
 class PodGone(Exception):
-    """The Pod that this life had is gone, or going. It has had its one."""
+    """The Pod that this life had, of this uid, is gone, or going. It has had its one."""
+
+    def __init__(self, uid: str) -> None:
+        super().__init__(uid)
+        self.uid = uid
 
 
 class NameTaken(Exception):
@@ -75,8 +80,9 @@ class Provisioner:
         begun = self._store.now()
         record, epoch = await asyncio.gather(self._store.get(sandbox_id), self._vitals.epoch())
         if record is None or record.life != life:
-            # An earlier try of this job may have made a Pod, and died, or failed, before it could remove it.
-            await self._must_be_observed(None, epoch)
+            # An earlier try of this job may have made a Pod, and died, or failed, before it could remove it. The epoch
+            # counts as it is after that read: had Redis been emptied by then, the Pod is to be adopted, not removed.
+            await self._must_be_observed(None, await self._vitals.epoch())
             await self._remove(sandbox_id, life)
         elif record.attempt != attempt or not record.wants_pod or record.is_provisioned:
             return
@@ -100,8 +106,8 @@ class Provisioner:
             await self._make(record, begun, epoch)
         except AlreadyExists:
             raise  # made by a call that seemed to have failed, or by another attempt: the next try finds it
-        except PodGone:
-            await self._lose(record)
+        except PodGone as gone:
+            await self._lose(record, gone.uid)
         except NameTaken:
             await self._move_on(record)
         except KubernetesError as error:
@@ -158,15 +164,17 @@ class Provisioner:
             found = await self._cluster.get_pod(object_name(record.id, record.life))
         if found is None:
             return await self._create_pod(manifests.pod(record, self._settings))
-        if found.is_dying or not is_of(found.metadata, record.id, record.life):
+        if not is_of(found.metadata, record.id, record.life):
             raise NameTaken(found.metadata.name)
+        if found.is_dying:
+            raise PodGone(found.metadata.uid)
         return found
 
     async def _known_pod(self, record: Sandbox) -> seen.Pod:
         """A life has one Pod: another would be without all that the first one's user did in it."""
         found = await self._cluster.get_pod(object_name(record.id, record.life))
         if found is None or found.is_dying or found.metadata.uid != record.pod_uid:
-            raise PodGone(record.pod_name)
+            raise PodGone(record.pod_uid)
         return found
 
     async def _create_pod(self, pod: kinds.Pod) -> seen.Pod:
@@ -206,17 +214,18 @@ class Provisioner:
         await self._store.change(record.id, while_wanted(record, noted), believed=record)
         raise error
 
-    async def _lose(self, record: Sandbox) -> None:
+    async def _lose(self, record: Sandbox, uid: str) -> None:
         """The observer sees a Pod go; but it may have been gone before it came to look."""
         pod = await self._cluster.get_pod(object_name(record.id, record.life))
-        if pod is not None and pod.metadata.uid == record.pod_uid:
-            return  # dying: the observer will see its end
+        is_there = pod is not None and pod.metadata.uid == uid
 
         def lost(current: Sandbox | None) -> Change | None:
             if current is None or not current.wants_pod:
                 return None
+            if is_there:  # dying: the observer will see its end, if it knows whose it is
+                return Change(replace(current, pod_uid=uid)) if not current.pod_uid else None
             until = self._store.now() + self._settings.failed_retention_seconds
-            return written(current, vanished(current, record.life, record.pod_uid, until=until))
+            return written(current, vanished(current, record.life, uid, until=until))
 
         await self._store.change(record.id, lost, believed=record)
 
@@ -232,11 +241,12 @@ class Provisioner:
         await self._store.change(record.id, while_wanted(record, given_up), believed=record)
 
     async def _move_on(self, record: Sandbox) -> None:
+        """The time in which it must be made stays what it was."""
+
         def moved(current: Sandbox) -> Change:
-            now = self._store.now()
-            until = now + self._settings.provision_timeout_seconds
             terms = Terms(current.idle_timeout, current.lifetime)
-            following = addressed(next_life(current, current.spec, now=now, until=until, terms=terms), self._settings)
+            again = next_life(current, current.spec, now=self._store.now(), until=current.until, terms=terms)
+            following = addressed(again, self._settings)
             return Change(following, (Job.of(Work.PROVISION, following),))
 
         await self._store.change(record.id, while_wanted(record, moved), believed=record)

@@ -55,6 +55,40 @@ async def test_what_is_refused_for_now_is_tried_as_a_command_alone_is(valkey: Ba
     assert [type(outcome) for outcome in outcomes] == [bytes, ReadOnlyError]
 
 
+async def test_many_that_are_refused_keep_nobody_waiting(valkey: BatchingRedis):
+    """What Redis has answered is told before any is tried again, and those are tried side by side."""
+    await valkey.execute_command("REPLICAOF", "127.0.0.1", "1")
+    try:
+        writes = [asyncio.ensure_future(valkey.set(f"k{number}", "a")) for number in range(60)]
+        assert await valkey.get("none") is None
+        assert not any(write.done() for write in writes)
+        outcomes = await asyncio.gather(*writes, return_exceptions=True)
+    finally:
+        await valkey.execute_command("REPLICAOF", "NO", "ONE")
+    assert {type(outcome) for outcome in outcomes} == {ReadOnlyError}
+
+
+async def test_one_that_cannot_be_sent(valkey: BatchingRedis):
+    """Those beside it are."""
+    outcomes = await asyncio.gather(
+        valkey.set("a", "1"), valkey.set("b", "\ud800"), valkey.get("c"), return_exceptions=True
+    )
+    assert [type(outcome) for outcome in outcomes] == [bool, UnicodeEncodeError, type(None)]
+    assert await valkey.get("a") == b"1"
+
+
+async def test_closed_with_commands_under_way(valkey_url: str):
+    """Nothing of them is left."""
+    redis = connect(read_settings({"REDIS_URL": valkey_url}), PROMPT)
+    asked = [asyncio.ensure_future(redis.get("a")) for _ in range(2)]
+    while not redis._tasks:
+        await asyncio.sleep(0)
+    await redis.aclose()
+    assert not redis._tasks
+    outcomes = await asyncio.gather(*asked, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [asyncio.CancelledError, asyncio.CancelledError]
+
+
 async def test_who_gives_up_takes_nothing_from_the_others(valkey: BatchingRedis):
     await valkey.set("text", "a")
     gives_up, stays = (asyncio.ensure_future(valkey.get("text")) for _ in range(2))

@@ -248,12 +248,15 @@ async def test_an_answer_that_is_no_json(settings: Settings, gibberish: str):
                 await until(events, "ADDED")
 
 
-@pytest.mark.parametrize(("bypassed", "who_answers"), [("", "proxy"), ("kubernetes.test", "nobody")])
+@pytest.mark.parametrize(
+    ("scheme", "bypassed", "who_answers"),
+    [("http:", "", "proxy"), ("http:", "kubernetes.test", "nobody"), ("https:", "", "nobody")],
+)
 async def test_the_environments_proxy(
-    settings: Settings, gibberish: str, monkeypatch: pytest.MonkeyPatch, bypassed: str, who_answers: str
+    settings: Settings, gibberish: str, monkeypatch: pytest.MonkeyPatch, scheme: str, bypassed: str, who_answers: str
 ):
-    """It is what calls go to, unless NO_PROXY names the server."""
-    monkeypatch.setenv("http_proxy", gibberish)
+    """It is what calls go to, unless NO_PROXY names the server, or it is one that is spoken to in TLS."""
+    monkeypatch.setenv("http_proxy", gibberish.replace("http:", scheme))
     monkeypatch.setenv("no_proxy", bypassed)
     elsewhere = msgspec.structs.replace(settings, k8s_api_server="http://kubernetes.test")
     async with Cluster(await configuration(elsewhere), "any", 10) as cluster:
@@ -380,6 +383,20 @@ async def test_what_has_come_is_one_list(cluster: Cluster, create_pod: CreatePod
                 break
     assert [name for names in lists for name in names] == [f"sandbox-s{number}" for number in range(40)]
     assert len(lists) < 40
+
+
+async def test_a_line_that_cannot_be_read(cluster: Cluster, monkeypatch: pytest.MonkeyPatch):
+    """What came before it counts."""
+    good = b'{"type": "MODIFIED", "object": {"metadata": {"name": "a", "resourceVersion": "5"}}}'
+
+    async def lines(*_: Any, **__: Any) -> AsyncIterator[list[bytes]]:
+        yield [good, good, b'{"type": "MODIFIED", "object": {"metadata": {"name": 7}}}', good]
+
+    monkeypatch.setattr(cluster._server, "lines", lines)
+    stream = cluster.watch(PODS, "1")
+    assert [event.object.metadata.name for event in await anext(stream)] == ["a", "a"]
+    with pytest.raises(KubernetesError):
+        await anext(stream)
 
 
 async def test_a_watch_from_too_long_ago(cluster: Cluster, create_pod: CreatePod, kubernetes: Kubernetes):

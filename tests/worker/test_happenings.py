@@ -104,6 +104,16 @@ async def test_a_pod_that_is_known_by_its_uid(
     assert await store.history("gone") == []
 
 
+async def test_pods_that_are_not_seen_yet(store: Store, happenings: Happenings):
+    """What is told at once of two of them, by name and without a uid, is told to each."""
+    await put(store, record_of(ID))
+    await put(store, record_of("abd"))
+    told = [happening("Pulled", uid=""), happening("Created", uid="", pod="sandbox-abd")]
+    await happenings.take_in([Change("ADDED", each) for each in told])
+    assert await story(store) == [("kubelet", "Pulled")]
+    assert await story(store, "abd") == [("kubelet", "Created")]
+
+
 async def test_what_is_told_again(store: Store, happenings: Happenings, waiting: Sandbox):
     """An event that is counted up is one entry, the newest; what it says nothing new of writes no record."""
     await hear(happenings, happening("BackOff"), happening("Pulling"))

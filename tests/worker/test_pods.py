@@ -8,6 +8,7 @@ from arq.connections import ArqRedis
 from msgspec.structs import replace
 
 from shared.moves import next_life, terminating
+from shared.names import object_name
 from shared.queue import Job, Work
 from shared.sandbox import Reason, Sandbox, Status
 from shared.settings import Settings
@@ -18,8 +19,10 @@ from tests.conftest import Clock
 from tests.worker.conftest import Kubernetes, answers, empty, eventually, put, queued, read
 from tests.worker.records import record_of
 from worker import cluster as clusters
+from worker import seen
 from worker.cluster import PODS, Cluster
 from worker.kubernetes_errors import KubernetesError
+from worker.manifests.labels import LIFE, SANDBOX_ID
 from worker.pods import Pods
 from worker.provisioner import Provisioner
 
@@ -188,6 +191,65 @@ async def test_what_others_wrote_between_two_events(store: Store, pods: Pods, pr
     await pods.take_in([clusters.Change("DELETED", early.object)])
     record = await read(store, ID)
     assert (record.status, record.reason, record.last_used_at) == (Status.FAILED, Reason.POD_LOST, 12345.0)
+
+
+def look(record: Sandbox, version: int = 1, *, phase: str = "Pending", ready: bool = False) -> seen.Pod:
+    """A record's Pod, on a node."""
+    conditions = (seen.Condition(type="Ready", status="True"),) if ready else ()
+    labels = {SANDBOX_ID: record.id, LIFE: record.life}
+    name = object_name(record.id, record.life)
+    return seen.Pod(
+        metadata=seen.Metadata(name=name, uid=f"pod-{record.id}", resource_version=str(version), labels=labels),
+        spec=seen.PodSpec(node_name="node-1"),
+        status=seen.PodStatus(phase=phase, conditions=conditions),
+    )
+
+
+def modified(*pods: seen.Pod) -> list[clusters.Change[seen.Pod]]:
+    return [clusters.Change("MODIFIED", pod) for pod in pods]
+
+
+async def test_what_was_held_back(store: Store, pods: Pods, clock: Clock):
+    """That it got a node is said when its job is done, though nothing else happens to it, and with the time it was."""
+    record = await put(store, record_of(ID, now=clock()))
+    at = clock.now
+    await pods.take_in(modified(look(record)))
+    assert await read(store, ID) == record
+    clock.advance(5)
+    await put(store, replace(record, pod_name=POD, pod_uid=f"pod-{ID}", service_uid="service"))
+    await pods.watched()
+    assert (await read(store, ID)).timings.scheduled == at
+
+
+async def test_ready_for_a_moment(store: Store, pods: Pods, clock: Clock):
+    """It was, also when what came after is known by then."""
+    record = await put(store, record_of(ID, now=clock(), pod_uid=f"pod-{ID}", service_uid="service", url="http://h"))
+    looks = look(record, 1, phase="Running", ready=True), look(record, 2, phase="Running")
+    await pods.take_in(modified(*looks))
+    record = await read(store, ID)
+    assert (record.ready, record.timings.ready) == (False, clock.now)
+
+
+async def test_the_past_is_not_shown_again(
+    store: Store, pods: Pods, clock: Clock, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+):
+    """A stream that is begun again because one Pod's change could not be taken in brings the others' looks once more,
+    perhaps cut in another way."""
+    record = await put(store, record_of(ID, now=clock(), pod_uid=f"pod-{ID}", service_uid="service", url="http://h"))
+    early, ready = look(record, 11, phase="Running"), look(record, 12, phase="Running", ready=True)
+    unknown = look(record_of("lost"), 13)
+
+    async def fails(_: str) -> None:
+        raise KubernetesError(503, "ServiceUnavailable", "for now")
+
+    monkeypatch.setattr(cluster, "get_service", fails)
+    with pytest.raises(KubernetesError):
+        await pods.take_in(modified(early, ready, unknown))
+    assert (await read(store, ID)).ready
+    await pods.take_in(modified(early))
+    assert (await read(store, ID)).ready
+    await pods.take_in(modified(ready, look(record, 14, phase="Running")))
+    assert not (await read(store, ID)).ready
 
 
 async def test_one_that_fails_among_others(

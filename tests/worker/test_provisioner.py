@@ -203,6 +203,23 @@ async def test_name_taken_by_a_foreign_pod(
     assert "deletionTimestamp" not in still["metadata"]
 
 
+async def test_emptied_between_two_reads(
+    provisioner: Provisioner, vitals: Vitals, kubernetes: Kubernetes, monkeypatch: pytest.MonkeyPatch
+):
+    """What two reads of one moment say may be of two: a Pod whose record was just lost is adopted, not removed."""
+    await kubernetes.made_pod(POD, labels={"sandbox-id": ID})
+    epochs = [await vitals.epoch(), None]
+
+    async def epoch() -> str | None:
+        return epochs.pop(0)
+
+    monkeypatch.setattr(vitals, "epoch", epoch)
+    await kubernetes.call("DELETE", "/emulator/calls")
+    with pytest.raises(NotObserved):
+        await provisioner.provision(ID, LIFE, 1)
+    assert (await kubernetes.call("GET", "/emulator/calls")).body == {}
+
+
 async def test_the_life_after_a_name_that_was_taken(provisioner: Provisioner, store: Store, kubernetes: Kubernetes):
     """It expires as was chosen for the one before."""
     await put(store, replace(ACCEPTED, idle_timeout=60.0, lifetime=600.0))
@@ -210,24 +227,28 @@ async def test_the_life_after_a_name_that_was_taken(provisioner: Provisioner, st
     await provisioner.provision(ID, LIFE, 1)
     following = await read(store, ID)
     assert (following.generation, following.idle_timeout, following.lifetime) == (2, 60.0, 600.0)
+    assert following.until == ACCEPTED.until, "nor has it longer to be made"
 
 
 @pytest.mark.usefixtures("accepted")
-async def test_name_taken_by_a_dying_pod(
+async def test_its_own_pod_is_dying(
     provisioner: Provisioner, store: Store, cluster: Cluster, kubernetes: Kubernetes, settings: Settings
 ):
-    """A Pod that is terminating is never taken for the sandbox, not even this life's own."""
+    """A Pod that is terminating is never taken for the sandbox. This life's own was its one, though nobody had said so
+    yet: the life ends with it."""
     pod = await cluster.create_pod(manifests.pod(ACCEPTED, settings))
     kept = {"metadata": {"finalizers": ["test/keep"]}}
     await kubernetes.call("PATCH", kubernetes.path("pods", POD), kept, "application/merge-patch+json")
     await cluster.delete_pod(POD, pod.metadata.uid)
     await provisioner.provision(ID, LIFE, 1)
-    following = await read(store, ID)
-    assert following.generation == 2
-    await provisioner.provision(ID, following.life, 1)
-    assert (await read(store, ID)).pod_name == SECOND
+    record = await read(store, ID)
+    assert (record.generation, record.pod_uid, record.status, record.url) == (1, pod.metadata.uid, Status.PENDING, "")
     released = {"metadata": {"finalizers": None}}
     await kubernetes.call("PATCH", kubernetes.path("pods", POD), released, "application/merge-patch+json")
+    await kubernetes.until_empty()
+    await provisioner.provision(ID, LIFE, 1)
+    record = await read(store, ID)
+    assert (record.status, record.reason) == (Status.FAILED, Reason.POD_LOST)
 
 
 async def test_ids_whose_names_meet(provisioner: Provisioner, store: Store, kubernetes: Kubernetes):
