@@ -63,6 +63,7 @@ class Deployment:
 
     def __init__(self, stack: Stack) -> None:
         self.stack = stack
+        self.namespace = stack.settings["K8S_NAMESPACE"]
         self.api = httpx.AsyncClient(base_url=stack.urls[0], headers={"X-API-Key": stack.key}, timeout=30)
 
     async def status(self, sandbox_id: str) -> dict[str, Any]:
@@ -88,10 +89,19 @@ class Deployment:
     async def forget_calls(self) -> None:
         await self._emulator("DELETE")
 
-    async def _emulator(self, method: str) -> httpx.Response:
+    async def lose(self, sandbox_id: str) -> None:
+        """Somebody deletes its Pod: what may be left of it is looked for."""
+        await self._emulator("DELETE", f"/api/v1/namespaces/{self.namespace}/pods/sandbox-{sandbox_id}")
+
+        async def lost() -> bool:
+            return (await self.status(sandbox_id))["status"] == "Failed"
+
+        await eventually(lost, f"{sandbox_id} is lost")
+
+    async def _emulator(self, method: str, path: str = "/emulator/calls") -> httpx.Response:
         headers = {"Authorization": f"Bearer {self.stack.emulator_token}"}
         async with httpx.AsyncClient(base_url=self.stack.emulator_url, headers=headers) as emulator:
-            return await emulator.request(method, "/emulator/calls")
+            return await emulator.request(method, path)
 
 
 @pytest.fixture
@@ -118,9 +128,10 @@ async def deployment(worker_id: str, tmp_path: Path) -> AsyncIterator[Deployment
 
 async def test_a_deployment_that_is_well(deployment: Deployment):
     """All of it is found so. And what the permissions are asked about is what a worker asks the cluster for, no more
-    and no less, while a sandbox comes and goes; but for the namespace, which is another check's."""
-    await deployment.api.post("/api/sandboxes", json={"sandbox_id": "hello"})
-    await deployment.until_ready("hello")
+    and no less, while sandboxes come, go, and are lost; but for the namespace, which is another check's."""
+    for sandbox_id in ("hello", "lost"):
+        await deployment.api.post("/api/sandboxes", json={"sandbox_id": sandbox_id})
+        await deployment.until_ready(sandbox_id)
     before = await deployment.calls()
 
     code, written = await run(deployment.stack.settings, "--json")
@@ -133,6 +144,9 @@ async def test_a_deployment_that_is_well(deployment: Deployment):
     await deployment.forget_calls()
     await deployment.api.delete("/api/sandboxes/hello")
     await deployment.until_gone("hello")
+    await deployment.lose("lost")
+    await deployment.api.delete("/api/sandboxes/lost")
+    await deployment.until_gone("lost")
     asked_about = {f"{verb} {resource}" for resource, verbs in (NEEDED | HELPFUL).items() for verb in verbs}
     assert before | await deployment.calls() == asked_about | {"create namespaces"}
 
