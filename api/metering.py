@@ -1,9 +1,11 @@
 """Counts what the API answers: around the whole application, so that nothing is missed, and each as it was sent."""
 
 import time
+from functools import cache
 
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
+from prometheus_client import Counter, Histogram
 
 from shared import metrics
 
@@ -36,5 +38,12 @@ def _count(scope: Scope, code: int, seconds: float) -> None:
     route = str(scope.get("path_template") or UNKNOWN)
     method = str(scope.get("method", ""))
     method = method if method in {"GET", "POST", "DELETE", "HEAD", "OPTIONS", "PUT", "PATCH"} else "other"
-    metrics.HTTP.labels(route, method, str(code or 499)).inc()  # 499: nobody waited for the answer
-    metrics.HTTP_SECONDS.labels(route, method).observe(seconds)
+    answers, duration = _counters(route, method, str(code or 499))  # 499: nobody waited for the answer
+    answers.inc()
+    duration.observe(seconds)
+
+
+@cache
+def _counters(route: str, method: str, code: str) -> tuple[Counter, Histogram]:
+    """Looked up once: the set of them is closed."""
+    return metrics.HTTP.labels(route, method, code), metrics.HTTP_SECONDS.labels(route, method)
