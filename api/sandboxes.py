@@ -56,7 +56,7 @@ Prefer = Annotated[
 )
 async def create(
     request: Request[Any, Any, Any],
-    prefer: Prefer = None,  # noqa: ARG001 - for the document; of several lines this is the last
+    prefer: Prefer = None,
 ) -> Response[SandboxAnswer]:
     """Make a sandbox, or name the one that this id already has.
 
@@ -74,7 +74,7 @@ async def create(
     record, written = await served.completeness.needed(partial(store.change, sandbox_id, move, believed=None))
     with logs.about(sandbox_id=sandbox_id):
         log.info("create accepted" if written else "create found the sandbox there")
-    wait = _wait(request)
+    wait = _wait(request, prefer)
     seconds = _patience(wait, COMPAT_CREATE_SECONDS, settings)
     if seconds and not _is_settled(record):
         record = await served.waiting.until(sandbox_id, _is_settled, seconds)
@@ -118,7 +118,7 @@ async def list_live(
 async def read(
     request: Request[Any, Any, Any],
     sandbox_id: InPath,
-    prefer: Prefer = None,  # noqa: ARG001 - for the document; of several lines this is the last
+    prefer: Prefer = None,
     if_none_match: Annotated[str | None, HeaderParameter(name="If-None-Match", description="an earlier `ETag`")] = None,
 ) -> Response[SandboxAnswer]:
     """One sandbox as last seen.
@@ -128,7 +128,7 @@ async def read(
     served = parts(request)
     settings = served.settings
     record = await served.store.get(sandbox_id)
-    wait = _wait(request)
+    wait = _wait(request, prefer)
     seconds = _patience(wait, COMPAT_READ_SECONDS, settings)
 
     def enough(current: Sandbox | None) -> bool:
@@ -156,7 +156,7 @@ async def destroy(
     request: Request[Any, Any, Any],
     sandbox_id: InPath,
     generation: Annotated[int | None, QueryParameter(ge=1, description="the life meant")] = None,
-    prefer: Prefer = None,  # noqa: ARG001 - for the document; of several lines this is the last
+    prefer: Prefer = None,
     if_match: Annotated[
         str | None, HeaderParameter(name="If-Match", description="`ETag` of the life that is meant")
     ] = None,
@@ -176,15 +176,15 @@ async def destroy(
             log.info("delete accepted")
     if ending is None:
         await served.completeness.check()
-    wait = _wait(request)
+    wait = _wait(request, prefer)
     if wait and ending is not None:
         await served.waiting.until(sandbox_id, lambda r: r is None or r.life != ending.life, wait)
     return Response(Deleted(sandbox_id), headers=applied(wait))
 
 
-def _wait(request: Request[Any, Any, Any]) -> int | None:
-    """The wait asked for, in whichever of the header's lines."""
-    return wait_seconds(", ".join(request.headers.getall("Prefer", [])))
+def _wait(request: Request[Any, Any, Any], prefer: str | None) -> int | None:
+    """The wait asked for, in whichever of the header's lines: of several, `prefer` is the last."""
+    return None if prefer is None else wait_seconds(", ".join(request.headers.getall("Prefer", [])))
 
 
 def _patience(wait: int | None, compat: float, settings: Settings) -> float:
