@@ -33,7 +33,8 @@ class BatchingRedis(ArqRedis):
         if len(self._asked) > 1:
             return await command.answer
         try:
-            await asyncio.sleep(0)  # all that are ready to run ask, too; what comes later may depend on these
+            await asyncio.sleep(0)  # all that are ready to run ask, too
+            await asyncio.sleep(0)  # and all whose requests have come by then; what comes later may depend on these
         finally:
             asked, self._asked = self._asked, []
             if len(asked) > 1:
