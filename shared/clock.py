@@ -6,11 +6,11 @@ from collections.abc import Callable
 Clock = Callable[[], float]
 """Seconds since the epoch; tests own theirs."""
 
-
 WINDOW_SECONDS = 10.0
 """For how long at least, and twice as long at most, what was heard counts."""
 STEP_SECONDS = 1.0
-"""By so much no answer is late: somebody has set a clock."""
+"""What is later by more is believed at once: somebody may have set a clock back, and deadlines would come too early. If
+the answer was only late, the next one shows it."""
 
 
 class RedisClock:

@@ -10,6 +10,7 @@ from shared.steps import Guard, Outcome
 from shared.vitals import BEAT_SECONDS, Vitals
 
 SETTLE_SECONDS = 0.05
+"""Between two looks for a first worker."""
 
 
 class Step(Protocol):

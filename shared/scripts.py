@@ -1,6 +1,7 @@
 """What Redis runs as one step, in Lua. `shared.store` says what it means."""
 
 from shared import history, queue
+from shared.steps import ANYTHING
 
 CHANGES = "sandboxes:changes"
 TOMBSTONE_SECONDS = 600
@@ -10,7 +11,7 @@ FREED_KEPT = 16
 
 STEP = """
 -- KEYS: record, guard, history, tombstone, freed, index…
--- ARGV: id, record expected, record wanted, guard's value ('': no guard, '*': any),
+-- ARGV: id, record expected, record wanted, guard's value ('': no guard),
 --       tombstone ('': as it is, '-': none), 1 if this makes room, number of limits,
 --       (most, number of indexes, index…) per limit…, number of entries, entry…,
 --       score per index…, (id, payload, due time) per job…
@@ -20,7 +21,7 @@ local raw = redis.call('GET', KEYS[1]) or ''
 if raw ~= ARGV[2] then return {'raced', raw, now} end
 if ARGV[4] ~= '' then
   local held = redis.call('GET', KEYS[2])
-  if not held or (ARGV[4] ~= '*' and held ~= ARGV[4]) then return {'fenced', raw, now} end
+  if not held or (ARGV[4] ~= 'ANYTHING' and held ~= ARGV[4]) then return {'fenced', raw, now} end
 end
 local at = 7
 for limit = 1, tonumber(ARGV[7]) do
@@ -108,6 +109,7 @@ def filled(script: str) -> str:
         "QUEUE": queue.QUEUE,
         "NEWS": queue.NEWS,
         "CHANGES": CHANGES,
+        "ANYTHING": ANYTHING,
         "FREED_KEPT": FREED_KEPT,
         "KEPT": history.KEPT,
         "TOMBSTONE_SECONDS": TOMBSTONE_SECONDS,

@@ -128,12 +128,10 @@ class Following(ABC, Generic[Kind]):
         for change in changes:
             if change.type != "BOOKMARK" and not self._was_taken_in(change):
                 groups[self.about(change)].append(change)
-        several = list(groups.values())
+        several, outcomes = list(groups.values()), list[BaseException | None]()
         for start in range(0, len(several), AT_ONCE):
-            await self._take_in(several[start : start + AT_ONCE])
-
-    async def _take_in(self, several: Sequence[Sequence[Change[Kind]]]) -> None:
-        outcomes = await asyncio.gather(*map(self.apply, several), return_exceptions=True)
+            some = several[start : start + AT_ONCE]
+            outcomes += await asyncio.gather(*map(self.apply, some), return_exceptions=True)
         failed = [outcome for outcome in outcomes if outcome is not None]
         if failed:
             good = [changes for changes, outcome in zip(several, outcomes, strict=True) if outcome is None]

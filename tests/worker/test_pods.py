@@ -19,7 +19,7 @@ from tests.conftest import Clock
 from tests.worker.conftest import Kubernetes, answers, empty, eventually, put, queued, read
 from tests.worker.records import record_of
 from worker import cluster as clusters
-from worker import seen
+from worker import following, seen
 from worker.cluster import PODS, Cluster
 from worker.kubernetes_errors import KubernetesError
 from worker.manifests.labels import LIFE, SANDBOX_ID
@@ -230,11 +230,13 @@ async def test_ready_for_a_moment(store: Store, pods: Pods, clock: Clock):
     assert (record.ready, record.timings.ready) == (False, clock.now)
 
 
+@pytest.mark.parametrize("at_once", [following.AT_ONCE, 1])
 async def test_the_past_is_not_shown_again(
-    store: Store, pods: Pods, clock: Clock, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+    store: Store, pods: Pods, clock: Clock, cluster: Cluster, monkeypatch: pytest.MonkeyPatch, at_once: int
 ):
     """A stream that is begun again because one Pod's change could not be taken in brings the others' looks once more,
-    perhaps cut in another way."""
+    perhaps cut in another way; however many were taken in side by side."""
+    monkeypatch.setattr(following, "AT_ONCE", at_once)
     record = await put(store, record_of(ID, now=clock(), pod_uid=f"pod-{ID}", service_uid="service", url="http://h"))
     early, ready = look(record, 11, phase="Running"), look(record, 12, phase="Running", ready=True)
     unknown = look(record_of("lost"), 13)
