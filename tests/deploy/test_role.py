@@ -51,6 +51,16 @@ class System:
         await self._until(sandbox_id, "status", "Failed")
         await self._delete(sandbox_id)
 
+    async def be_lost(self, sandbox_id: str) -> None:
+        """Somebody deletes its Pod: what may be left of it is looked for, and removed."""
+        await self._create(sandbox_id)
+        await self._until(sandbox_id, "ready", True)
+        answer = await self._cluster.delete("pods", f"sandbox-{sandbox_id}")
+        assert answer.status == HTTPStatus.OK, answer.body
+        self._own["delete pods"] += 1
+        await self._until(sandbox_id, "status", "Failed")
+        await self._delete(sandbox_id)
+
     async def _create(self, sandbox_id: str) -> None:
         (await self._api.post("/api/sandboxes", json={"sandbox_id": sandbox_id})).raise_for_status()
 
@@ -105,6 +115,7 @@ async def test_a_worker_calls_exactly_what_its_role_allows(start, dev):
     await system.make("namespaces", dev.one("Namespace", namespace))
     await system.make("resourcequotas", dev.one("ResourceQuota", "sandboxes"))
     await system.live("well")
+    await system.be_lost("lost")
     await system.get_stuck("stuck")
 
     calls = await system.calls()
