@@ -7,7 +7,7 @@ import uvicorn
 
 from api.app import create_app
 from api.metering import metered
-from shared import command
+from shared import cli
 
 DRAIN_SECONDS = 20
 """How long open requests may go on after SIGTERM, below the 30 s that Kubernetes gives."""
@@ -17,13 +17,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m api", description="Serve the sandbox provisioner's REST API.")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default %(default)s)")
     parser.add_argument("--port", type=int, default=8002, help="port to listen on (default %(default)s)")
-    command.add_print_settings(parser)
+    cli.add_print_settings(parser)
     arguments = parser.parse_args()
-    settings = command.settings_or_exit(show=arguments.print_settings)
+    settings = cli.settings_or_exit(show=arguments.print_settings)
     # After its orderly end uvicorn raises the signal anew, for whoever was there before: that is us, and it is done.
     signal.signal(signal.SIGTERM, lambda *_: None)
     app = metered(create_app(settings))
-    command.freeze()
+    cli.freeze()
     uvicorn.run(
         app,
         host=arguments.host,

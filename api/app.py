@@ -21,12 +21,12 @@ from api.waiting import Waiting
 from shared import logs
 from shared import metrics as counted
 from shared.completeness import Completeness
-from shared.connection import PROMPT, connect
 from shared.errors import StoreUnavailable
+from shared.liveness.vitals import Vitals
 from shared.rates import Rates
+from shared.redis.connection import PROMPT, connect
 from shared.settings import Settings, read_settings
-from shared.store import Store
-from shared.vitals import Vitals
+from shared.store.store import Store
 
 SCRIPTS = Path(litestar_offline_docs.__file__).parent / "static"
 """Of the browsable documentation, from a package that does nothing but bring them."""

@@ -1,6 +1,6 @@
 """What a caller has seen of a sandbox, as an entity tag: its life, and how often that life has changed since."""
 
-from shared.sandbox import Sandbox
+from shared.sandbox.record import Sandbox
 
 
 def etag(record: Sandbox) -> str:

@@ -9,7 +9,7 @@ from api.messages import History, event
 from api.openapi import problems
 from api.parts import parts
 from shared.errors import SandboxNotFound
-from shared.request import SANDBOX_ID, SANDBOX_ID_LENGTH
+from shared.sandbox.request import SANDBOX_ID, SANDBOX_ID_LENGTH
 
 
 @get("/sandboxes/{sandbox_id:str}/events", responses=problems(400, 404))

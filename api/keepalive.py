@@ -13,7 +13,7 @@ from api.parts import parts
 from api.presence import there
 from api.sandboxes import InPath
 from shared.errors import SandboxNotFound
-from shared.request import read_keep_alive
+from shared.sandbox.request import read_keep_alive
 
 
 @post(

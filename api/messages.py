@@ -1,4 +1,4 @@
-"""What our answers look like on the wire, and nothing of how we keep it. (What is asked of us: `shared.request`.)"""
+"""What our answers look like on the wire, and nothing of how we keep it. (What is asked of us: `shared.sandbox.request`.)"""
 
 import asyncio
 from collections.abc import Sequence
@@ -8,8 +8,8 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from shared.history import Entry
-from shared.sandbox import Sandbox
+from shared.sandbox.history import Entry
+from shared.sandbox.record import Sandbox
 
 AT_ONCE = 100
 """Answers made without a pause."""

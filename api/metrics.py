@@ -12,9 +12,9 @@ from prometheus_client.registry import Collector
 from api.parts import parts
 from shared import metrics
 from shared.errors import StoreUnavailable
-from shared.limits import limits
 from shared.settings import Settings
 from shared.state import State, read_state
+from shared.store.limits import limits
 
 REDIS_SECONDS = 3.0
 """For a Redis that hangs: what this process has counted must not wait till Prometheus gives it up."""

@@ -2,15 +2,15 @@
 
 from collections.abc import Callable
 
-from shared.addresses import addressed
 from shared.errors import LaterLife
-from shared.limits import limits
-from shared.moves import accepted, another_attempt, next_life, terminating, used
-from shared.queue import Job, Work
-from shared.sandbox import Sandbox, Spec, Status
+from shared.queue.job import Job, Work
+from shared.sandbox.expiry import terms
+from shared.sandbox.record import Sandbox, Spec, Status
+from shared.sandbox.transitions import accepted, another_attempt, next_life, terminating, used
+from shared.sandbox.urls import addressed
 from shared.settings import Settings
-from shared.steps import Change, Move
-from shared.terms import terms
+from shared.store.limits import limits
+from shared.store.update import Change, Move
 
 
 def wanted(sandbox_id: str, spec: Spec, settings: Settings, *, now: float) -> Move:

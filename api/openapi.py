@@ -19,8 +19,8 @@ from litestar.openapi.spec import (
 from api.auth import HEADER
 from api.messages import SandboxAnswer, example
 from api.problems import MEDIA_TYPE
-from shared import request
-from shared.request import CreateSandbox
+from shared.sandbox import request
+from shared.sandbox.request import CreateSandbox
 
 KEY = "key"
 STATIC = "/schema/static"

@@ -11,10 +11,10 @@ from litestar import Litestar, Request
 from api.uses import Uses
 from api.waiting import Waiting
 from shared.completeness import Completeness
+from shared.liveness.vitals import Vitals
 from shared.rates import Rates
 from shared.settings import Settings
-from shared.store import Store
-from shared.vitals import Vitals
+from shared.store.store import Store
 
 
 class Parts(NamedTuple):

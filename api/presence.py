@@ -2,7 +2,7 @@
 
 from api.parts import Parts
 from shared.errors import SandboxExpired, SandboxNotFound
-from shared.sandbox import Sandbox, Status
+from shared.sandbox.record import Sandbox, Status
 
 
 async def there(sandbox_id: str, record: Sandbox | None, served: Parts) -> Sandbox:

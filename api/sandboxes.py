@@ -23,13 +23,14 @@ from api.preferences import (
     wait_seconds,
 )
 from api.presence import there
-from shared import logs, mounts, terms
+from shared import logs
 from shared.errors import InvalidRequest, SandboxNotFound, SandboxNotReady
-from shared.indexes import Selection
-from shared.pages import BEGINNING, read_cursor
-from shared.request import SANDBOX_ID, SANDBOX_ID_LENGTH, read_create
-from shared.sandbox import ENDED, Sandbox, Status
+from shared.sandbox import expiry, mounts
+from shared.sandbox.record import ENDED, Sandbox, Status
+from shared.sandbox.request import SANDBOX_ID, SANDBOX_ID_LENGTH, read_create
 from shared.settings import Settings
+from shared.store.indexes import Selection
+from shared.store.pagination import BEGINNING, read_cursor
 
 log = structlog.get_logger()
 
@@ -67,7 +68,7 @@ async def create(
     asked = read_create(await request.body())
     spec = asked.spec()
     mounts.check(spec.extra_mounts, settings)
-    terms.check(spec, settings)
+    expiry.check(spec, settings)
     sandbox_id = asked.sandbox_id or secrets.token_hex(8)
     move = wanted(sandbox_id, spec, settings, now=store.now())
     # What has a Pod, and lost its record, must not be accepted as new.

@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator
 
 from api.moves import is_worth_a_touch, touched
 from shared.errors import RecordUnreadable, StoreUnavailable
-from shared.sandbox import Sandbox
-from shared.store import Store
+from shared.sandbox.record import Sandbox
+from shared.store.store import Store
 
 
 class Uses:

@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator, Callable, Iterator
 import structlog
 
 from shared.errors import StoreUnavailable
-from shared.sandbox import Sandbox
-from shared.store import Store
+from shared.sandbox.record import Sandbox
+from shared.store.store import Store
 
 log = structlog.get_logger()
 

@@ -6,8 +6,8 @@ from collections.abc import Awaitable
 from typing import Protocol
 
 from shared.errors import Fenced, RecordsMissing
-from shared.steps import Guard, Outcome
-from shared.vitals import BEAT_SECONDS, Vitals
+from shared.liveness.vitals import BEAT_SECONDS, Vitals
+from shared.store.update import Guard, Outcome
 
 SETTLE_SECONDS = 0.05
 """Between two looks for a first worker."""

@@ -19,8 +19,8 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from shared import errors
 from shared.errors import ProvisionerError
-from shared.queue import Work
-from shared.sandbox import EndedBy, Reason, Sandbox, Status
+from shared.queue.job import Work
+from shared.sandbox.record import EndedBy, Reason, Sandbox, Status
 from shared.version import VERSION
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST

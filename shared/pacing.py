@@ -2,9 +2,9 @@
 
 from redis.asyncio import Redis
 
-from shared.clock import Clock
-from shared.connection import unavailable
-from shared.scripts import RESERVE
+from shared.redis.clock import Clock
+from shared.redis.connection import unavailable
+from shared.store.lua import RESERVE
 
 CLEANUPS_PER_SECOND = 50.0
 """Sandboxes whose time is over are removed at this rate, however many there are: about a worker's half."""

@@ -4,10 +4,10 @@ import hashlib
 
 from redis.asyncio import Redis
 
-from shared.clock import Clock
-from shared.connection import unavailable
 from shared.errors import RateLimited
-from shared.scripts import ALLOW
+from shared.redis.clock import Clock
+from shared.redis.connection import unavailable
+from shared.store.lua import ALLOW
 
 _KEY = "rate:"
 

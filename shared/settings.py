@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import UNSET, Meta
 
-from shared import paths
+from shared import node_paths
 from shared.errors import InvalidSettings
 
 TEMPLATE_FIELDS = frozenset({"user_id", "thread_id"})
@@ -245,7 +245,7 @@ def _is_port(text: str) -> bool:
 def _bad_paths(settings: Settings) -> Iterator[str]:
     for field in ("skills_host_path", "deer_flow_host_base_dir", "threads_host_path"):
         path: str = getattr(settings, field)
-        if path and not paths.is_absolute(path):
+        if path and not node_paths.is_absolute(path):
             yield f"{field.upper()}: expected an absolute path on the node (/srv/… or C:\\…); got {path!r}"
         elif path and ".." in path.replace("\\", "/").split("/"):
             yield f"{field.upper()}: expected a path without `..`, which Kubernetes refuses; got {path!r}"

@@ -4,11 +4,12 @@ from typing import NamedTuple, cast
 
 from redis.asyncio import Redis
 
-from shared import indexes, queue
-from shared.clock import Clock
-from shared.connection import unavailable
-from shared.limits import Limit
-from shared.sandbox import Status
+from shared.queue import job as queue
+from shared.redis.clock import Clock
+from shared.redis.connection import unavailable
+from shared.sandbox.record import Status
+from shared.store import indexes
+from shared.store.limits import Limit
 
 BEHIND_SECONDS = 30.0
 """A record that is due for so long was not looked at by three sweeps."""

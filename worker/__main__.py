@@ -10,12 +10,12 @@ import uvloop
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from shared import command, logs, metrics
-from shared.connection import PROMPT, connect
+from shared import cli, logs, metrics
 from shared.errors import InvalidRequest, InvalidSettings, StoreUnavailable
+from shared.liveness.vitals import Vitals
+from shared.redis.connection import PROMPT, connect
 from shared.settings import Settings
-from shared.store import Store
-from shared.vitals import Vitals
+from shared.store.store import Store
 from worker import heartbeat
 from worker.main import FAILED, arq_settings
 from worker.print_manifest import manifest
@@ -85,24 +85,24 @@ async def close(worker: Runner) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m worker", description="Run one worker of the sandbox provisioner.")
-    command.add_print_settings(parser)
+    cli.add_print_settings(parser)
     parser.add_argument("--ready", action="store_true", help="as --check, and the cluster was observed lately")
     parser.add_argument("--check", action="store_true", help="exit 0 if a worker on this host is alive, or else 1")
     text = "print the Pod and Service of the create request on standard input, and exit"
     parser.add_argument("--print-manifest", action="store_true", help=text)
     arguments = parser.parse_args()
-    settings = command.settings_or_exit(show=arguments.print_settings)
+    settings = cli.settings_or_exit(show=arguments.print_settings)
     logs.configure(settings, "worker")
     metrics.prepare("worker")
     if arguments.print_manifest:
         sys.exit(print_manifest(settings))
     if arguments.check or arguments.ready:
         sys.exit(asyncio.run(check(settings, ready=arguments.ready)))
-    command.freeze()
+    cli.freeze()
     try:
         uvloop.run(run(settings))
     except InvalidSettings as error:
-        command.refuse(error)
+        cli.refuse(error)
 
 
 if __name__ == "__main__":

@@ -9,12 +9,12 @@ import msgspec
 import structlog
 from msgspec import Meta
 
-from shared.moves import another_attempt, expired, used
-from shared.queue import Job, Work
-from shared.sandbox import Sandbox
+from shared.queue.job import Job, Work
+from shared.sandbox.record import Sandbox
+from shared.sandbox.transitions import another_attempt, expired, used
 from shared.settings import Settings
-from shared.steps import Change
-from shared.store import Store
+from shared.store.store import Store
+from shared.store.update import Change
 
 log = structlog.get_logger()
 

@@ -4,15 +4,15 @@ import re
 
 from msgspec.structs import replace
 
-from shared.addresses import addressed, service_url
-from shared.names import object_name
-from shared.queue import Job, Work
-from shared.request import SANDBOX_ID as SANDBOX_ID_PATTERN
-from shared.request import SANDBOX_ID_LENGTH
-from shared.sandbox import Sandbox, Spec, Status, Timings
+from shared.queue.job import Job, Work
+from shared.sandbox.expiry import terms
+from shared.sandbox.names import object_name
+from shared.sandbox.record import Sandbox, Spec, Status, Timings
+from shared.sandbox.request import SANDBOX_ID as SANDBOX_ID_PATTERN
+from shared.sandbox.request import SANDBOX_ID_LENGTH
+from shared.sandbox.urls import addressed, service_url
 from shared.settings import Settings
-from shared.steps import Change
-from shared.terms import terms
+from shared.store.update import Change
 from worker.manifests.labels import SANDBOX_ID, is_owned, life_of, origin
 from worker.observation import observed
 from worker.seen import Pod, Service

@@ -7,7 +7,7 @@ given until the provisioning deadline.
 
 from typing import NamedTuple
 
-from shared.sandbox import Reason
+from shared.sandbox.record import Reason
 from worker.seen import ContainerStatus, Happening, Pod
 
 CRASHES = 3

@@ -13,10 +13,10 @@ from msgspec import UNSET, UnsetType
 
 from shared import logs, metrics
 from shared.errors import RecordUnreadable
-from shared.sandbox import Sandbox, Status
+from shared.sandbox.record import Sandbox, Status
 from shared.settings import Settings
-from shared.steps import Guard, Move
-from shared.store import Store
+from shared.store.store import Store
+from shared.store.update import Guard, Move
 from worker import retries
 from worker.cluster import Change, Cluster, Resource
 from worker.kubernetes_errors import TIMED_OUT, Expired, KubernetesError

@@ -5,13 +5,13 @@ Events are hints. Those that nobody heard are not looked for later: what goes on
 
 from collections.abc import Iterator, Sequence
 
-from shared import history
-from shared.history import Entry
-from shared.names import object_name
-from shared.sandbox import Sandbox
+from shared.sandbox import history
+from shared.sandbox.history import Entry
+from shared.sandbox.names import object_name
+from shared.sandbox.record import Sandbox
 from shared.settings import Settings
-from shared.steps import Change, Guard
-from shared.store import Store
+from shared.store.store import Store
+from shared.store.update import Change, Guard
 from worker import causes, cluster, seen
 from worker.cluster import HAPPENINGS, Cluster
 from worker.following import Following

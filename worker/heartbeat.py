@@ -7,7 +7,7 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 from shared.errors import StoreUnavailable
-from shared.vitals import BEAT_SECONDS, Vitals
+from shared.liveness.vitals import BEAT_SECONDS, Vitals
 
 
 def host() -> str:

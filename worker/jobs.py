@@ -16,7 +16,7 @@ from shared import logs, metrics
 from shared.errors import StoreUnavailable
 from shared.pacing import Pacing
 from shared.settings import Settings
-from shared.store import Store
+from shared.store.store import Store
 from worker import retries
 from worker.activity import Asking
 from worker.kubernetes_errors import KubernetesError

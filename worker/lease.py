@@ -7,7 +7,7 @@ from redis.asyncio.lock import Lock
 from redis.exceptions import LockError, RedisError
 
 from shared.errors import StoreUnavailable
-from shared.steps import Guard
+from shared.store.update import Guard
 
 SECONDS = 8.0
 """How long a dead holder keeps others waiting; with RETRY_SECONDS it stays below the ten that design.md promises."""

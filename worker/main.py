@@ -13,14 +13,15 @@ from arq import cron
 from arq.typing import WorkerCoroutine
 from arq.worker import Function, func
 
-from shared import logs, metrics, queue
-from shared.connection import PATIENT, PROMPT, connect
+from shared import logs, metrics
 from shared.errors import StoreUnavailable
+from shared.liveness.vitals import Vitals
 from shared.pacing import Pacing
-from shared.queue import Work
+from shared.queue import job
+from shared.queue.job import Work
+from shared.redis.connection import PATIENT, PROMPT, connect
 from shared.settings import Settings, read_settings
-from shared.store import Store
-from shared.vitals import Vitals
+from shared.store.store import Store
 from worker import jobs
 from worker.activity import Asking
 from worker.cluster import Cluster
@@ -66,7 +67,7 @@ def arq_settings(settings: Settings) -> dict[str, Any]:
 
     return {
         "redis_pool": connect(settings, PATIENT),
-        "queue_name": queue.QUEUE,
+        "queue_name": job.QUEUE,
         "functions": [
             _function(jobs.provision, Work.PROVISION),
             _function(jobs.terminate, Work.TERMINATE),
@@ -75,8 +76,8 @@ def arq_settings(settings: Settings) -> dict[str, Any]:
         "cron_jobs": [cron(cast(WorkerCoroutine, jobs.sweep), second=SWEEP_SECONDS, timeout=jobs.ARQ_TIMEOUT_SECONDS)],
         "on_startup": on_startup,
         "on_shutdown": on_shutdown,
-        "job_serializer": queue.encode,
-        "job_deserializer": queue.decode,
+        "job_serializer": job.encode,
+        "job_deserializer": job.decode,
         "job_timeout": jobs.ARQ_TIMEOUT_SECONDS,
         "keep_result": 0,
         "max_jobs": settings.worker_max_jobs,

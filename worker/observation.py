@@ -6,10 +6,10 @@ Pod is not taken over.
 
 from msgspec.structs import replace
 
-from shared.moves import another_attempt, failed, troubled
-from shared.queue import Job, Work
-from shared.sandbox import ALLOWED, ENDED, Reason, Sandbox, Status, Timings
-from shared.steps import Change
+from shared.queue.job import Job, Work
+from shared.sandbox.record import ALLOWED, ENDED, Reason, Sandbox, Status, Timings
+from shared.sandbox.transitions import another_attempt, failed, troubled
+from shared.store.update import Change
 from worker.causes import Cause, cause
 from worker.seen import Pod
 

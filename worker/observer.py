@@ -11,10 +11,10 @@ from redis.asyncio import Redis
 
 from shared import metrics
 from shared.errors import Fenced, StoreUnavailable
+from shared.liveness.vitals import Vitals
 from shared.settings import Settings
-from shared.steps import Guard
-from shared.store import Store
-from shared.vitals import Vitals
+from shared.store.store import Store
+from shared.store.update import Guard
 from worker import retries
 from worker.cluster import Cluster
 from worker.happenings import Happenings

@@ -8,13 +8,13 @@ import structlog
 from msgspec import UNSET, UnsetType
 
 from shared import metrics
-from shared.names import service_name
-from shared.queue import Job, Work
-from shared.sandbox import Sandbox
+from shared.liveness.vitals import Vitals
+from shared.queue.job import Job, Work
+from shared.sandbox.names import service_name
+from shared.sandbox.record import Sandbox
 from shared.settings import Settings
-from shared.steps import Change, Guard
-from shared.store import Store
-from shared.vitals import Vitals
+from shared.store.store import Store
+from shared.store.update import Change, Guard
 from worker import adoption, cluster, seen
 from worker.adoption import identity, is_lost
 from worker.cluster import PODS, SERVICES, Cluster

@@ -5,9 +5,9 @@ import time
 import msgspec
 import yaml
 
-from shared import mounts
-from shared.moves import accepted
-from shared.request import read_create
+from shared.sandbox import mounts
+from shared.sandbox.request import read_create
+from shared.sandbox.transitions import accepted
 from shared.settings import Settings
 from worker import manifests
 

@@ -9,8 +9,8 @@ from aiohttp import web
 
 from shared import metrics
 from shared.errors import StoreUnavailable
+from shared.liveness.vitals import Vitals
 from shared.settings import Settings
-from shared.vitals import Vitals
 
 log = structlog.get_logger()
 

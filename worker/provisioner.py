@@ -10,16 +10,16 @@ from collections.abc import Callable
 import structlog
 from msgspec.structs import replace
 
-from shared.addresses import addressed, service_url
-from shared.moves import Made, another_attempt, failed, next_life, provisioned, taken_up, troubled
-from shared.names import is_earlier, object_name, service_name
-from shared.queue import Job, Work
-from shared.sandbox import Reason, Sandbox, Status
+from shared.liveness.vitals import Vitals
+from shared.queue.job import Job, Work
+from shared.sandbox.expiry import Terms
+from shared.sandbox.names import is_earlier, object_name, service_name
+from shared.sandbox.record import Reason, Sandbox, Status
+from shared.sandbox.transitions import Made, another_attempt, failed, next_life, provisioned, taken_up, troubled
+from shared.sandbox.urls import addressed, service_url
 from shared.settings import Settings
-from shared.steps import Change, Move
-from shared.store import Store
-from shared.terms import Terms
-from shared.vitals import Vitals
+from shared.store.store import Store
+from shared.store.update import Change, Move
 from worker import manifests, retries, seen
 from worker.adoption import identity
 from worker.cluster import Cluster

@@ -6,7 +6,7 @@ Final: what the same request would be told again, 400, 401, 403, 404, 422, and a
 
 import random
 
-from shared.sandbox import Reason
+from shared.sandbox.record import Reason
 from worker.kubernetes_errors import NO_ANSWER, TIMED_OUT, KubernetesError
 
 BASE_SECONDS = 0.2

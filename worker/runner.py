@@ -24,10 +24,10 @@ from arq.utils import timestamp_ms
 from arq.worker import Worker
 from redis.exceptions import RedisError
 
-from shared import queue
-from shared.connection import heard
 from shared.errors import StoreUnavailable
-from shared.vitals import ALIVE_SECONDS, WORKERS
+from shared.liveness.vitals import ALIVE_SECONDS, WORKERS
+from shared.queue import job as queue
+from shared.redis.connection import heard
 from worker import heartbeat
 
 log = structlog.get_logger()

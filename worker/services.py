@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from shared.moves import another_attempt, unserved
-from shared.queue import Job, Work
-from shared.sandbox import Sandbox
-from shared.steps import Change
+from shared.queue.job import Job, Work
+from shared.sandbox.record import Sandbox
+from shared.sandbox.transitions import another_attempt, unserved
+from shared.store.update import Change
 from worker import cluster, seen
 from worker.cluster import PODS, SERVICES
 from worker.following import Following

@@ -6,14 +6,14 @@ import structlog
 from msgspec.structs import replace
 
 from shared import logs
-from shared.moves import another_attempt, asked, expired, failed, terminating
+from shared.liveness.vitals import Vitals
 from shared.pacing import Pacing
-from shared.queue import Job, Work
-from shared.sandbox import ENDED, NO_PROGRESS_SECONDS, EndedBy, Reason, Sandbox
+from shared.queue.job import Job, Work
+from shared.sandbox.record import ENDED, NO_PROGRESS_SECONDS, EndedBy, Reason, Sandbox
+from shared.sandbox.transitions import another_attempt, asked, expired, failed, terminating
 from shared.settings import Settings
-from shared.steps import Change
-from shared.store import Store
-from shared.vitals import Vitals
+from shared.store.store import Store
+from shared.store.update import Change
 
 log = structlog.get_logger()
 

@@ -2,7 +2,7 @@
 
 from deploy.doctor.findings import Finding, broken, ok, warning
 from deploy.doctor.patient import Patient
-from shared.queue import HEAD_START_SECONDS
+from shared.queue.job import HEAD_START_SECONDS
 
 NOTICEABLE_SECONDS = 5.0
 """Beyond what a slow answer or whole seconds explain."""

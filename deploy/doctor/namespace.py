@@ -7,9 +7,9 @@ from deploy.doctor.findings import Finding, Verdict, broken, ok, unknown, warnin
 from deploy.doctor.looking import Claim, Quota
 from deploy.doctor.patient import Patient
 from deploy.doctor.quantities import amount
-from shared import mounts
-from shared.moves import accepted
-from shared.sandbox import Spec
+from shared.sandbox import mounts
+from shared.sandbox.record import Spec
+from shared.sandbox.transitions import accepted
 from shared.settings import ServiceType, Settings
 from worker import manifests
 from worker.manifests import kinds

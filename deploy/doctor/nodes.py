@@ -9,11 +9,11 @@ from urllib.parse import urlsplit
 from deploy.doctor.findings import Finding, broken, ok, unknown, warning
 from deploy.doctor.looking import Node
 from deploy.doctor.patient import Patient
-from shared.indexes import Selection
-from shared.pages import BEGINNING
-from shared.sandbox import Status
+from shared.sandbox.record import Status
 from shared.settings import ServiceType
-from shared.store import Store
+from shared.store.indexes import Selection
+from shared.store.pagination import BEGINNING
+from shared.store.store import Store
 from worker.cluster import SERVICES
 from worker.seen import Service
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from redis.asyncio import Redis
 
 from deploy.doctor.looking import Looking
-from shared.clock import Clock
-from shared.connection import PROMPT, connect
 from shared.errors import InvalidSettings
+from shared.redis.clock import Clock
+from shared.redis.connection import PROMPT, connect
 from shared.settings import Settings
 from worker.kubeconfig import PLUGIN_SECONDS, configuration
 

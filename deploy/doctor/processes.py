@@ -2,8 +2,8 @@
 
 from deploy.doctor.findings import Finding, broken, ok
 from deploy.doctor.patient import Patient
-from shared.store import Store
-from shared.vitals import FRESH_SECONDS, Vitals
+from shared.liveness.vitals import FRESH_SECONDS, Vitals
+from shared.store.store import Store
 
 _START = "`python -m worker`, with the same REDIS_URL as here, the number of the database too."
 

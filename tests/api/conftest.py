@@ -10,10 +10,10 @@ from fakeredis import FakeAsyncRedis
 from msgspec.structs import replace
 
 from api.app import create_app
-from shared.sandbox import Sandbox, Status
+from shared.sandbox.record import Sandbox, Status
 from shared.settings import read_settings
-from shared.steps import Change
-from shared.store import Store
+from shared.store.store import Store
+from shared.store.update import Change
 from tests.conftest import Clock
 
 KEY = "the-key"

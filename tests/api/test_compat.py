@@ -10,10 +10,10 @@ import pytest
 from msgspec.structs import replace
 
 from api.parts import of
-from shared.moves import Made, provisioned
-from shared.sandbox import Reason, Sandbox, Status
-from shared.steps import Change
-from shared.store import Store
+from shared.sandbox.record import Reason, Sandbox, Status
+from shared.sandbox.transitions import Made, provisioned
+from shared.store.store import Store
+from shared.store.update import Change
 from tests.api.conftest import Evolve, Serve
 
 pytestmark = pytest.mark.anyio

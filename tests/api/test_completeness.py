@@ -4,8 +4,8 @@ import httpx
 import pytest
 from fakeredis import FakeAsyncRedis
 
-from shared.store import Store
-from shared.vitals import Vitals
+from shared.liveness.vitals import Vitals
+from shared.store.store import Store
 from tests.api.conftest import Evolve, Serve
 from tests.conftest import observe
 

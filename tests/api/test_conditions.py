@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from api.etags import etag, matches, means
-from shared.moves import accepted
-from shared.sandbox import Reason, Sandbox, Spec, Status, Timings
-from shared.steps import Change
-from shared.store import Store
+from shared.sandbox.record import Reason, Sandbox, Spec, Status, Timings
+from shared.sandbox.transitions import accepted
+from shared.store.store import Store
+from shared.store.update import Change
 from tests.api.conftest import Evolve
 
 pytestmark = pytest.mark.anyio

@@ -5,10 +5,10 @@ import pytest
 from arq.connections import ArqRedis
 from fakeredis import FakeAsyncRedis
 
-from shared.history import entry
-from shared.sandbox import Reason
-from shared.steps import Change, Guard
-from shared.store import Store
+from shared.sandbox.history import entry
+from shared.sandbox.record import Reason
+from shared.store.store import Store
+from shared.store.update import Change, Guard
 from tests.api.conftest import Evolve, Serve
 from tests.conftest import Clock
 

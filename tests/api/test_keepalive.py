@@ -15,11 +15,11 @@ from msgspec.structs import replace
 from api.moves import TOUCH_SECONDS, is_worth_a_touch
 from api.uses import Uses
 from shared.errors import StoreUnavailable
-from shared.moves import accepted, expired
-from shared.sandbox import EndedBy, Reason, Spec, Status
-from shared.steps import Change, Move, Outcome
-from shared.store import Store
-from shared.terms import Terms
+from shared.sandbox.expiry import Terms
+from shared.sandbox.record import EndedBy, Reason, Spec, Status
+from shared.sandbox.transitions import accepted, expired
+from shared.store.store import Store
+from shared.store.update import Change, Move, Outcome
 from tests.api.conftest import Evolve, Serve
 from tests.conftest import Clock
 

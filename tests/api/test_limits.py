@@ -6,8 +6,8 @@ import httpx
 import pytest
 from redis.asyncio import Redis
 
-from shared.steps import Change
-from shared.store import Store
+from shared.store.store import Store
+from shared.store.update import Change
 from tests.api.conftest import KEY, Evolve, Serve
 from tests.conftest import Clock
 

@@ -10,7 +10,7 @@ from litestar.types import Receive, Scope, Send
 from api.app import MAX_BODY_BYTES, create_app
 from api.metering import metered
 from shared.settings import read_settings
-from shared.store import Store
+from shared.store.store import Store
 from tests.api.conftest import KEY
 from tests.counts import Counts, Series, value
 

@@ -10,11 +10,11 @@ from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from api.metrics import REDIS_SECONDS
-from shared.connection import PROMPT, connect
-from shared.sandbox import Status
+from shared.liveness.vitals import Vitals
+from shared.redis.connection import PROMPT, connect
+from shared.sandbox.record import Status
 from shared.settings import read_settings
-from shared.store import Store
-from shared.vitals import Vitals
+from shared.store.store import Store
 from tests.api.conftest import Serve
 from tests.conftest import StartValkey, observe
 

@@ -12,7 +12,7 @@ from redis import Redis
 
 from deploy.local.stack import free_port
 from shared.errors import InvalidSettings, ProvisionerError
-from shared.sandbox import Reason
+from shared.sandbox.record import Reason
 from worker.kubernetes_errors import KubernetesError
 
 pytestmark = pytest.mark.anyio

@@ -13,11 +13,11 @@ from fakeredis import FakeAsyncRedis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from shared.moves import accepted
-from shared.pages import Cursor
-from shared.sandbox import Spec, Status
-from shared.steps import Change
-from shared.store import Store
+from shared.sandbox.record import Spec, Status
+from shared.sandbox.transitions import accepted
+from shared.store.pagination import Cursor
+from shared.store.store import Store
+from shared.store.update import Change
 from tests.api.conftest import Evolve, Serve
 from tests.conftest import Clock
 

@@ -5,8 +5,8 @@ import pytest
 from arq.connections import ArqRedis
 from fakeredis import FakeAsyncRedis
 
-from shared.store import Store
-from shared.vitals import ALIVE_SECONDS, FRESH_SECONDS, Vitals
+from shared.liveness.vitals import ALIVE_SECONDS, FRESH_SECONDS, Vitals
+from shared.store.store import Store
 from tests.api.conftest import Serve
 from tests.conftest import Clock, observe
 

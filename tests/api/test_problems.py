@@ -9,9 +9,9 @@ from fakeredis import FakeAsyncRedis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from shared.connection import PROMPT, connect
+from shared.redis.connection import PROMPT, connect
 from shared.settings import read_settings
-from shared.store import Store
+from shared.store.store import Store
 from tests.api.conftest import Serve
 
 pytestmark = pytest.mark.anyio

@@ -6,11 +6,11 @@ import httpx
 import pytest
 from fakeredis import FakeAsyncRedis
 
-from shared.moves import accepted
-from shared.queue import QUEUE
-from shared.sandbox import Mount, Reason, Spec, Status, Timings
-from shared.steps import Change
-from shared.store import Store
+from shared.queue.job import QUEUE
+from shared.sandbox.record import Mount, Reason, Spec, Status, Timings
+from shared.sandbox.transitions import accepted
+from shared.store.store import Store
+from shared.store.update import Change
 from tests.api.conftest import Evolve, Serve
 from tests.conftest import Clock
 

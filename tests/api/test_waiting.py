@@ -14,12 +14,12 @@ from redis.asyncio import Redis
 
 from api.parts import of
 from api.waiting import Waiting
-from shared.connection import PROMPT, connect
-from shared.moves import Made, provisioned
-from shared.sandbox import Reason, Sandbox, Status
+from shared.redis.connection import PROMPT, connect
+from shared.sandbox.record import Reason, Sandbox, Status
+from shared.sandbox.transitions import Made, provisioned
 from shared.settings import read_settings
-from shared.steps import Change
-from shared.store import CHANGES, Store
+from shared.store.store import CHANGES, Store
+from shared.store.update import Change
 from tests.api.conftest import Evolve, Serve
 from tests.conftest import Clock, StartValkey
 

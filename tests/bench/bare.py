@@ -15,7 +15,7 @@ from litestar.params import FromPath
 from redis.asyncio import Redis
 
 import api.__main__
-from shared import indexes
+from shared.store import indexes
 
 
 def bare(redis: Redis) -> Litestar:

@@ -8,7 +8,7 @@ import asyncio
 
 import msgspec
 
-from shared.sandbox import Sandbox
+from shared.sandbox.record import Sandbox
 from tests.bench import goals, records
 from tests.bench.load import expect
 from tests.bench.meter import used

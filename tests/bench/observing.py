@@ -11,8 +11,8 @@ from contextlib import asynccontextmanager, suppress
 
 import msgspec
 
-from shared.connection import heard
-from shared.scripts import CHANGES
+from shared.redis.connection import heard
+from shared.store.lua import CHANGES
 from tests.bench import goals
 from tests.bench.create import Round, until_ready
 from tests.bench.figures import Taken

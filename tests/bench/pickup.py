@@ -7,8 +7,8 @@ with which the worker begins. So the step itself counts.
 import asyncio
 import time
 
-from shared.connection import heard
-from shared.queue import NEWS
+from shared.queue.job import NEWS
+from shared.redis.connection import heard
 from tests.bench import goals
 from tests.bench.create import Round
 from tests.bench.figures import MS, Taken, median

@@ -13,8 +13,8 @@ from typing import Any
 import aiohttp
 import msgspec
 
-from shared.moves import accepted
-from shared.sandbox import Spec
+from shared.sandbox.record import Spec
+from shared.sandbox.transitions import accepted
 from shared.settings import Settings
 from tests.bench.load import Refused
 from tests.bench.wire import Answer

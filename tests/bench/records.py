@@ -6,12 +6,12 @@ from typing import TypeVar
 
 from msgspec.structs import replace
 
-from shared.moves import Made, accepted, provisioned, taken_up
-from shared.names import object_name as pod_name
-from shared.sandbox import Sandbox, Spec, Status
-from shared.steps import Change, Move
-from shared.store import Store
-from shared.terms import terms
+from shared.sandbox.expiry import terms
+from shared.sandbox.names import object_name as pod_name
+from shared.sandbox.record import Sandbox, Spec, Status
+from shared.sandbox.transitions import Made, accepted, provisioned, taken_up
+from shared.store.store import Store
+from shared.store.update import Change, Move
 from tests.bench.system import System
 
 ELSEWHERE = "elsewhere"

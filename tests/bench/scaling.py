@@ -16,8 +16,8 @@ from typing import NamedTuple
 import uvloop
 
 from deploy.local.processes import Process
-from shared import queue
-from shared.vitals import WORKERS
+from shared.liveness.vitals import WORKERS
+from shared.queue import job
 from tests.bench.figures import median
 from tests.bench.load import closed, expect
 from tests.bench.machine import busy, machine
@@ -31,7 +31,7 @@ CALLS = 2
 """Of one create, one after the other: Pod and Service."""
 NUMBERS = (1, 2, 4)
 SECONDS = 8.0
-"""Of work that each worker is given: less than a job may wait before it is taken for lost (`shared.sandbox`)."""
+"""Of work that each worker is given: less than a job may wait before it is taken for lost (`shared.sandbox.record`)."""
 POLL_SECONDS = 0.5
 ROUND_SECONDS = 90.0
 OTHERS = 0.25
@@ -109,7 +109,7 @@ async def _create(running: System, ids: Sequence[str]) -> None:
 
 async def _all_done(running: System) -> None:
     """No job is left. (A job stays in the queue while it runs, and while it is put off.)"""
-    while await running.redis.zcard(queue.QUEUE):
+    while await running.redis.zcard(job.QUEUE):
         await asyncio.sleep(POLL_SECONDS)
 
 

@@ -16,10 +16,10 @@ from redis.asyncio import Redis
 
 from deploy.local.processes import Process
 from deploy.local.stack import Options, Stack, free_port, until
-from shared.connection import PROMPT, connect
-from shared.sandbox import Sandbox
+from shared.redis.connection import PROMPT, connect
+from shared.sandbox.record import Sandbox
 from shared.settings import Settings, read_settings
-from shared.store import Store
+from shared.store.store import Store
 from tests.bench.load import Refused
 from tests.bench.meter import Meter
 from tests.bench.plain import plain

@@ -17,9 +17,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from api.app import create_app
 from shared import metrics
+from shared.liveness.vitals import Vitals
 from shared.settings import read_settings
-from shared.store import Store
-from shared.vitals import Vitals
+from shared.store.store import Store
 from tests.conftest import observe
 from tests.deploy.rendering import kubectl
 

@@ -6,13 +6,13 @@ import pytest
 from fakeredis import FakeAsyncRedis, FakeServer
 from redis.asyncio import Redis
 
-from shared.connection import PROMPT, connect
-from shared.moves import accepted
-from shared.queue import Job, Work
-from shared.sandbox import Sandbox, Spec
+from shared.queue.job import Job, Work
+from shared.redis.connection import PROMPT, connect
+from shared.sandbox.record import Sandbox, Spec
+from shared.sandbox.transitions import accepted
 from shared.settings import read_settings
-from shared.steps import Change, Move
-from shared.store import Store
+from shared.store.store import Store
+from shared.store.update import Change, Move
 from tests.conftest import Clock
 
 Connect = Callable[[], Redis]

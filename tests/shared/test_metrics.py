@@ -11,9 +11,10 @@ from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from shared import metrics
-from shared.connection import PROMPT, connect
 from shared.errors import StoreUnavailable
-from shared.moves import (
+from shared.redis.connection import PROMPT, connect
+from shared.sandbox.record import EndedBy, Reason, Sandbox, Spec, Status, Timings
+from shared.sandbox.transitions import (
     Made,
     accepted,
     another_attempt,
@@ -27,10 +28,9 @@ from shared.moves import (
     unserved,
     used,
 )
-from shared.sandbox import EndedBy, Reason, Sandbox, Spec, Status, Timings
 from shared.settings import read_settings
-from shared.steps import Change
-from shared.store import Store
+from shared.store.store import Store
+from shared.store.update import Change
 from shared.version import VERSION
 from tests.counts import Counts, Series, value
 from worker.cluster import HAPPENINGS, PODS, SERVICES

@@ -6,9 +6,9 @@ import itertools
 import pytest
 from redis.asyncio import Redis
 
-from shared.connection import PROMPT, connect
 from shared.errors import StoreUnavailable
 from shared.pacing import CLEANUPS_PER_SECOND, Pacing
+from shared.redis.connection import PROMPT, connect
 from shared.settings import read_settings
 from tests.conftest import Clock
 

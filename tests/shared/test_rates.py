@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from redis.asyncio import Redis
 
-from shared.connection import PROMPT, connect
 from shared.errors import RateLimited, StoreUnavailable
 from shared.rates import Rates
+from shared.redis.connection import PROMPT, connect
 from shared.settings import read_settings
 from tests.conftest import Clock
 

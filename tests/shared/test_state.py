@@ -4,15 +4,15 @@ import pytest
 from arq.constants import in_progress_key_prefix
 from redis.asyncio import Redis
 
-from shared import queue
-from shared.indexes import STATUS
-from shared.limits import Limit
-from shared.moves import accepted, terminating
-from shared.queue import Job, Work
-from shared.sandbox import NO_PROGRESS_SECONDS, Spec, Status
+from shared.queue import job as queue
+from shared.queue.job import Job, Work
+from shared.sandbox.record import NO_PROGRESS_SECONDS, Spec, Status
+from shared.sandbox.transitions import accepted, terminating
 from shared.state import BEHIND_SECONDS, State, read_state
-from shared.steps import Change
-from shared.store import Store
+from shared.store.indexes import STATUS
+from shared.store.limits import Limit
+from shared.store.store import Store
+from shared.store.update import Change
 from tests.conftest import Clock
 from tests.shared.conftest import created
 

@@ -12,8 +12,8 @@ import pytest
 from kubernetes_asyncio import client
 from redis.exceptions import RedisError
 
-from shared import indexes
-from shared.sandbox import Sandbox
+from shared.sandbox.record import Sandbox
+from shared.store import indexes
 from tests.system.conftest import SECONDS, System
 from worker.manifests.labels import SANDBOX_ID
 

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from deploy.local.processes import Process
-from shared.queue import IN_PROGRESS_KEY, Work
+from shared.queue.job import IN_PROGRESS_KEY, Work
 from tests.system.chaos import repeated
 from tests.system.conftest import System
 from tests.system.load import Load

@@ -14,8 +14,8 @@ import msgspec
 import pytest
 from kubernetes_asyncio.client import ApiException
 
-from shared.moves import accepted
-from shared.sandbox import Sandbox, Spec
+from shared.sandbox.record import Sandbox, Spec
+from shared.sandbox.transitions import accepted
 from shared.settings import Settings, read_settings
 from tests.system.chaos import repeated
 from tests.system.conftest import Start, System

@@ -9,8 +9,8 @@ from typing import Any
 import httpx
 import pytest
 
-from shared.queue import JOB_KEY, QUEUE, Job, Work
-from shared.store import Store
+from shared.queue.job import JOB_KEY, QUEUE, Job, Work
+from shared.store.store import Store
 from tests.system.chaos import killing_apis, killing_workers, restarting_valkey
 from tests.system.conftest import System
 from tests.system.load import Load

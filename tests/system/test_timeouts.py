@@ -9,8 +9,8 @@ import httpx
 import msgspec
 import pytest
 
-from shared import indexes
-from shared.sandbox import EndedBy, Sandbox, Status
+from shared.sandbox.record import EndedBy, Sandbox, Status
+from shared.store import indexes
 from tests.system.chaos import killing_workers, repeated
 from tests.system.conftest import System
 from tests.system.rest import at_rest

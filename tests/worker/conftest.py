@@ -15,12 +15,12 @@ import pytest
 from arq.connections import ArqRedis
 
 from deploy.local.emulator.client import Client
-from shared.queue import QUEUE
-from shared.sandbox import Sandbox
+from shared.liveness.vitals import Vitals
+from shared.queue.job import QUEUE
+from shared.sandbox.record import Sandbox
 from shared.settings import Settings, read_settings
-from shared.steps import Change, Guard
-from shared.store import Store
-from shared.vitals import Vitals
+from shared.store.store import Store
+from shared.store.update import Change, Guard
 from tests.conftest import Clock
 from worker.cluster import Cluster
 from worker.kubeconfig import configuration

@@ -5,8 +5,8 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from shared.moves import accepted
-from shared.sandbox import Sandbox, Spec, Status
+from shared.sandbox.record import Sandbox, Spec, Status
+from shared.sandbox.transitions import accepted
 from shared.settings import Settings, read_settings
 
 NOW = 1_750_000_000.0

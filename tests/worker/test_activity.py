@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from deploy.local.stack import free_port
-from shared.moves import Made, another_attempt, asked, provisioned, terminating, used
-from shared.sandbox import EndedBy, Sandbox, Status
-from shared.steps import Change
-from shared.store import Store
-from shared.terms import Terms
+from shared.sandbox.expiry import Terms
+from shared.sandbox.record import EndedBy, Sandbox, Status
+from shared.sandbox.transitions import Made, another_attempt, asked, provisioned, terminating, used
+from shared.store.store import Store
+from shared.store.update import Change
 from tests.conftest import Clock
 from tests.worker.conftest import put, queued, read
 from tests.worker.records import NOW, record_of, settings_of

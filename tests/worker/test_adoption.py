@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.names import object_name, service_name
-from shared.queue import Job, Work
-from shared.sandbox import Mount, Reason, Sandbox, Spec, Status
+from shared.queue.job import Job, Work
+from shared.sandbox.names import object_name, service_name
+from shared.sandbox.record import Mount, Reason, Sandbox, Spec, Status
 from shared.settings import Settings
 from tests.worker.records import CLUSTER, NOW, record_of, settings_of
 from tests.worker.transcripts import pod_of

@@ -13,8 +13,10 @@ from arq.connections import ArqRedis
 from msgspec.structs import replace
 from structlog.testing import capture_logs
 
-from shared import indexes
-from shared.moves import (
+from shared.pacing import CLEANUPS_PER_SECOND, Pacing
+from shared.queue.job import QUEUE, Job, Work
+from shared.sandbox.record import NO_PROGRESS_SECONDS, EndedBy, Reason, Sandbox, Status
+from shared.sandbox.transitions import (
     Made,
     accepted,
     another_attempt,
@@ -26,12 +28,10 @@ from shared.moves import (
     unserved,
     used,
 )
-from shared.pacing import CLEANUPS_PER_SECOND, Pacing
-from shared.queue import QUEUE, Job, Work
-from shared.sandbox import NO_PROGRESS_SECONDS, EndedBy, Reason, Sandbox, Status
 from shared.settings import Settings
-from shared.steps import Change
-from shared.store import RECORD_CHUNK, Store
+from shared.store import indexes
+from shared.store.store import RECORD_CHUNK, Store
+from shared.store.update import Change
 from tests.conftest import Clock
 from tests.worker.conftest import put, queued, read
 from tests.worker.records import record_of, settings_of

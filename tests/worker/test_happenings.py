@@ -10,11 +10,11 @@ import pytest
 from arq.connections import ArqRedis
 from msgspec.structs import replace
 
-from shared.moves import terminating
-from shared.sandbox import Reason, Sandbox, Status
+from shared.sandbox.record import Reason, Sandbox, Status
+from shared.sandbox.transitions import terminating
 from shared.settings import Settings
-from shared.steps import Guard
-from shared.store import Fenced, Store
+from shared.store.store import Fenced, Store
+from shared.store.update import Guard
 from tests.worker.conftest import Kubernetes, eventually, put, read
 from tests.worker.records import record_of
 from worker.causes import PROBES, told

@@ -5,14 +5,14 @@ import pytest
 from arq import Retry
 from arq.connections import ArqRedis
 
-from shared.connection import PROMPT, connect
-from shared.moves import terminating
+from shared.liveness.vitals import Vitals
 from shared.pacing import Pacing
-from shared.queue import IN_PROGRESS_KEY, Job, Work
-from shared.sandbox import NO_PROGRESS_SECONDS
+from shared.queue.job import IN_PROGRESS_KEY, Job, Work
+from shared.redis.connection import PROMPT, connect
+from shared.sandbox.record import NO_PROGRESS_SECONDS
+from shared.sandbox.transitions import terminating
 from shared.settings import Settings, read_settings
-from shared.store import Store
-from shared.vitals import Vitals
+from shared.store.store import Store
 from tests.conftest import Clock
 from tests.worker.conftest import Kubernetes, put, queued, read
 from tests.worker.records import record_of, settings_of

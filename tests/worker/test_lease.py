@@ -4,10 +4,10 @@ from collections.abc import AsyncIterator
 import pytest
 from arq.connections import ArqRedis
 
-from shared.connection import PROMPT, connect
 from shared.errors import StoreUnavailable
-from shared.steps import Change
-from shared.store import Fenced, Store
+from shared.redis.connection import PROMPT, connect
+from shared.store.store import Fenced, Store
+from shared.store.update import Change
 from tests.conftest import StartValkey
 from tests.worker.conftest import SECONDS, eventually, put, read
 from tests.worker.records import record_of, settings_of

@@ -12,11 +12,11 @@ from arq.connections import ArqRedis
 from arq.worker import Worker
 
 from deploy.local.stack import free_port
-from shared.queue import Job, Work
+from shared.liveness.vitals import Vitals
+from shared.queue.job import Job, Work
 from shared.settings import Settings
-from shared.steps import Change
-from shared.store import Store
-from shared.vitals import Vitals
+from shared.store.store import Store
+from shared.store.update import Change
 from tests.worker.conftest import SECONDS, Kubernetes, eventually, read
 from tests.worker.records import record_of
 from worker.main import arq_settings

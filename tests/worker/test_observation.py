@@ -7,10 +7,10 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from shared.moves import Made, failed, provisioned, terminating
-from shared.queue import Job, Work
-from shared.sandbox import ALLOWED, ENDED, Reason, Sandbox, Status
-from shared.steps import Change
+from shared.queue.job import Job, Work
+from shared.sandbox.record import ALLOWED, ENDED, Reason, Sandbox, Status
+from shared.sandbox.transitions import Made, failed, provisioned, terminating
+from shared.store.update import Change
 from tests.worker.records import NOW, of_status, record_of
 from tests.worker.transcripts import pod_life, stuck_pod
 from worker.causes import Cause

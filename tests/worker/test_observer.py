@@ -7,14 +7,14 @@ import pytest
 from arq.connections import ArqRedis
 from msgspec.structs import replace
 
-from shared.connection import PROMPT, connect
 from shared.errors import StoreUnavailable
-from shared.moves import terminating
-from shared.sandbox import Reason, Sandbox, Status
+from shared.liveness.vitals import Vitals
+from shared.redis.connection import PROMPT, connect
+from shared.sandbox.record import Reason, Sandbox, Status
+from shared.sandbox.transitions import terminating
 from shared.settings import Settings
-from shared.steps import Guard
-from shared.store import Fenced, Store
-from shared.vitals import Vitals
+from shared.store.store import Fenced, Store
+from shared.store.update import Guard
 from tests.conftest import StartValkey
 from tests.worker.conftest import Kubernetes, eventually, put, queued, read
 from tests.worker.records import record_of, settings_of

@@ -7,14 +7,14 @@ import pytest
 from arq.connections import ArqRedis
 from msgspec.structs import replace
 
-from shared.moves import next_life, terminating
-from shared.names import object_name
-from shared.queue import Job, Work
-from shared.sandbox import Reason, Sandbox, Status
+from shared.liveness.vitals import Vitals
+from shared.queue.job import Job, Work
+from shared.sandbox.names import object_name
+from shared.sandbox.record import Reason, Sandbox, Status
+from shared.sandbox.transitions import next_life, terminating
 from shared.settings import Settings
-from shared.steps import Change, Guard
-from shared.store import Fenced, Store
-from shared.vitals import Vitals
+from shared.store.store import Fenced, Store
+from shared.store.update import Change, Guard
 from tests.conftest import Clock
 from tests.worker.conftest import Kubernetes, answers, empty, eventually, put, queued, read
 from tests.worker.records import record_of

@@ -10,8 +10,8 @@ import pytest
 import yaml
 from msgspec.structs import replace
 
-from shared.moves import accepted
-from shared.request import read_create
+from shared.sandbox.request import read_create
+from shared.sandbox.transitions import accepted
 from tests.worker.records import CLUSTER, settings_of
 from worker import manifests
 from worker.manifests.labels import LIFE, RECORD

@@ -10,10 +10,10 @@ from arq.connections import ArqRedis
 from structlog.testing import capture_logs
 
 from deploy.local.stack import free_port
-from shared.connection import PROMPT, connect
+from shared.liveness.vitals import Vitals
+from shared.redis.connection import PROMPT, connect
 from shared.settings import Settings
-from shared.steps import Guard
-from shared.vitals import Vitals
+from shared.store.update import Guard
 from tests.worker.conftest import eventually
 from tests.worker.records import settings_of
 from worker import heartbeat

@@ -7,13 +7,13 @@ import pytest
 from arq.connections import ArqRedis
 from msgspec.structs import replace
 
-from shared.moves import Made, another_attempt, failed, next_life, provisioned, terminating, unserved
-from shared.queue import IN_PROGRESS_KEY, Job, Work
-from shared.sandbox import Reason, Sandbox, Status
+from shared.liveness.vitals import ALIVE_SECONDS, Vitals
+from shared.queue.job import IN_PROGRESS_KEY, Job, Work
+from shared.sandbox.record import Reason, Sandbox, Status
+from shared.sandbox.transitions import Made, another_attempt, failed, next_life, provisioned, terminating, unserved
 from shared.settings import Settings, read_settings
-from shared.steps import Change, Guard
-from shared.store import Store
-from shared.vitals import ALIVE_SECONDS, Vitals
+from shared.store.store import Store
+from shared.store.update import Change, Guard
 from tests.conftest import Clock
 from tests.worker.conftest import Kubernetes, answers, eventually, put, queued, read
 from tests.worker.records import record_of

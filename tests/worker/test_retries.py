@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.sandbox import Reason
+from shared.sandbox.record import Reason
 from tests.worker.transcripts import refusal
 from worker import retries
 from worker.kubernetes_errors import NO_ANSWER, TIMED_OUT, KubernetesError

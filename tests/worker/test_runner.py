@@ -15,13 +15,13 @@ from arq import Retry, cron
 from arq.connections import ArqRedis
 from arq.worker import Worker, func
 
-from shared import queue
-from shared.connection import PATIENT, connect
-from shared.queue import IN_PROGRESS_KEY, JOB_KEY, NEWS, QUEUE, Job, Work
+from shared.liveness.vitals import ALIVE_SECONDS, WORKERS
+from shared.queue import job as queue
+from shared.queue.job import IN_PROGRESS_KEY, JOB_KEY, NEWS, QUEUE, Job, Work
+from shared.redis.connection import PATIENT, connect
 from shared.settings import read_settings
-from shared.vitals import ALIVE_SECONDS, WORKERS
 from tests.conftest import StartValkey
-from tests.shared.lossy_line import LossyLine
+from tests.support.lossy_line import LossyLine
 from tests.worker.conftest import SECONDS, eventually
 from worker import heartbeat
 from worker.runner import Runner

@@ -6,13 +6,13 @@ import pytest
 from arq.connections import ArqRedis
 from msgspec.structs import replace
 
-from shared.moves import Made, provisioned, terminating
-from shared.queue import Job, Work
-from shared.sandbox import Sandbox, Status
+from shared.liveness.vitals import Vitals
+from shared.queue.job import Job, Work
+from shared.sandbox.record import Sandbox, Status
+from shared.sandbox.transitions import Made, provisioned, terminating
 from shared.settings import Settings
-from shared.steps import Guard
-from shared.store import Fenced, Store
-from shared.vitals import Vitals
+from shared.store.store import Fenced, Store
+from shared.store.update import Guard
 from tests.worker.conftest import Kubernetes, answers, eventually, put, queued, read
 from tests.worker.records import record_of
 from worker.cluster import SERVICES, Change, Cluster

@@ -5,13 +5,13 @@ import pytest
 from arq.connections import ArqRedis
 from msgspec.structs import replace
 
-from shared.connection import PROMPT, connect
 from shared.errors import StoreUnavailable
-from shared.moves import Made, failed, provisioned, terminating, troubled
 from shared.pacing import Pacing
-from shared.queue import JOB_KEY, QUEUE
-from shared.sandbox import NO_PROGRESS_SECONDS, Reason, Sandbox, Status
-from shared.store import Store
+from shared.queue.job import JOB_KEY, QUEUE
+from shared.redis.connection import PROMPT, connect
+from shared.sandbox.record import NO_PROGRESS_SECONDS, Reason, Sandbox, Status
+from shared.sandbox.transitions import Made, failed, provisioned, terminating, troubled
+from shared.store.store import Store
 from tests.conftest import Clock
 from tests.worker.conftest import put, queued, read
 from tests.worker.records import record_of, settings_of

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from shared.sandbox import Sandbox, Spec
+from shared.sandbox.record import Sandbox, Spec
 from worker.seen import Metadata
 
 APP = "deer-flow-sandbox"

@@ -5,7 +5,7 @@ They take effect only where their image is configured; with both asked for and c
 
 from typing import NamedTuple
 
-from shared.sandbox import Mount, Sandbox
+from shared.sandbox.record import Mount, Sandbox
 from shared.settings import Settings
 from worker.manifests import volumes
 from worker.manifests.kinds import Container, EmptyDir, EnvVar, SecurityContext, Volume, VolumeMount

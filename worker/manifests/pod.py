@@ -2,8 +2,8 @@
 
 import math
 
-from shared.names import object_name
-from shared.sandbox import Sandbox
+from shared.sandbox.names import object_name
+from shared.sandbox.record import Sandbox
 from shared.settings import Settings
 from worker.manifests import volumes
 from worker.manifests.kinds import (

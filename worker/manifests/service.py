@@ -1,7 +1,7 @@
 """record and settings → Service. Pure, as `worker.manifests.pod` is."""
 
-from shared.names import object_name, service_name
-from shared.sandbox import Sandbox
+from shared.sandbox.names import object_name, service_name
+from shared.sandbox.record import Sandbox
 from shared.settings import Settings
 from worker.manifests.kinds import ObjectMeta, OwnerReference, Service, ServicePort, ServiceSpec
 from worker.manifests.labels import labels, selector

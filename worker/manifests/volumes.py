@@ -2,8 +2,9 @@
 
 from typing import NamedTuple
 
-from shared import mounts, paths
-from shared.sandbox import Mount, Sandbox
+from shared import node_paths
+from shared.sandbox import mounts
+from shared.sandbox.record import Mount, Sandbox
 from shared.settings import Settings
 from worker.manifests.kinds import Claim, EmptyDir, HostPath, Volume, VolumeMount
 
@@ -35,11 +36,11 @@ def skills(record: Sandbox, settings: Settings) -> list[Mounted]:
     base = settings.deer_flow_host_base_dir
     if not base:
         return []
-    of_user = paths.join(base, "users", record.spec.user_id, "skills_view")
+    of_user = node_paths.join(base, "users", record.spec.user_id, "skills_view")
     views = {
-        "public": paths.join(base, "skills_view", "public"),
-        "custom": paths.join(of_user, "custom"),
-        "legacy": paths.join(of_user, "legacy"),
+        "public": node_paths.join(base, "skills_view", "public"),
+        "custom": node_paths.join(of_user, "custom"),
+        "legacy": node_paths.join(of_user, "legacy"),
     }
     return [host_path(f"skills-{view}", path, f"{SKILLS}/{view}", read_only=True) for view, path in views.items()]
 
@@ -58,7 +59,7 @@ def user_data(record: Sandbox, settings: Settings) -> Mounted:
         volume = Volume(name=USER_DATA_VOLUME, persistent_volume_claim=Claim(claim_name=settings.userdata_pvc_name))
         return Mounted(_user_data_mount(USER_DATA, sub_path, read_only=False), volume)
     if settings.threads_host_path:
-        path = paths.join(settings.threads_host_path, record.thread_id, "user-data")
+        path = node_paths.join(settings.threads_host_path, record.thread_id, "user-data")
         return host_path(USER_DATA_VOLUME, path, USER_DATA, read_only=False)
     return Mounted(
         _user_data_mount(USER_DATA, "", read_only=False), Volume(name=USER_DATA_VOLUME, empty_dir=EmptyDir())
@@ -68,8 +69,8 @@ def user_data(record: Sandbox, settings: Settings) -> Mounted:
 def extra_mount(name: str, mount: Mount, at: str, settings: Settings) -> Mounted:
     """An extra mount: a path on the node or, where user data is a claim, the same path inside that claim."""
     if not settings.userdata_pvc_name:
-        return host_path(name, paths.normalise(mount.host_path), at, read_only=mount.read_only)
-    below = paths.below(mount.host_path, mounts.root(settings))
+        return host_path(name, node_paths.normalise(mount.host_path), at, read_only=mount.read_only)
+    below = node_paths.below(mount.host_path, mounts.root(settings))
     return Mounted(_user_data_mount(at, f"deer-flow/{below}", read_only=mount.read_only), None)
 
 

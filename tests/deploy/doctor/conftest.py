@@ -13,7 +13,7 @@ from deploy.doctor.findings import Verdict
 from deploy.doctor.patient import admitted
 from deploy.local.emulator import kubeconfig
 from deploy.local.emulator.client import Client
-from shared.clock import Clock
+from shared.redis.clock import Clock
 from shared.settings import read_settings
 from tests.deploy.emulator.conftest import Start, start
 

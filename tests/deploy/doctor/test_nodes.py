@@ -11,10 +11,10 @@ from deploy.doctor.looking import Image, Node, NodeStatus
 from deploy.doctor.nodes import NODE_PORTS, judge_image, judge_node_ports, reference
 from deploy.local.emulator.client import Client
 from deploy.local.stack import free_port
-from shared.moves import accepted
-from shared.sandbox import Spec, Status
-from shared.steps import Change
-from shared.store import Store
+from shared.sandbox.record import Spec, Status
+from shared.sandbox.transitions import accepted
+from shared.store.store import Store
+from shared.store.update import Change
 from tests.deploy.doctor.conftest import Look, made
 from worker.manifests.labels import APP
 from worker.seen import Metadata

@@ -4,9 +4,9 @@ import pytest
 from arq.connections import ArqRedis
 
 from deploy.doctor.findings import Verdict
-from shared.steps import Guard
-from shared.store import Store
-from shared.vitals import ALIVE_SECONDS, FRESH_SECONDS, Vitals
+from shared.liveness.vitals import ALIVE_SECONDS, FRESH_SECONDS, Vitals
+from shared.store.store import Store
+from shared.store.update import Guard
 from tests.deploy.doctor.conftest import Look
 
 pytestmark = pytest.mark.anyio

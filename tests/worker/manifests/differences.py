@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from shared.sandbox import Sandbox
+from shared.sandbox.record import Sandbox
 
 ABSENT = "absent"
 POD_UID = "5b1f0c1e-5f0e-4f0e-8f0e-000000000001"

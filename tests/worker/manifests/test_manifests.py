@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from shared.sandbox import Mount, Sandbox, Spec
+from shared.sandbox.record import Mount, Sandbox, Spec
 from shared.settings import Settings, read_settings
 from tests.worker.records import record_of, settings_of
 from worker import manifests

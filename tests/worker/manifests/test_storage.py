@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from shared.sandbox import Sandbox
+from shared.sandbox.record import Sandbox
 from shared.settings import Settings
 from tests.worker.records import record_of, settings_of
 from worker import manifests

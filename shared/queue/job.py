@@ -1,0 +1,68 @@
+"""The jobs of the queue, in arq's own format.
+
+arq's `enqueue_job` is not used: a job is written in the same atomic step as the record that asks for it
+(`shared.store.store`), so that neither can exist without the other. What that step writes is what arq would: its format, its
+two keys; tests hold it to arq's own reading. Job ids name life and attempt, so that a lost job never blocks the next.
+"""
+
+from collections.abc import Callable
+from enum import StrEnum
+from typing import Any, Self
+
+import msgspec
+from arq.constants import default_queue_name, expires_extra_ms, in_progress_key_prefix, job_key_prefix
+from arq.jobs import serialize_job
+
+from shared.sandbox.record import Sandbox
+
+HEAD_START_SECONDS = 60.0
+"""arq's workers compare a job's time with their own host's clock: one that is behind by less loses nothing."""
+FIRST_SECONDS = 3600.0
+"""Somebody waits for a create: it overtakes whatever else is less than an hour late."""
+QUEUE = default_queue_name
+NEWS = "jobs"
+"""Channel on which each job is announced, so that workers need not poll."""
+JOB_KEY = job_key_prefix
+IN_PROGRESS_KEY = in_progress_key_prefix
+EXPIRES_MS = expires_extra_ms
+
+encode: Callable[[dict[str, Any]], bytes] = msgspec.msgpack.Encoder(enc_hook=repr).encode
+"""arq's serialiser; `repr` lets it also write the exception of a job that failed."""
+decode: Callable[[bytes], dict[str, Any]] = msgspec.msgpack.Decoder().decode
+
+
+class Work(StrEnum):
+    """The functions a worker runs, by the names they have in the queue."""
+
+    PROVISION = "provision"
+    TERMINATE = "terminate"
+    ASK = "ask"
+
+
+class Job(msgspec.Struct, frozen=True):
+    work: Work
+    sandbox_id: str
+    life: str
+    attempt: int = 1
+    at: float | None = None
+    """When it is due, seconds since the epoch; None: at once, before all that is due at a time."""
+
+    @classmethod
+    def of(cls, work: Work, record: Sandbox, at: float | None = None) -> Self:
+        return cls(work, record.id, record.life, record.attempt, at)
+
+    @property
+    def id(self) -> str:
+        return f"{self.work}:{self.sandbox_id}:{self.life}:{self.attempt}"
+
+    def score(self, now: float) -> int:
+        """Its place in the queue, milliseconds. Creates come first: before clean-ups that are late, too."""
+        head_start = FIRST_SECONDS if self.work is Work.PROVISION else HEAD_START_SECONDS
+        return int((now - head_start if self.at is None else self.at) * 1000)
+
+    def payload(self, now: float) -> bytes:
+        """What arq's worker expects under the job's key; `now` in seconds since the epoch."""
+        raw: bytes = serialize_job(
+            self.work, (self.sandbox_id, self.life, self.attempt), {}, None, int(now * 1000), serializer=encode
+        )
+        return raw
