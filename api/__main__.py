@@ -6,7 +6,7 @@ import signal
 import uvicorn
 
 from api.app import create_app
-from api.metering import metered
+from api.middleware.request_metrics import metered
 from shared import cli
 
 DRAIN_SECONDS = 20

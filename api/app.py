@@ -11,19 +11,21 @@ from litestar import Litestar, Router
 from litestar.static_files import create_static_files_router
 from litestar.types import ASGIApp
 
-from api import histories, keepalive, metrics, openapi, probes, sandboxes
-from api.admission import admission
-from api.metering import metered
-from api.parts import Parts
-from api.problems import HANDLERS
-from api.uses import Uses
-from api.waiting import Waiting
+from api.health import metrics, probes
+from api.http import openapi
+from api.http.problems import HANDLERS
+from api.middleware.access import admission
+from api.middleware.request_metrics import metered
+from api.sandboxes import history, keepalive, routes
+from api.state.app_state import Parts
+from api.state.notifier import Waiting
+from api.state.rate_limiter import Rates
+from api.state.sync_gate import Completeness
+from api.state.usage import Uses
 from shared import logs
 from shared import metrics as counted
-from shared.completeness import Completeness
 from shared.errors import StoreUnavailable
 from shared.liveness.vitals import Vitals
-from shared.rates import Rates
 from shared.redis.connection import PROMPT, connect
 from shared.settings import Settings, read_settings
 from shared.store.store import Store
@@ -61,11 +63,11 @@ def create_app(settings: Settings, store: Store | None = None) -> Litestar:
         middleware=[admission(settings)],
         route_handlers=[
             probes.capabilities,
-            sandboxes.create,
-            sandboxes.list_live,
-            sandboxes.read,
-            histories.read,
-            sandboxes.destroy,
+            routes.create,
+            routes.list_live,
+            routes.read,
+            history.read,
+            routes.destroy,
             keepalive.keep_alive,
         ],
     )

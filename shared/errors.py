@@ -15,7 +15,7 @@ ProvisionerError
 ├── RecordUnreadable    500  what Redis holds of a sandbox is no record of this version
 └── InvalidSettings     (at start only) the environment breaks a rule
 
-`status` and `code` are what `api.problems` answers with; `code` is stable, `detail` is for people.
+`status` and `code` are what `api.http.problems` answers with; `code` is stable, `detail` is for people.
 """
 
 import math

@@ -1,7 +1,7 @@
 """What every process counts, for Prometheus. Closed label sets: no sandbox, user or text is ever in a label.
 
 State that all processes share (how many sandboxes, how long the queue) is not here: the API reads it at each scrape
-(`shared.state`), so that replicas do not multiply it.
+(`api.health.stats`), so that replicas do not multiply it.
 """
 
 from itertools import product

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from shared.completeness import Completeness
+from api.state.sync_gate import Completeness
 from shared.errors import Fenced, RecordsMissing, StoreUnavailable
 from shared.liveness.vitals import ALIVE_SECONDS, BEAT_SECONDS, FRESH_SECONDS, Vitals
 from shared.redis.connection import PROMPT, connect

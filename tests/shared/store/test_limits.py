@@ -7,7 +7,7 @@ import pytest
 from msgspec.structs import replace
 from redis.asyncio import Redis
 
-from api.moves import unwanted, wanted
+from api.sandboxes.updates import unwanted, wanted
 from shared.errors import LimitReached
 from shared.sandbox.record import EndedBy, Reason, Sandbox, Spec, Status
 from shared.sandbox.transitions import Made, expired, failed, next_life, provisioned

@@ -8,11 +8,11 @@ from typing import Any, NamedTuple, cast
 
 from litestar import Litestar, Request
 
-from api.uses import Uses
-from api.waiting import Waiting
-from shared.completeness import Completeness
+from api.state.notifier import Waiting
+from api.state.rate_limiter import Rates
+from api.state.sync_gate import Completeness
+from api.state.usage import Uses
 from shared.liveness.vitals import Vitals
-from shared.rates import Rates
 from shared.settings import Settings
 from shared.store.store import Store
 

@@ -9,20 +9,14 @@ import structlog
 from litestar import Request, Response, delete, get, post
 from litestar.params import HeaderParameter, PathParameter, QueryParameter
 
-from api import openapi
-from api.etags import etag, matches, means
-from api.messages import Deleted, SandboxAnswer, SandboxList, answer, answers
-from api.moves import unwanted, wanted
-from api.openapi import problems
-from api.parts import parts
-from api.preferences import (
-    COMPAT_CREATE_SECONDS,
-    COMPAT_READ_SECONDS,
-    MAX_WAIT_SECONDS,
-    applied,
-    wait_seconds,
-)
-from api.presence import there
+from api.http import openapi
+from api.http.etags import etag, matches, means
+from api.http.openapi import problems
+from api.http.prefer import COMPAT_CREATE_SECONDS, COMPAT_READ_SECONDS, MAX_WAIT_SECONDS, applied, wait_seconds
+from api.sandboxes.lookup import there
+from api.sandboxes.schemas import Deleted, SandboxAnswer, SandboxList, answer, answers
+from api.sandboxes.updates import unwanted, wanted
+from api.state.app_state import parts
 from shared import logs
 from shared.errors import InvalidRequest, SandboxNotFound, SandboxNotReady
 from shared.sandbox import expiry, mounts

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
-from api.moves import is_worth_a_touch, touched
+from api.sandboxes.updates import is_worth_a_touch, touched
 from shared.errors import RecordUnreadable, StoreUnavailable
 from shared.sandbox.record import Sandbox
 from shared.store.store import Store

@@ -5,9 +5,9 @@ from typing import Annotated, Any
 from litestar import Request, get
 from litestar.params import PathParameter
 
-from api.messages import History, event
-from api.openapi import problems
-from api.parts import parts
+from api.http.openapi import problems
+from api.sandboxes.schemas import History, event
+from api.state.app_state import parts
 from shared.errors import SandboxNotFound
 from shared.sandbox.request import SANDBOX_ID, SANDBOX_ID_LENGTH
 

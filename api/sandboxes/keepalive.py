@@ -5,13 +5,13 @@ from typing import Any
 
 from litestar import Request, post
 
-from api import openapi
-from api.messages import SandboxAnswer, answer
-from api.moves import kept_alive
-from api.openapi import problems
-from api.parts import parts
-from api.presence import there
-from api.sandboxes import InPath
+from api.http import openapi
+from api.http.openapi import problems
+from api.sandboxes.lookup import there
+from api.sandboxes.routes import InPath
+from api.sandboxes.schemas import SandboxAnswer, answer
+from api.sandboxes.updates import kept_alive
+from api.state.app_state import parts
 from shared.errors import SandboxNotFound
 from shared.sandbox.request import read_keep_alive
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from api.etags import etag, matches, means
+from api.http.etags import etag, matches, means
 from shared.sandbox.record import Reason, Sandbox, Spec, Status, Timings
 from shared.sandbox.transitions import accepted
 from shared.store.store import Store

@@ -9,11 +9,11 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from api.parts import parts
+from api.health.stats import State, read_state
+from api.state.app_state import parts
 from shared import metrics
 from shared.errors import StoreUnavailable
 from shared.settings import Settings
-from shared.state import State, read_state
 from shared.store.limits import limits
 
 REDIS_SECONDS = 3.0

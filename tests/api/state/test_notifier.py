@@ -12,8 +12,8 @@ import pytest
 from arq.connections import ArqRedis
 from redis.asyncio import Redis
 
-from api.parts import of
-from api.waiting import Waiting
+from api.state.app_state import of
+from api.state.notifier import Waiting
 from shared.redis.connection import PROMPT, connect
 from shared.sandbox.record import Reason, Sandbox, Status
 from shared.sandbox.transitions import Made, provisioned

@@ -1,6 +1,6 @@
 """Whether a sandbox is there, as callers mean it: one that is being deleted is not, whatever its Pod does."""
 
-from api.parts import Parts
+from api.state.app_state import Parts
 from shared.errors import SandboxExpired, SandboxNotFound
 from shared.sandbox.record import Sandbox, Status
 

@@ -8,7 +8,7 @@ import pytest
 from litestar.types import Receive, Scope, Send
 
 from api.app import MAX_BODY_BYTES, create_app
-from api.metering import metered
+from api.middleware.request_metrics import metered
 from shared.settings import read_settings
 from shared.store.store import Store
 from tests.api.conftest import KEY

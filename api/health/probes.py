@@ -4,10 +4,10 @@ from typing import Any
 
 from litestar import Request, get
 
-from api import openapi
-from api.messages import Capabilities, Health
-from api.openapi import problems
-from api.parts import parts
+from api.http import openapi
+from api.http.openapi import problems
+from api.sandboxes.schemas import Capabilities, Health
+from api.state.app_state import parts
 from shared.errors import NotReady
 
 

@@ -9,7 +9,7 @@ import pytest
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from api.metrics import REDIS_SECONDS
+from api.health.metrics import REDIS_SECONDS
 from shared.liveness.vitals import Vitals
 from shared.redis.connection import PROMPT, connect
 from shared.sandbox.record import Status

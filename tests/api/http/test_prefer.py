@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api.preferences import APPLIED, MAX_WAIT_SECONDS, applied, wait_seconds
+from api.http.prefer import APPLIED, MAX_WAIT_SECONDS, applied, wait_seconds
 
 pytestmark = pytest.mark.anyio
 

@@ -16,9 +16,9 @@ from litestar.openapi.spec import (
     SecurityScheme,
 )
 
-from api.auth import HEADER
-from api.messages import SandboxAnswer, example
-from api.problems import MEDIA_TYPE
+from api.http.auth import HEADER
+from api.http.problems import MEDIA_TYPE
+from api.sandboxes.schemas import SandboxAnswer, example
 from shared.sandbox import request
 from shared.sandbox.request import CreateSandbox
 

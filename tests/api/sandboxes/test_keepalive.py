@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from api.moves import TOUCH_SECONDS, is_worth_a_touch
-from api.uses import Uses
+from api.sandboxes.updates import TOUCH_SECONDS, is_worth_a_touch
+from api.state.usage import Uses
 from shared.errors import StoreUnavailable
 from shared.sandbox.expiry import Terms
 from shared.sandbox.record import EndedBy, Reason, Spec, Status

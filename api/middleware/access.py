@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 from litestar.types import ASGIApp, Receive, Scope, Send
 
-from api.auth import HEADER, Key
-from api.parts import of
+from api.http.auth import HEADER, Key
+from api.state.app_state import of
 from shared.settings import Settings
 
 _HEADER = HEADER.lower().encode()

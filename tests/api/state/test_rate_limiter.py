@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from redis.asyncio import Redis
 
+from api.state.rate_limiter import Rates
 from shared.errors import RateLimited, StoreUnavailable
-from shared.rates import Rates
 from shared.redis.connection import PROMPT, connect
 from shared.settings import read_settings
 from tests.conftest import Clock

@@ -9,7 +9,7 @@ import httpx
 import pytest
 from msgspec.structs import replace
 
-from api.parts import of
+from api.state.app_state import of
 from shared.sandbox.record import Reason, Sandbox, Status
 from shared.sandbox.transitions import Made, provisioned
 from shared.store.store import Store

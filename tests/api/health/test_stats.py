@@ -4,11 +4,11 @@ import pytest
 from arq.constants import in_progress_key_prefix
 from redis.asyncio import Redis
 
+from api.health.stats import BEHIND_SECONDS, State, read_state
 from shared.queue import job as queue
 from shared.queue.job import Job, Work
 from shared.sandbox.record import NO_PROGRESS_SECONDS, Spec, Status
 from shared.sandbox.transitions import accepted, terminating
-from shared.state import BEHIND_SECONDS, State, read_state
 from shared.store.indexes import STATUS
 from shared.store.limits import Limit
 from shared.store.store import Store
