@@ -16,11 +16,11 @@ from shared.liveness.vitals import Vitals
 from shared.redis.connection import PROMPT, connect
 from shared.settings import Settings
 from shared.store.store import Store
-from worker import heartbeat
+from worker.health import heartbeat
+from worker.health.probes import serving
+from worker.jobs.queue_worker import Runner
 from worker.main import FAILED, arq_settings
-from worker.print_manifest import manifest
-from worker.probes import serving
-from worker.runner import Runner
+from worker.manifests.preview import manifest
 
 log = structlog.get_logger()
 

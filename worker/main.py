@@ -16,20 +16,20 @@ from arq.worker import Function, func
 from shared import logs, metrics
 from shared.errors import StoreUnavailable
 from shared.liveness.vitals import Vitals
-from shared.pacing import Pacing
 from shared.queue import job
 from shared.queue.job import Work
 from shared.redis.connection import PATIENT, PROMPT, connect
 from shared.settings import Settings, read_settings
 from shared.store.store import Store
-from worker import jobs
-from worker.activity import Asking
-from worker.cluster import Cluster
-from worker.heartbeat import beating
-from worker.kubeconfig import configuration
-from worker.observer import Observer
-from worker.provisioner import Provisioner
-from worker.runner import FALLBACK_SECONDS
+from worker.health.heartbeat import beating
+from worker.jobs import functions
+from worker.jobs.activity_probe import Asking
+from worker.jobs.cleanup_throttle import Pacing
+from worker.jobs.provisioner import Provisioner
+from worker.jobs.queue_worker import FALLBACK_SECONDS
+from worker.kubernetes.client import Cluster
+from worker.kubernetes.config import configuration
+from worker.leader.leader import Observer
 
 log = structlog.get_logger()
 
@@ -40,7 +40,7 @@ READ_LIMIT = 5000
 """Entries of the queue that a worker looks through for one that nobody works on. Those being worked on stay in the
 queue: with arq's default of five times its own jobs, a few busy workers would hide the rest of it from all others."""
 ENDLESS = 1_000_000_000
-"""Tries: a job decides itself when to stop (`worker.provisioner`), by its deadline and not by counting."""
+"""Tries: a job decides itself when to stop (`worker.jobs.provisioner`), by its deadline and not by counting."""
 
 
 def __getattr__(name: str) -> type:
@@ -69,16 +69,18 @@ def arq_settings(settings: Settings) -> dict[str, Any]:
         "redis_pool": connect(settings, PATIENT),
         "queue_name": job.QUEUE,
         "functions": [
-            _function(jobs.provision, Work.PROVISION),
-            _function(jobs.terminate, Work.TERMINATE),
-            _function(jobs.ask, Work.ASK),
+            _function(functions.provision, Work.PROVISION),
+            _function(functions.terminate, Work.TERMINATE),
+            _function(functions.ask, Work.ASK),
         ],
-        "cron_jobs": [cron(cast(WorkerCoroutine, jobs.sweep), second=SWEEP_SECONDS, timeout=jobs.ARQ_TIMEOUT_SECONDS)],
+        "cron_jobs": [
+            cron(cast(WorkerCoroutine, functions.sweep), second=SWEEP_SECONDS, timeout=functions.ARQ_TIMEOUT_SECONDS)
+        ],
         "on_startup": on_startup,
         "on_shutdown": on_shutdown,
         "job_serializer": job.encode,
         "job_deserializer": job.decode,
-        "job_timeout": jobs.ARQ_TIMEOUT_SECONDS,
+        "job_timeout": functions.ARQ_TIMEOUT_SECONDS,
         "keep_result": 0,
         "max_jobs": settings.worker_max_jobs,
         "max_tries": ENDLESS,

@@ -11,7 +11,7 @@ from deploy.doctor.findings import Finding, broken, ok, warning
 from deploy.doctor.patient import Patient
 from deploy.doctor.speed import fastest
 from shared.errors import InvalidSettings
-from worker.kubernetes_errors import NO_ANSWER, KubernetesError
+from worker.kubernetes.errors import NO_ANSWER, KubernetesError
 
 SLOW_SECONDS = 0.5
 """A call, of which a create takes two in a row; a second is what a sandbox should need in all."""

@@ -10,7 +10,7 @@ from redis import exceptions
 from deploy.doctor.findings import Check, Finding, Verdict, unknown
 from deploy.doctor.patient import Patient
 from shared.errors import InvalidSettings, StoreUnavailable
-from worker.kubernetes_errors import NO_ANSWER, KubernetesError
+from worker.kubernetes.errors import NO_ANSWER, KubernetesError
 
 SECONDS = 15.0
 """For one check: longer than one call to Kubernetes may take by default, with another before it."""

@@ -1,6 +1,6 @@
 """What the doctor reads of a cluster beyond what a worker does, for which it may lack the permission. Changes nothing.
 
-It is not in `worker.cluster`, so that a worker's Role stays as small as its work.
+It is not in `worker.kubernetes.client`, so that a worker's Role stays as small as its work.
 """
 
 from collections.abc import Mapping
@@ -9,9 +9,9 @@ from typing import TypeVar
 
 import msgspec
 
-from worker.cluster import PAGE, Cluster
-from worker.kubernetes_errors import NO_ANSWER, NOT_KUBERNETES, KubernetesError
-from worker.seen import ListMetadata, Metadata, Service
+from worker.kubernetes.client import PAGE, Cluster
+from worker.kubernetes.errors import NO_ANSWER, NOT_KUBERNETES, KubernetesError
+from worker.kubernetes.objects import ListMetadata, Metadata, Service
 
 REVIEWS = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
 

@@ -12,7 +12,7 @@ from shared.sandbox.record import Spec
 from shared.sandbox.transitions import accepted
 from shared.settings import ServiceType, Settings
 from worker import manifests
-from worker.manifests import kinds
+from worker.kubernetes import manifest_types
 
 LOW = Decimal("0.1")
 """Of a quota: when less is left, it is time to ask for more."""
@@ -24,7 +24,7 @@ _GRAVITY = (Verdict.OK, Verdict.WARNING, Verdict.BROKEN)
 _NOT_THERE = "the namespace is not there yet"
 
 
-def example(settings: Settings) -> kinds.Pod:
+def example(settings: Settings) -> manifest_types.Pod:
     """The Pod of a plain request."""
     return manifests.pod(accepted("doctor", Spec(), cluster=settings.cluster_name, now=time.time()), settings)
 

@@ -14,8 +14,8 @@ from shared.settings import ServiceType
 from shared.store.indexes import Selection
 from shared.store.pagination import BEGINNING
 from shared.store.store import Store
-from worker.cluster import SERVICES
-from worker.seen import Service
+from worker.kubernetes.client import SERVICES
+from worker.kubernetes.objects import Service
 
 NODE_PORTS = 2768
 """30000–32767, Kubernetes' default range, for all Services of the cluster. Its own range is not to be asked for."""

@@ -14,7 +14,7 @@ from shared.errors import InvalidSettings
 from shared.redis.clock import Clock
 from shared.redis.connection import PROMPT, connect
 from shared.settings import Settings
-from worker.kubeconfig import PLUGIN_SECONDS, configuration
+from worker.kubernetes.config import PLUGIN_SECONDS, configuration
 
 ROOT = Path("/")
 _MARKS = (".dockerenv", "run/.containerenv")

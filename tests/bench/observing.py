@@ -20,8 +20,8 @@ from tests.bench.load import closed, paced
 from tests.bench.plain import Plain, plain
 from tests.bench.report import Finding
 from tests.bench.system import Given, System, system
-from worker.manifests.labels import SANDBOX_ID
-from worker.seen import Frame, Pod
+from worker.kubernetes.labels import SANDBOX_ID
+from worker.kubernetes.objects import Frame, Pod
 
 GOALS = (goals.OBSERVED, goals.OBSERVED_TAIL)
 PODS = 50

@@ -19,9 +19,9 @@ from shared.settings import Settings
 from tests.bench.load import Refused
 from tests.bench.wire import Answer
 from worker import manifests
-from worker.api_server import LINE_BYTES
-from worker.kubeconfig import configuration
-from worker.kubernetes_library import ApiClient, Configuration
+from worker.kubernetes.config import configuration
+from worker.kubernetes.http import LINE_BYTES
+from worker.kubernetes.lazy_import import ApiClient, Configuration
 
 CLEAR_SECONDS = 60.0
 POLL_SECONDS = 0.02

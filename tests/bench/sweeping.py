@@ -11,7 +11,6 @@ from collections.abc import Awaitable, Callable
 import structlog
 from msgspec.structs import replace
 
-from shared.pacing import Pacing
 from tests.bench import goals, records
 from tests.bench.figures import Taken
 from tests.bench.goals import Goal
@@ -19,7 +18,8 @@ from tests.bench.load import closed, expect
 from tests.bench.observing import ONLY_EMULATED, Changes, changing
 from tests.bench.report import Finding
 from tests.bench.system import ROOM, Given, System, system
-from worker.sweep import sweep
+from worker.jobs.cleanup_throttle import Pacing
+from worker.jobs.sweep import sweep
 
 GOALS = (goals.SWEEP, goals.SCRAPE, goals.EVENT)
 FEW = 100

@@ -5,7 +5,7 @@ import pytest
 from shared.settings import read_settings
 from tests.deploy.network_policies import Peer, matches, may_reach
 from tests.deploy.rendering import Rendering
-from worker.manifests.labels import APP
+from worker.kubernetes.labels import APP
 
 OURS = "deer-flow-system"
 

@@ -32,8 +32,8 @@ from shared.settings import read_settings
 from shared.store.store import Store
 from shared.store.update import Change
 from shared.version import VERSION
-from tests.counts import Counts, Series, value
-from worker.cluster import HAPPENINGS, PODS, SERVICES
+from tests.support.counts import Counts, Series, value
+from worker.kubernetes.client import HAPPENINGS, PODS, SERVICES
 
 ERRORS = Path(__file__).parents[2] / "docs/errors.md"
 T = 1_750_000_000.0

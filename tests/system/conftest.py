@@ -15,7 +15,7 @@ from kubernetes_asyncio import client, config
 from redis.asyncio import Redis
 
 from deploy.local.stack import Options, Stack
-from worker.manifests.labels import SANDBOX_ID, SELECTOR
+from worker.kubernetes.labels import SANDBOX_ID, SELECTOR
 
 REAL = os.environ.get("TEST_KUBECONFIG")
 SECONDS = 120.0 if REAL else 60.0

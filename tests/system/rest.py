@@ -15,7 +15,7 @@ from redis.exceptions import RedisError
 from shared.sandbox.record import Sandbox
 from shared.store import indexes
 from tests.system.conftest import SECONDS, System
-from worker.manifests.labels import SANDBOX_ID
+from worker.kubernetes.labels import SANDBOX_ID
 
 PAUSE_SECONDS = 0.3
 """Between two looks, each of which costs the processes under test something too."""

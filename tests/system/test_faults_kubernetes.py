@@ -17,7 +17,7 @@ from tests.system.chaos import repeated
 from tests.system.conftest import System
 from tests.system.load import Load
 from tests.system.rest import at_rest
-from worker.observer import lease_name
+from worker.leader.leader import lease_name
 
 pytestmark = pytest.mark.anyio
 

@@ -22,9 +22,9 @@ from shared.settings import Settings, read_settings
 from shared.store.store import Store
 from shared.store.update import Change, Guard
 from tests.conftest import Clock
-from worker.cluster import Cluster
-from worker.kubeconfig import configuration
-from worker.provisioner import Provisioner
+from worker.jobs.provisioner import Provisioner
+from worker.kubernetes.client import Cluster
+from worker.kubernetes.config import configuration
 
 SECONDS = 15.0
 """An upper bound for anything to come true; what is waited for comes as soon as it does."""

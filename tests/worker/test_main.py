@@ -17,10 +17,10 @@ from shared.queue.job import Job, Work
 from shared.settings import Settings
 from shared.store.store import Store
 from shared.store.update import Change
+from tests.support.records import record_of
 from tests.worker.conftest import SECONDS, Kubernetes, eventually, read
-from tests.worker.records import record_of
+from worker.jobs.queue_worker import Runner
 from worker.main import arq_settings
-from worker.runner import Runner
 
 pytestmark = pytest.mark.anyio
 

@@ -5,15 +5,15 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from worker import seen
-from worker.kubernetes_errors import KubernetesError
+from worker.kubernetes import objects
+from worker.kubernetes.errors import KubernetesError
 
 DIRECTORY = Path(__file__).parent / "transcripts"
 
 
 class Event(NamedTuple):
     type: str
-    pod: seen.Pod
+    pod: objects.Pod
 
 
 def exchanges(name: str) -> list[dict[str, Any]]:
@@ -21,9 +21,9 @@ def exchanges(name: str) -> list[dict[str, Any]]:
     return found
 
 
-def pod_of(document: dict[str, Any]) -> seen.Pod:
+def pod_of(document: dict[str, Any]) -> objects.Pod:
     """As the worker decodes it."""
-    return msgspec.json.decode(msgspec.json.encode(document), type=seen.Pod)
+    return msgspec.json.decode(msgspec.json.encode(document), type=objects.Pod)
 
 
 def pod_life() -> list[Event]:
@@ -32,7 +32,7 @@ def pod_life() -> list[Event]:
     return [Event(event["type"], pod_of(event["object"])) for event in events if event["type"] != "BOOKMARK"]
 
 
-def stuck_pod(how: str) -> seen.Pod:
+def stuck_pod(how: str) -> objects.Pod:
     return pod_of(exchanges(f"pod-stuck-{how}")[0]["response"]["body"])
 
 

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from shared.sandbox.record import Mount, Sandbox
 from shared.settings import Settings
+from worker.kubernetes.manifest_types import Container, EmptyDir, EnvVar, SecurityContext, Volume, VolumeMount
 from worker.manifests import volumes
-from worker.manifests.kinds import Container, EmptyDir, EnvVar, SecurityContext, Volume, VolumeMount
 from worker.manifests.volumes import Mounted
 
 RUNTIME = "/mnt/integrations/lark-cli/runtime"

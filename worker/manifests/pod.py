@@ -5,8 +5,8 @@ import math
 from shared.sandbox.names import object_name
 from shared.sandbox.record import Sandbox
 from shared.settings import Settings
-from worker.manifests import volumes
-from worker.manifests.kinds import (
+from worker.kubernetes.labels import annotations, labels
+from worker.kubernetes.manifest_types import (
     Container,
     ContainerPort,
     HttpGet,
@@ -19,7 +19,7 @@ from worker.manifests.kinds import (
     Volume,
     VolumeMount,
 )
-from worker.manifests.labels import annotations, labels
+from worker.manifests import volumes
 from worker.manifests.lark import Lark, lark
 
 HEALTH_PATH = "/v1/sandbox"

@@ -3,8 +3,8 @@
 from shared.sandbox.names import object_name, service_name
 from shared.sandbox.record import Sandbox
 from shared.settings import Settings
-from worker.manifests.kinds import ObjectMeta, OwnerReference, Service, ServicePort, ServiceSpec
-from worker.manifests.labels import labels, selector
+from worker.kubernetes.labels import labels, selector
+from worker.kubernetes.manifest_types import ObjectMeta, OwnerReference, Service, ServicePort, ServiceSpec
 
 
 def service(record: Sandbox, pod_uid: str, settings: Settings) -> Service:

@@ -6,7 +6,7 @@ from shared import node_paths
 from shared.sandbox import mounts
 from shared.sandbox.record import Mount, Sandbox
 from shared.settings import Settings
-from worker.manifests.kinds import Claim, EmptyDir, HostPath, Volume, VolumeMount
+from worker.kubernetes.manifest_types import Claim, EmptyDir, HostPath, Volume, VolumeMount
 
 SKILLS = "/mnt/skills"
 USER_DATA = "/mnt/user-data"

@@ -13,7 +13,7 @@ from redis import Redis
 from deploy.local.stack import free_port
 from shared.errors import InvalidSettings, ProvisionerError
 from shared.sandbox.record import Reason
-from worker.kubernetes_errors import KubernetesError
+from worker.kubernetes.errors import KubernetesError
 
 pytestmark = pytest.mark.anyio
 

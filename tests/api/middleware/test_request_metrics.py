@@ -12,7 +12,7 @@ from api.middleware.request_metrics import metered
 from shared.settings import read_settings
 from shared.store.store import Store
 from tests.api.conftest import KEY
-from tests.counts import Counts, Series, value
+from tests.support.counts import Counts, Series, value
 
 pytestmark = pytest.mark.anyio
 

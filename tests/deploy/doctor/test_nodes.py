@@ -16,8 +16,8 @@ from shared.sandbox.transitions import accepted
 from shared.store.store import Store
 from shared.store.update import Change
 from tests.deploy.doctor.conftest import Look, made
-from worker.manifests.labels import APP
-from worker.seen import Metadata
+from worker.kubernetes.labels import APP
+from worker.kubernetes.objects import Metadata
 
 pytestmark = pytest.mark.anyio
 

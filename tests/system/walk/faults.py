@@ -13,7 +13,7 @@ from deploy.local.processes import Process
 from tests.system.conftest import System
 from tests.system.load import AGAIN_SECONDS
 from tests.system.walk.model import Model
-from worker.manifests.labels import LIFE
+from worker.kubernetes.labels import LIFE
 
 Rules = tuple[dict[str, object], ...]
 

@@ -9,8 +9,8 @@ import msgspec
 import pytest
 
 from shared.settings import read_settings
+from tests.support.records import record_of
 from tests.worker.manifests.differences import ABSENT, DIFFERENCES, POD_UID, Difference
-from tests.worker.records import record_of
 from worker import manifests
 
 FILES = sorted((Path(__file__).parent / "deerflow").glob("*.json"))

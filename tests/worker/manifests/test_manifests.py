@@ -10,9 +10,9 @@ from msgspec.structs import replace
 
 from shared.sandbox.record import Mount, Sandbox, Spec
 from shared.settings import Settings, read_settings
-from tests.worker.records import record_of, settings_of
+from tests.support.records import record_of, settings_of
 from worker import manifests
-from worker.manifests.kinds import Container
+from worker.kubernetes.manifest_types import Container
 
 POD_UID = "some-uid"
 DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")

@@ -10,9 +10,9 @@ import pytest
 
 from shared.sandbox.record import Sandbox
 from shared.settings import Settings
-from tests.worker.records import record_of, settings_of
+from tests.support.records import record_of, settings_of
 from worker import manifests
-from worker.manifests.kinds import Container, Pod, Volume, VolumeMount
+from worker.kubernetes.manifest_types import Container, Pod, Volume, VolumeMount
 
 BASE = "/srv/df"
 SKILLS = f"""

@@ -1,0 +1,136 @@
+"""What a worker answers over HTTP, and how it says that it lives."""
+
+import time
+from collections.abc import AsyncIterator
+
+import httpx
+import pytest
+from aiohttp import web
+from arq.connections import ArqRedis
+from structlog.testing import capture_logs
+
+from deploy.local.stack import free_port
+from shared.liveness.vitals import Vitals
+from shared.redis.connection import PROMPT, connect
+from shared.settings import Settings
+from shared.store.update import Guard
+from tests.support.records import settings_of
+from tests.worker.conftest import eventually
+from worker.health import heartbeat
+from worker.health.heartbeat import beating
+from worker.health.probes import serving
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def served() -> Settings:
+    """On a free port."""
+    return settings_of(WORKER_METRICS_PORT=str(free_port()))
+
+
+@pytest.fixture
+def vitals(valkey: ArqRedis) -> Vitals:
+    return Vitals(valkey, time.time, "default")
+
+
+@pytest.fixture
+async def outside() -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(trust_env=False) as client:
+        yield client
+
+
+def url(settings: Settings, path: str) -> str:
+    return f"http://{settings.worker_metrics_host}:{settings.worker_metrics_port}{path}"
+
+
+async def test_ready(vitals: Vitals, served: Settings, leading: Guard, outside: httpx.AsyncClient):
+    """It is ready when a worker lives and the cluster is observed, and names what is missing while that is not so."""
+    async with serving(vitals, served):
+        answer = await outside.get(url(served, "/health/ready"))
+        assert answer.status_code == 503
+        assert answer.json() == {"status": "not ready", "missing": await vitals.missing()}
+        assert len(answer.json()["missing"]) == 2
+        assert (await outside.get(url(served, "/health"))).status_code == 200
+        await vitals.beat("host:1")
+        await vitals.observed(leading)
+        answer = await outside.get(url(served, "/health/ready"))
+        assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
+
+
+async def test_redis_away(served: Settings, away_url: str, outside: httpx.AsyncClient):
+    """Without Redis it lives, is not ready, and says why."""
+    async with (
+        connect(settings_of(REDIS_URL=away_url), PROMPT) as away,
+        serving(Vitals(away, time.time, "default"), served),
+    ):
+        answer = await outside.get(url(served, "/health/ready"))
+        assert answer.status_code == 503
+        assert "Redis does not answer" in answer.json()["missing"][0]
+        assert (await outside.get(url(served, "/health"))).status_code == 200
+
+
+async def test_nothing_else_is_answered(vitals: Vitals, served: Settings, outside: httpx.AsyncClient):
+    """No other path, and no other method."""
+    async with serving(vitals, served):
+        assert (await outside.get(url(served, "/"))).status_code == 404
+        assert (await outside.post(url(served, "/health"))).status_code == 405
+
+
+async def test_a_port_that_is_taken(vitals: Vitals, served: Settings, outside: httpx.AsyncClient):
+    """A second worker of a host works without: it says so, and what to do, and takes nothing from the first."""
+    async with serving(vitals, served):
+        with capture_logs() as said:
+            async with serving(vitals, served):
+                assert (await outside.get(url(served, "/health"))).status_code == 200
+        assert ["WORKER_METRICS_PORT" in entry["advice"] for entry in said] == [True]
+        assert (await outside.get(url(served, "/health"))).status_code == 200
+
+
+async def test_no_port(vitals: Vitals, monkeypatch: pytest.MonkeyPatch):
+    """With port 0 nothing is served."""
+    monkeypatch.setattr(web.TCPSite, "start", None)
+    async with serving(vitals, settings_of(WORKER_METRICS_PORT="0")):
+        pass
+
+
+async def test_afterwards(vitals: Vitals, served: Settings, outside: httpx.AsyncClient):
+    """When it has ended the port is free again."""
+    async with serving(vitals, served):
+        pass
+    with pytest.raises(httpx.ConnectError):
+        await outside.get(url(served, "/health"))
+
+
+# The heartbeat
+
+
+async def test_beating(vitals: Vitals):
+    """A worker counts as alive as soon as it has begun, by a name that begins with its host's, until it ends."""
+
+    async def alive() -> bool:
+        return await vitals.workers() == [heartbeat.name()]
+
+    async with beating(vitals):
+        await eventually(alive, "it has said that it lives")
+    assert heartbeat.name().startswith(f"{heartbeat.host()}:")
+    assert await vitals.workers() == []
+
+
+async def test_beating_without_redis(away_url: str):
+    """A worker that cannot say that it lives works on."""
+    async with connect(settings_of(REDIS_URL=away_url), PROMPT) as away, beating(Vitals(away, time.time, "default")):
+        pass
+
+
+async def test_beating_again(vitals: Vitals, valkey: ArqRedis, monkeypatch: pytest.MonkeyPatch):
+    """It says so again and again: a Redis that was emptied meanwhile hears of it by itself."""
+    monkeypatch.setattr(heartbeat, "BEAT_SECONDS", 0.02)
+
+    async def alive() -> bool:
+        return bool(await vitals.workers())
+
+    async with beating(vitals):
+        await eventually(alive, "it has said that it lives")
+        await valkey.flushall()
+        await eventually(alive, "it has said so again")

@@ -1,0 +1,69 @@
+"""One worker at a time looks at the cluster, for all: it lists, then watches, and records what has changed.
+
+Everything is written under the lease (`Lease.guard`), so that a leader which was frozen and has been replaced writes
+nothing. Whatever goes wrong ends in a new list, which compares both truths: nothing depends on having seen each event.
+"""
+
+import asyncio
+
+import structlog
+from redis.asyncio import Redis
+
+from shared import metrics
+from shared.errors import Fenced, StoreUnavailable
+from shared.liveness.vitals import Vitals
+from shared.settings import Settings
+from shared.store.store import Store
+from shared.store.update import Guard
+from worker.kubernetes import retry
+from worker.kubernetes.client import Cluster
+from worker.leader.lease import Lease, LeaseLost
+from worker.reflectors.events import Happenings
+from worker.reflectors.pods import Ours, Pods
+from worker.reflectors.services import Services
+
+log = structlog.get_logger()
+
+
+def lease_name(cluster: str) -> str:
+    return f"observer:{cluster}"
+
+
+class Observer:
+    def __init__(self, store: Store, vitals: Vitals, redis: Redis, cluster: Cluster, settings: Settings) -> None:
+        self._store = store
+        self._vitals = vitals
+        self._redis = redis
+        self._cluster = cluster
+        self._settings = settings
+
+    async def run(self) -> None:
+        """Until cancelled: wait for the lease, lead, and wait again when it is lost or Redis is away."""
+        cluster = self._settings.cluster_name
+        while True:
+            lease = Lease(self._redis, lease_name(cluster))
+            await lease.wait()
+            log.info("observing", cluster=cluster)
+            try:
+                with metrics.LEASE.track_inprogress():
+                    await self._lead(lease)
+            finally:
+                await lease.give_back()
+
+    async def _lead(self, lease: Lease) -> None:
+        """Ends when this worker may no longer observe, or cannot write what it sees."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(lease.keep())
+                for following in self._followings(lease.guard):
+                    group.create_task(following.run())
+        except* (LeaseLost, Fenced) as lost:
+            log.warning("observing ended: another worker does it", cause=str(lost.exceptions[0]))
+        except* StoreUnavailable as away:
+            log.warning("observing ended: redis is away", cause=str(away.exceptions[0]))
+            await asyncio.sleep(retry.delay(1))
+
+    def _followings(self, guard: Guard) -> tuple[Pods, Services, Happenings]:
+        own = (self._store, self._cluster, self._settings, guard)
+        ours: Ours = {}
+        return Pods(self._vitals, ours, *own), Services(*own), Happenings(ours, *own)
