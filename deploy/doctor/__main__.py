@@ -7,10 +7,10 @@ import shutil
 import sys
 
 from deploy.doctor.checks import CHECKS, SETTINGS
-from deploy.doctor.examination import Result, examine, result
+from deploy.doctor.context import admitted
 from deploy.doctor.findings import broken
-from deploy.doctor.patient import admitted
 from deploy.doctor.report import as_json, as_table, must_mend
+from deploy.doctor.runner import Result, examine, result
 from shared.errors import InvalidSettings
 from shared.settings import Settings, read_settings
 

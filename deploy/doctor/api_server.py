@@ -7,8 +7,8 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
+from deploy.doctor.context import Patient
 from deploy.doctor.findings import Finding, broken, ok, warning
-from deploy.doctor.patient import Patient
 from deploy.doctor.speed import fastest
 from shared.errors import InvalidSettings
 from worker.kubernetes.errors import NO_ANSWER, KubernetesError

@@ -1,11 +1,11 @@
 """All checks there are, in the order in which they are shown."""
 
-from deploy.doctor import api_server, clocks, configured, namespace, nodes, processes, redis_server
+from deploy.doctor import api_server, clocks, namespace, nodes, processes, redis_server, settings_checks
 from deploy.doctor.findings import Check
 
 CHECKS = (
-    Check("settings", configured.settings),
-    Check("paths", configured.paths),
+    Check("settings", settings_checks.settings),
+    Check("paths", settings_checks.paths),
     Check("redis", redis_server.reachable),
     Check("redis server", redis_server.server),
     Check("redis persistence", redis_server.persistence),

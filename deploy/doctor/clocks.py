@@ -1,7 +1,7 @@
 """This host's clock against the others that it works with."""
 
+from deploy.doctor.context import Patient
 from deploy.doctor.findings import Finding, broken, ok, warning
-from deploy.doctor.patient import Patient
 from shared.queue.job import HEAD_START_SECONDS
 
 NOTICEABLE_SECONDS = 5.0

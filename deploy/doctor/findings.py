@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from deploy.doctor.patient import Patient
+from deploy.doctor.context import Patient
 
 
 class Verdict(StrEnum):
@@ -25,7 +25,7 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 class Check(NamedTuple):
-    """`look` may raise what its adapters raise: `deploy.doctor.examination` makes a finding of it."""
+    """`look` may raise what its adapters raise: `deploy.doctor.runner` makes a finding of it."""
 
     name: str
     look: Callable[[Patient], Awaitable[Finding]]

@@ -3,9 +3,9 @@
 import time
 from decimal import Decimal
 
+from deploy.doctor.context import Patient
 from deploy.doctor.findings import Finding, Verdict, broken, ok, unknown, warning
-from deploy.doctor.looking import Claim, Quota
-from deploy.doctor.patient import Patient
+from deploy.doctor.inspector import Claim, Quota
 from deploy.doctor.quantities import amount
 from shared.sandbox import mounts
 from shared.sandbox.record import Spec

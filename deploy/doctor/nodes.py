@@ -6,9 +6,9 @@ import time
 from collections.abc import Iterable
 from urllib.parse import urlsplit
 
+from deploy.doctor.context import Patient
 from deploy.doctor.findings import Finding, broken, ok, unknown, warning
-from deploy.doctor.looking import Node
-from deploy.doctor.patient import Patient
+from deploy.doctor.inspector import Node
 from shared.sandbox.record import Status
 from shared.settings import ServiceType
 from shared.store.indexes import Selection

@@ -1,7 +1,7 @@
 """The processes, as Redis knows of them: a worker that lives, and one that observes the cluster."""
 
+from deploy.doctor.context import Patient
 from deploy.doctor.findings import Finding, broken, ok
-from deploy.doctor.patient import Patient
 from shared.liveness.vitals import FRESH_SECONDS, Vitals
 from shared.store.store import Store
 

@@ -7,8 +7,8 @@ from urllib.parse import urlsplit
 
 from redis.exceptions import AuthenticationError, RedisError
 
+from deploy.doctor.context import Patient
 from deploy.doctor.findings import Finding, broken, ok, unknown, warning
-from deploy.doctor.patient import Patient
 from deploy.doctor.speed import fastest
 from shared.settings import Settings
 

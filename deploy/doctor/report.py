@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
-from deploy.doctor.examination import Result
 from deploy.doctor.findings import Verdict
+from deploy.doctor.runner import Result
 
 _GAP = "  "
 _NARROWEST = 40

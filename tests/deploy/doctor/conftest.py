@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from deploy.doctor.checks import CHECKS
-from deploy.doctor.examination import Result, examine
+from deploy.doctor.context import admitted
 from deploy.doctor.findings import Verdict
-from deploy.doctor.patient import admitted
+from deploy.doctor.runner import Result, examine
 from deploy.local.emulator import kubeconfig
 from deploy.local.emulator.client import Client
 from shared.redis.clock import Clock

@@ -7,7 +7,7 @@ from arq.connections import ArqRedis
 from msgspec.structs import replace
 
 from deploy.doctor.findings import Verdict
-from deploy.doctor.looking import Image, Node, NodeStatus
+from deploy.doctor.inspector import Image, Node, NodeStatus
 from deploy.doctor.nodes import NODE_PORTS, judge_image, judge_node_ports, reference
 from deploy.local.emulator.client import Client
 from deploy.local.stack import free_port

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from redis.asyncio import Redis
 
-from deploy.doctor.looking import Looking
+from deploy.doctor.inspector import Looking
 from shared.errors import InvalidSettings
 from shared.redis.clock import Clock
 from shared.redis.connection import PROMPT, connect

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
+from deploy.doctor.context import Patient
 from deploy.doctor.findings import Finding, ok, warning
-from deploy.doctor.patient import Patient
 from shared.settings import Settings
 
 PATHS = ("skills_host_path", "deer_flow_host_base_dir", "threads_host_path")

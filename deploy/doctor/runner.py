@@ -7,8 +7,8 @@ from collections.abc import Iterable
 import msgspec
 from redis import exceptions
 
+from deploy.doctor.context import Patient
 from deploy.doctor.findings import Check, Finding, Verdict, unknown
-from deploy.doctor.patient import Patient
 from shared.errors import InvalidSettings, StoreUnavailable
 from worker.kubernetes.errors import NO_ANSWER, KubernetesError
 

@@ -6,10 +6,10 @@ import msgspec
 import pytest
 
 from deploy.doctor.checks import CHECKS
-from deploy.doctor.examination import Result, examine
+from deploy.doctor.context import Patient, admitted
 from deploy.doctor.findings import Check, Finding, Verdict, ok
-from deploy.doctor.patient import Patient, admitted
 from deploy.doctor.report import as_json, as_table, must_mend
+from deploy.doctor.runner import Result, examine
 from deploy.local.stack import free_port
 from shared.settings import read_settings
 
