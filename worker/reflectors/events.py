@@ -27,7 +27,7 @@ class Happenings(Following[objects.Happening]):
     leisure = 0.2
 
     def __init__(self, ours: Ours, store: Store, cluster: Cluster, settings: Settings, guard: Guard) -> None:
-        super().__init__(store, client, settings, guard)
+        super().__init__(store, cluster, settings, guard)
         self._ours = ours
 
     async def begin(self) -> str:

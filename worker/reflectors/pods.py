@@ -39,7 +39,7 @@ class Pods(Following[objects.Pod]):
     def __init__(
         self, vitals: Vitals, ours: Ours, store: Store, cluster: Cluster, settings: Settings, guard: Guard
     ) -> None:
-        super().__init__(store, client, settings, guard)
+        super().__init__(store, cluster, settings, guard)
         self._vitals = vitals
         self._ours = ours
         self._scheduled: dict[str, float] = {}

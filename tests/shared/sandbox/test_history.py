@@ -153,7 +153,7 @@ MOVES: list[Callable[[Sandbox], Sandbox]] = [
 
 
 @given(st.lists(st.sampled_from(MOVES), max_size=12))
-def test_any_sequence(moves: list[Callable[[Sandbox], Sandbox]]):
+def test_any_sequence(transitions: list[Callable[[Sandbox], Sandbox]]):
     """Whatever a record goes through, each entry says something, and a record that did not change says nothing."""
     record = FIRST
     for move in transitions:
