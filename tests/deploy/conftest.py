@@ -22,7 +22,7 @@ def prod(tmp_path_factory: pytest.TempPathFactory) -> Rendering:
 
 @pytest.fixture(scope="session")
 def changed(tmp_path_factory: pytest.TempPathFactory) -> Rendering:
-    """`prod` with what docs/kubernetes.md tells to change: another Redis, another sandbox image."""
+    """`prod` with what docs/operations.md tells to change: another Redis, another sandbox image."""
     overlay = copy(tmp_path_factory.mktemp("changed"), "prod", ANOTHERS_REDIS)
     kustomization = overlay / "kustomization.yaml"
     text = kustomization.read_text()
