@@ -6,7 +6,7 @@ import signal
 import uvicorn
 
 from api.app import create_app
-from api.middleware.request_metrics import metered
+from api.middleware.request_metrics import request_metrics_middleware
 from shared import cli
 
 DRAIN_SECONDS = 20
@@ -22,7 +22,7 @@ def main() -> None:
     settings = cli.settings_or_exit(show=arguments.print_settings)
     # After its orderly end uvicorn raises the signal anew, for whoever was there before: that is us, and it is done.
     signal.signal(signal.SIGTERM, lambda *_: None)
-    app = metered(create_app(settings))
+    app = request_metrics_middleware(create_app(settings))
     cli.freeze()
     uvicorn.run(
         app,

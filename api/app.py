@@ -14,19 +14,19 @@ from litestar.types import ASGIApp
 from api.health import metrics, probes
 from api.http import openapi
 from api.http.problems import HANDLERS
-from api.middleware.access import admission
-from api.middleware.request_metrics import metered
+from api.middleware.access import access_middleware
+from api.middleware.request_metrics import request_metrics_middleware
 from api.sandboxes import history, keepalive, routes
-from api.state.app_state import Parts
-from api.state.notifier import Waiting
-from api.state.rate_limiter import Rates
-from api.state.sync_gate import Completeness
-from api.state.usage import Uses
+from api.state.app_state import AppState
+from api.state.notifier import RecordNotifier
+from api.state.rate_limiter import RateLimiter
+from api.state.sync_gate import SyncGate
+from api.state.usage import UsageTracker
 from shared import logs
 from shared import metrics as counted
 from shared.errors import StoreUnavailable
 from shared.liveness.vitals import Vitals
-from shared.redis.connection import PROMPT, connect
+from shared.redis.connection import FAIL_FAST, connect
 from shared.settings import Settings, read_settings
 from shared.store.store import Store
 
@@ -45,7 +45,7 @@ def application() -> ASGIApp:
     Raises:
         InvalidSettings: the environment breaks a rule; it names the setting.
     """
-    return metered(create_app(read_settings(os.environ)))
+    return request_metrics_middleware(create_app(read_settings(os.environ)))
 
 
 def create_app(settings: Settings, store: Store | None = None) -> Litestar:
@@ -60,7 +60,7 @@ def create_app(settings: Settings, store: Store | None = None) -> Litestar:
 
     api = Router(
         "/api",
-        middleware=[admission(settings)],
+        middleware=[access_middleware(settings)],
         route_handlers=[
             probes.capabilities,
             routes.create,
@@ -83,24 +83,24 @@ def create_app(settings: Settings, store: Store | None = None) -> Litestar:
 
 
 @asynccontextmanager
-async def _parts(settings: Settings, given: Store | None) -> AsyncIterator[Parts]:
+async def _parts(settings: Settings, given: Store | None) -> AsyncIterator[AppState]:
     async with AsyncExitStack() as stack:
         store = given if given is not None else await stack.enter_async_context(_opened(settings))
         vitals = Vitals(store.redis, store.now, settings.cluster_name)
-        completeness = Completeness(vitals, is_settled=given is not None)
+        sync_gate = SyncGate(vitals, is_settled=given is not None)
         with suppress(StoreUnavailable, TimeoutError):
             async with asyncio.timeout(START_SECONDS):
                 await store.set_clock()
                 if given is None:
-                    await completeness.settle()
-        waiting, uses = Waiting(store), Uses(store)
-        await stack.enter_async_context(waiting.running())
-        await stack.enter_async_context(uses.running())
-        rates = Rates(store.redis, store.now, settings.rate_limit_per_second, settings.rate_limit_burst)
-        yield Parts(settings, store, waiting, vitals, completeness, rates, uses)
+                    await sync_gate.wait_for_workers()
+        notifier, usage = RecordNotifier(store), UsageTracker(store)
+        await stack.enter_async_context(notifier.running())
+        await stack.enter_async_context(usage.running())
+        rate_limiter = RateLimiter(store.redis, store.now, settings.rate_limit_per_second, settings.rate_limit_burst)
+        yield AppState(settings, store, notifier, vitals, sync_gate, rate_limiter, usage)
 
 
 @asynccontextmanager
 async def _opened(settings: Settings) -> AsyncIterator[Store]:
-    async with connect(settings, PROMPT) as redis:
+    async with connect(settings, FAIL_FAST) as redis:
         yield Store(redis)

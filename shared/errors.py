@@ -62,16 +62,16 @@ class SandboxNotFound(ProvisionerError):
 
 
 class SandboxExpired(SandboxNotFound):
-    """`ended_by`: which of its times was over, `idle` or `lifetime`; `ended_at`: when."""
+    """`expired_by`: which of its times was over, `idle` or `lifetime`; `expired_at`: when."""
 
     code = "sandbox_expired"
     title = "The sandbox was ended: its time was over"
 
-    def __init__(self, sandbox_id: str, ended_at: float, ended_by: str, **extra: str) -> None:
-        at = datetime.fromtimestamp(round(ended_at, 3), tz=UTC).isoformat().replace("+00:00", "Z")
-        why = {"idle": "nobody had used it", "lifetime": "its lifetime was over"}.get(ended_by, ended_by)
+    def __init__(self, sandbox_id: str, expired_at: float, expired_by: str, **extra: str) -> None:
+        at = datetime.fromtimestamp(round(expired_at, 3), tz=UTC).isoformat().replace("+00:00", "Z")
+        why = {"idle": "nobody had used it", "lifetime": "its lifetime was over"}.get(expired_by, expired_by)
         super().__init__(f"Sandbox {sandbox_id} was ended at {at}: {why}.")
-        self.extra = {"ended_at": at, "ended_by": ended_by, **extra}
+        self.extra = {"expired_at": at, "expired_by": expired_by, **extra}
 
 
 class LimitReached(ProvisionerError):
@@ -81,9 +81,9 @@ class LimitReached(ProvisionerError):
     code = "limit_reached"
     title = "There is no room for one more sandbox"
 
-    def __init__(self, limit: str, most: int, seconds: float) -> None:
+    def __init__(self, limit: str, maximum: int, seconds: float) -> None:
         super().__init__(
-            f"There are as many sandboxes as there may be: {limit} is {most}. Delete one, or wait.",
+            f"There are as many sandboxes as there may be: {limit} is {maximum}. Delete one, or wait.",
             headers={"Retry-After": str(min(60, max(1, math.ceil(seconds))))},
             limit=limit,
         )
@@ -101,9 +101,9 @@ class RateLimited(ProvisionerError):
         )
 
 
-class LaterLife(ProvisionerError):
+class IncarnationMismatch(ProvisionerError):
     status = 412
-    code = "later_life"
+    code = "incarnation_mismatch"
     title = "This is another life of the sandbox than you mean"
 
 
@@ -131,11 +131,11 @@ class StoreUnavailable(ProvisionerError):
         super().__init__(detail, headers={"Retry-After": "1"})
 
 
-class RecordsMissing(ProvisionerError):
+class NotSynced(ProvisionerError):
     """That there is no record says nothing now, so nothing is claimed."""
 
     status = 503
-    code = "records_missing"
+    code = "not_synced"
     title = "The records are being made anew"
 
     def __init__(self) -> None:
@@ -167,7 +167,7 @@ class RecordUnreadable(ProvisionerError):
         super().__init__(f"What Redis holds is no record of this version: {cause}. It begins with {text!r}.")
 
 
-class Fenced(Exception):
+class PreconditionFailed(Exception):
     """A guard no longer holds: whoever writes under it is no longer entitled to, and has written nothing."""
 
 

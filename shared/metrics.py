@@ -19,8 +19,8 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from shared import errors
 from shared.errors import ProvisionerError
-from shared.queue.job import Work
-from shared.sandbox.record import EndedBy, Reason, Sandbox, Status
+from shared.queue.job import JobKind
+from shared.sandbox.record import ExpiryCause, Reason, Sandbox, Status
 from shared.version import VERSION
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
@@ -51,7 +51,7 @@ FAILURES = Counter(
 REPAIRS = Counter(
     "deerflow_repairs",
     "What was found wrong and put right, by kind. `adopted`: a Pod had no record. `service`: a sandbox had lost its "
-    "own. `outlived`: a Pod was left behind. `retried`: a job got nowhere. Rising: workers die, or somebody else "
+    "own. `leftover`: a Pod was left behind. `retried`: a job got nowhere. Rising: workers die, or somebody else "
     "changes our objects.",
     ["kind"],
     registry=REGISTRY,
@@ -125,13 +125,13 @@ def prepare(process: str) -> None:
     BUILD.info({"version": VERSION, "process": process})
     for stage in _STAGES:
         STAGES.labels(stage)
-    for cause in (*_CAUSES.values(), *EndedBy):
+    for cause in (*_CAUSES.values(), *ExpiryCause):
         ENDINGS.labels(cause)
     for reason in (*sorted(_REASONS), _OTHER_REASON):
         FAILURES.labels(reason)
-    for kind in ("adopted", "service", "outlived", "retried"):
+    for kind in ("adopted", "service", "leftover", "retried"):
         REPAIRS.labels(kind)
-    for work, outcome in product(Work, ("done", "retried", "failed")):
+    for work, outcome in product(JobKind, ("done", "retried", "failed")):
         JOBS.labels(work, outcome)
     for code in sorted(_CODES):
         REFUSALS.labels(code)
@@ -143,12 +143,12 @@ def exposition() -> bytes:
     return generate_latest(REGISTRY)
 
 
-def refused(code: str) -> None:
+def count_refusal(code: str) -> None:
     """Count a request that was refused with this problem code."""
     REFUSALS.labels(code if code in _CODES else _OTHER_CODE).inc()
 
 
-def changed(before: Sandbox | None, after: Sandbox | None) -> None:
+def record_transition(before: Sandbox | None, after: Sandbox | None) -> None:
     """Count what a written change of a record means. Called once a change, by the process that wrote it."""
     if after is None:
         return
@@ -156,13 +156,15 @@ def changed(before: Sandbox | None, after: Sandbox | None) -> None:
         (REPAIRS.labels("adopted") if after.pod_uid else ACCEPTED).inc()
         return
     _stages(before, after)
-    if before.wants_pod and not after.wants_pod:
-        ENDINGS.labels(after.ended_by or _CAUSES[after.status]).inc()
+    if before.is_active and not after.is_active:
+        ENDINGS.labels(after.expired_by or _CAUSES[after.status]).inc()
     if after.status is Status.FAILED and before.status is not Status.FAILED:
         FAILURES.labels(after.reason if after.reason in _REASONS else _OTHER_REASON).inc()
     if before.is_provisioned and not after.is_provisioned:
         REPAIRS.labels("service").inc()
-    elif after.attempt > before.attempt and after.status is before.status and after.asked_until == before.asked_until:
+    elif (
+        after.attempt > before.attempt and after.status is before.status and after.probing_until == before.probing_until
+    ):
         REPAIRS.labels("retried").inc()
 
 

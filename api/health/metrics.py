@@ -9,8 +9,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from api.health.stats import State, read_state
-from api.state.app_state import parts
+from api.health.stats import QueueStats, read_stats
+from api.state.app_state import app_state
 from shared import metrics
 from shared.errors import StoreUnavailable
 from shared.settings import Settings
@@ -23,7 +23,9 @@ REDIS_SECONDS = 3.0
 class _Shared(Collector):
     """The gauges of one scrape."""
 
-    def __init__(self, settings: Settings, state: State, workers: int, observed_at: float | None, now: float) -> None:
+    def __init__(
+        self, settings: Settings, state: QueueStats, workers: int, observed_at: float | None, now: float
+    ) -> None:
         self._settings = settings
         self._state = state
         self._workers = workers
@@ -36,12 +38,12 @@ class _Shared(Collector):
         text = "How long the job that waits longest is due. Growing: add workers, or see why they fail."
         yield _gauge("deerflow_queue_oldest_seconds", text, self._state.oldest)
         text = "Records that no sweep has looked at in time. Not 0: the sweep does not run, or is behind."
-        yield _gauge("deerflow_overdue_sandboxes", text, self._state.behind)
+        yield _gauge("deerflow_overdue_sandboxes", text, self._state.overdue)
         yield _gauge("deerflow_workers", "Workers that say that they live. 0: nothing is made or ended.", self._workers)
         yield from self._limits()
         if self._observed is not None:
             text = "Since records and cluster last agreed. Over 60: statuses are old; see the workers' log."
-            family = GaugeMetricFamily("deerflow_observed_age_seconds", text, labels=["cluster"])
+            family = GaugeMetricFamily("deerflow_sync_age_seconds", text, labels=["cluster"])
             family.add_metric([self._settings.cluster_name], max(0.0, self._observed))
             yield family
 
@@ -53,25 +55,25 @@ class _Shared(Collector):
 
     def _limits(self) -> Iterable[Metric]:
         text = "How many there may be at once, by setting. Reached: creates are refused with 429."
-        most = GaugeMetricFamily("deerflow_limit", text, labels=["limit"])
+        maximum = GaugeMetricFamily("deerflow_limit", text, labels=["limit"])
         left = GaugeMetricFamily("deerflow_limit_left", "How many more there may be.", labels=["limit"])
         for limit in limits(self._settings, ""):
             if limit.name in self._state.held:
-                most.add_metric([limit.name], limit.most)
-                left.add_metric([limit.name], max(0, limit.most - self._state.held[limit.name]))
-        yield most
+                maximum.add_metric([limit.name], limit.maximum)
+                left.add_metric([limit.name], max(0, limit.maximum - self._state.held[limit.name]))
+        yield maximum
         yield left
 
 
 @get("/metrics", media_type=MediaType.TEXT, include_in_schema=False)
 async def scrape(request: Request[Any, Any, Any]) -> Response[bytes]:
     """With Redis away, what this process has counted: that it is away is among it."""
-    settings, store, vitals = parts(request).settings, parts(request).store, parts(request).vitals
+    settings, store, vitals = app_state(request).settings, app_state(request).store, app_state(request).vitals
     registry = CollectorRegistry()
     try:
         shared = tuple(limit for limit in limits(settings, "") if limit.name != "MAX_SANDBOXES_PER_USER")
         async with asyncio.timeout(REDIS_SECONDS):
-            state = await read_state(store.redis, store.now, shared)
+            state = await read_stats(store.redis, store.now, shared)
             workers, observed_at = len(await vitals.workers()), await vitals.observed_at()
         registry.register(_Shared(settings, state, workers, observed_at, store.now()))
     except StoreUnavailable:

@@ -7,7 +7,7 @@ from litestar import Request, get
 from api.http import openapi
 from api.http.openapi import problems
 from api.sandboxes.schemas import Capabilities, Health
-from api.state.app_state import parts
+from api.state.app_state import app_state
 from shared.errors import NotReady
 
 
@@ -23,9 +23,9 @@ async def ready(request: Request[Any, Any, Any]) -> Health:
 
     Needs no key. 503 names in `missing` what is not so.
     """
-    served = parts(request)
-    await served.completeness.look()
-    missing = await served.vitals.missing()
+    state = app_state(request)
+    await state.sync_gate.is_open()
+    missing = await state.vitals.missing()
     if missing:
         raise NotReady(missing)
     return Health()
@@ -41,16 +41,16 @@ async def serving(request: Request[Any, Any, Any]) -> Health:
 
     Statuses stay as last seen while the cluster or the workers are away, and that is worth serving. Needs no key.
     """
-    served = parts(request)
-    await served.completeness.look()
-    if not await served.vitals.is_complete():
+    state = app_state(request)
+    await state.sync_gate.is_open()
+    if not await state.vitals.is_complete():
         raise NotReady(["The cluster was never observed since Redis holds anything: start a worker."])
     return Health()
 
 
 @get("/capabilities", responses=problems())
 async def capabilities(request: Request[Any, Any, Any]) -> Capabilities:
-    settings = parts(request).settings
+    settings = app_state(request).settings
     return Capabilities(
         lark_cli_init_image=bool(settings.lark_cli_init_image),
         lark_cli_broker_image=bool(settings.lark_cli_broker_image),

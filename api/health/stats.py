@@ -6,7 +6,7 @@ from redis.asyncio import Redis
 
 from shared.queue import job as queue
 from shared.redis.clock import Clock
-from shared.redis.connection import unavailable
+from shared.redis.connection import translate_redis_errors
 from shared.sandbox.record import Status
 from shared.store import indexes
 from shared.store.limits import Limit
@@ -18,21 +18,21 @@ _LOOKED_THROUGH = 5000
 """Jobs among which the oldest that waits is looked for: those being worked on stay in the queue till they are done."""
 
 
-class State(NamedTuple):
+class QueueStats(NamedTuple):
     """`oldest` is how long the job that waits longest is due, seconds; 0: none waits. `held` is by limit's name."""
 
     by_status: dict[str, int]
     waiting: int
     delayed: int
     oldest: float
-    behind: int
+    overdue: int
     held: dict[str, int]
 
 
-async def read_state(redis: Redis, now: Clock, limits: tuple[Limit, ...]) -> State:
+async def read_stats(redis: Redis, now: Clock, limits: tuple[Limit, ...]) -> QueueStats:
     """Raises StoreUnavailable."""
     at = now()
-    with unavailable():
+    with translate_redis_errors():
         async with redis.pipeline(transaction=False) as pipeline:
             for status in Status:
                 pipeline.zcard(indexes.STATUS + status)
@@ -44,16 +44,16 @@ async def read_state(redis: Redis, now: Clock, limits: tuple[Limit, ...]) -> Sta
                     pipeline.zcard(index)
             found = await pipeline.execute()
     counts = dict(zip((status.value for status in Status), found, strict=False))
-    waiting, delayed, behind = found[len(counts) : len(counts) + 3]
+    waiting, delayed, overdue = found[len(counts) : len(counts) + 3]
     rest = iter(found[len(counts) + 3 :])
     held = {limit.name: sum(next(rest) for _ in limit.indexes) for limit in limits}
-    return State(counts, waiting, delayed, await _oldest(redis, at), behind, held)
+    return QueueStats(counts, waiting, delayed, await _oldest(redis, at), overdue, held)
 
 
 async def _oldest(redis: Redis, at: float) -> float:
     """Of those that nobody works on: since it was enqueued or, if it was put off, since it is due again."""
     for start in range(0, _LOOKED_THROUGH, _CHUNK):
-        with unavailable():
+        with translate_redis_errors():
             due = await redis.zrangebyscore(queue.QUEUE, "-inf", at * 1000, start=start, num=_CHUNK, withscores=True)
             begun = await _waiting(redis, {job.decode(): score / 1000 for job, score in due})
         if begun or len(due) < _CHUNK:

@@ -8,7 +8,7 @@ from shared.settings import Settings
 HEADER = "X-API-Key"
 
 
-class Key:
+class ApiKey:
     """`given` is the header as it came, None if it did not."""
 
     def __init__(self, settings: Settings) -> None:

@@ -4,7 +4,7 @@ from shared.sandbox.record import Sandbox
 
 
 def etag(record: Sandbox) -> str:
-    return f'"{record.life}.{record.revision}"'
+    return f'"{record.incarnation}.{record.revision}"'
 
 
 def matches(header: str | None, record: Sandbox) -> bool:
@@ -12,13 +12,13 @@ def matches(header: str | None, record: Sandbox) -> bool:
     return header is not None and (header.strip() == "*" or etag(record) in _tags(header))
 
 
-def means(header: str, record: Sandbox) -> bool:
+def matches_incarnation(header: str, record: Sandbox) -> bool:
     """`If-Match` of a delete: whether the caller means this life.
 
     Its changes since do not matter: who wants a sandbox gone wants it gone whether or not it has become ready.
     """
-    lives = {tag.strip('"').rpartition(".")[0] for tag in _tags(header)}
-    return header.strip() == "*" or record.life in lives
+    incarnations = {tag.strip('"').rpartition(".")[0] for tag in _tags(header)}
+    return header.strip() == "*" or record.incarnation in incarnations
 
 
 def _tags(header: str) -> set[str]:

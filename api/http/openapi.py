@@ -18,7 +18,7 @@ from litestar.openapi.spec import (
 
 from api.http.auth import HEADER
 from api.http.problems import MEDIA_TYPE
-from api.sandboxes.schemas import SandboxAnswer, example
+from api.sandboxes.schemas import SandboxResponse, example
 from shared.sandbox import request
 from shared.sandbox.request import CreateSandbox
 
@@ -51,8 +51,8 @@ class Problem(msgspec.Struct, frozen=True):
     generation: int = 0
     reason: str = ""
     limit: str = ""
-    ended_at: Annotated[str, example("2026-11-22T10:00:00Z")] = ""
-    ended_by: Annotated[str, example("idle")] = ""
+    expired_at: Annotated[str, example("2026-11-22T10:00:00Z")] = ""
+    expired_by: Annotated[str, example("idle")] = ""
     missing: Annotated[list[str], example([])] = []
 
 
@@ -68,8 +68,8 @@ def problem(text: str) -> ResponseSpec:
 _PROBLEM = cast(Any, MEDIA_TYPE)  # Litestar's type names its own media types only, and takes any
 
 
-def answers(text: str) -> ResponseSpec:
-    return ResponseSpec(SandboxAnswer, generate_examples=False, description=text)
+def response(text: str) -> ResponseSpec:
+    return ResponseSpec(SandboxResponse, generate_examples=False, description=text)
 
 
 def empty(text: str) -> ResponseSpec:

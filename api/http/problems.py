@@ -22,20 +22,20 @@ Handled = Request[Any, Any, Any]
 Problem = Response[dict[str, object]]
 
 
-def ours(_: Handled, error: ProvisionerError) -> Problem:
-    metrics.refused(error.code)
+def handle_provisioner_error(_: Handled, error: ProvisionerError) -> Problem:
+    metrics.count_refusal(error.code)
     response = _problem(error.status, error.code, error.title, error.detail, error.extra)
     response.headers.update(error.headers)
     return response
 
 
-def litestars(request: Handled, error: HTTPException) -> Problem:
+def handle_http_exception(request: Handled, error: HTTPException) -> Problem:
     """What Litestar itself refuses: an unknown route, a method, a query parameter, a body that is too large."""
     if isinstance(error, ValidationException):
-        return ours(request, _invalid(error))
+        return handle_provisioner_error(request, _invalid(error))
     phrase = HTTPStatus(error.status_code).phrase
     code = _CODES.get(error.status_code) or re.sub(r"\W+", "_", phrase.lower())
-    metrics.refused(code)
+    metrics.count_refusal(code)
     extra = {"field": "body"} if error.status_code == HTTPStatus.REQUEST_ENTITY_TOO_LARGE else {}
     response = _problem(error.status_code, code, phrase, error.detail, extra)
     response.headers.update(error.headers or {})
@@ -48,7 +48,7 @@ def _invalid(error: ValidationException) -> InvalidRequest:
     return InvalidRequest(f"{field}: {message}", field=field)
 
 
-def unexpected(_: Handled, error: Exception) -> Problem:
+def handle_unexpected(_: Handled, error: Exception) -> Problem:
     """A bug. Its text goes to the log, where operators look, and not to the caller."""
     log.error("unexpected error", exc_info=error)
     return _problem(500, ProvisionerError.code, ProvisionerError.title, "Unexpected; the server's log has it.", {})
@@ -60,4 +60,8 @@ def _problem(status: int, code: str, title: str, detail: str, extra: Mapping[str
     return Response(body, status_code=status, media_type=MEDIA_TYPE)
 
 
-HANDLERS: ExceptionHandlersMap = {ProvisionerError: ours, HTTPException: litestars, Exception: unexpected}
+HANDLERS: ExceptionHandlersMap = {
+    ProvisionerError: handle_provisioner_error,
+    HTTPException: handle_http_exception,
+    Exception: handle_unexpected,
+}

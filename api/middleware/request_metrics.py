@@ -13,7 +13,7 @@ UNKNOWN = "unknown"
 """Of a path that has no route, or not for that method: their number is not closed."""
 
 
-def metered(app: ASGIApp) -> ASGIApp:
+def request_metrics_middleware(app: ASGIApp) -> ASGIApp:
     async def call(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != ScopeType.HTTP:
             await app(scope, receive, send)

@@ -7,7 +7,7 @@ from litestar.params import PathParameter
 
 from api.http.openapi import problems
 from api.sandboxes.schemas import History, event
-from api.state.app_state import parts
+from api.state.app_state import app_state
 from shared.errors import SandboxNotFound
 from shared.sandbox.request import SANDBOX_ID, SANDBOX_ID_LENGTH
 
@@ -21,9 +21,9 @@ async def read(
 
     There as long as the sandbox has a record, also while it is being deleted.
     """
-    served = parts(request)
-    entries = await served.store.history(sandbox_id)
-    if not entries and await served.store.get(sandbox_id) is None:
-        await served.completeness.check()
+    state = app_state(request)
+    entries = await state.store.history(sandbox_id)
+    if not entries and await state.store.get(sandbox_id) is None:
+        await state.sync_gate.require()
         raise SandboxNotFound(f"There is no sandbox {sandbox_id}.")
     return History(sandbox_id, [event(entry) for entry in entries], len(entries))

@@ -7,11 +7,11 @@ from litestar import Request, post
 
 from api.http import openapi
 from api.http.openapi import problems
-from api.sandboxes.lookup import there
+from api.sandboxes.lookup import record_or_not_found
 from api.sandboxes.routes import InPath
-from api.sandboxes.schemas import SandboxAnswer, answer
-from api.sandboxes.updates import kept_alive
-from api.state.app_state import parts
+from api.sandboxes.schemas import SandboxResponse, to_response
+from api.sandboxes.updates import extend
+from api.state.app_state import app_state
 from shared.errors import SandboxNotFound
 from shared.sandbox.request import read_keep_alive
 
@@ -25,13 +25,13 @@ from shared.sandbox.request import read_keep_alive
 async def keep_alive(
     request: Request[Any, Any, Any],
     sandbox_id: InPath,
-) -> SandboxAnswer:
+) -> SandboxResponse:
     """Use a sandbox, and with `seconds` keep it at least so long; never beyond its lifetime."""
     asked = read_keep_alive(await request.body())
-    store = parts(request).store
-    outcome = await store.change(sandbox_id, kept_alive(store.now(), asked.seconds))
-    record = await there(sandbox_id, outcome.record, parts(request))
-    if not record.wants_pod:
+    store = app_state(request).store
+    outcome = await store.change(sandbox_id, extend(store.now(), asked.seconds))
+    record = await record_or_not_found(sandbox_id, outcome.record, app_state(request))
+    if not record.is_active:
         detail = f"Sandbox {record.id} is over: {record.reason} {record.message}".strip()
         raise SandboxNotFound(detail, status=record.status.value, reason=record.reason)
-    return answer(record)
+    return to_response(record)

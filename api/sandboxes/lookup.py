@@ -1,11 +1,11 @@
 """Whether a sandbox is there, as callers mean it: one that is being deleted is not, whatever its Pod does."""
 
-from api.state.app_state import Parts
+from api.state.app_state import AppState
 from shared.errors import SandboxExpired, SandboxNotFound
 from shared.sandbox.record import Sandbox, Status
 
 
-async def there(sandbox_id: str, record: Sandbox | None, served: Parts) -> Sandbox:
+async def record_or_not_found(sandbox_id: str, record: Sandbox | None, state: AppState) -> Sandbox:
     """`record` if it is that of a sandbox that is there.
 
     Raises:
@@ -15,14 +15,14 @@ async def there(sandbox_id: str, record: Sandbox | None, served: Parts) -> Sandb
         StoreUnavailable: nor when Redis does not answer.
     """
     if record is None:
-        await served.completeness.check()
-        ended = await served.store.tombstone(sandbox_id)
+        await state.sync_gate.require()
+        ended = await state.store.tombstone(sandbox_id)
         if ended is not None and ended.by:
             raise SandboxExpired(sandbox_id, ended.at, ended.by)
         raise SandboxNotFound(f"There is no sandbox {sandbox_id}.")
     if record.status is not Status.TERMINATING:
         return record
     going = Status.TERMINATING.value
-    if record.ended_at is not None:
-        raise SandboxExpired(sandbox_id, record.ended_at, record.ended_by, status=going)
+    if record.expired_at is not None:
+        raise SandboxExpired(sandbox_id, record.expired_at, record.expired_by, status=going)
     raise SandboxNotFound(f"Sandbox {sandbox_id} is being deleted.", status=going)

@@ -10,21 +10,21 @@ from litestar import Request, Response, delete, get, post
 from litestar.params import HeaderParameter, PathParameter, QueryParameter
 
 from api.http import openapi
-from api.http.etags import etag, matches, means
+from api.http.etags import etag, matches, matches_incarnation
 from api.http.openapi import problems
 from api.http.prefer import COMPAT_CREATE_SECONDS, COMPAT_READ_SECONDS, MAX_WAIT_SECONDS, applied, wait_seconds
-from api.sandboxes.lookup import there
-from api.sandboxes.schemas import Deleted, SandboxAnswer, SandboxList, answer, answers
-from api.sandboxes.updates import unwanted, wanted
-from api.state.app_state import parts
+from api.sandboxes.lookup import record_or_not_found
+from api.sandboxes.schemas import Deleted, SandboxList, SandboxResponse, to_response, to_responses
+from api.sandboxes.updates import create_or_keep, request_deletion
+from api.state.app_state import app_state
 from shared import logs
 from shared.errors import InvalidRequest, SandboxNotFound, SandboxNotReady
 from shared.sandbox import expiry, mounts
-from shared.sandbox.record import ENDED, Sandbox, Status
+from shared.sandbox.record import TERMINAL_STATUSES, Sandbox, Status
 from shared.sandbox.request import SANDBOX_ID, SANDBOX_ID_LENGTH, read_create
 from shared.settings import Settings
 from shared.store.indexes import Selection
-from shared.store.pagination import BEGINNING, read_cursor
+from shared.store.pagination import START, parse_cursor
 
 log = structlog.get_logger()
 
@@ -47,34 +47,37 @@ Prefer = Annotated[
     "/sandboxes",
     status_code=HTTPStatus.ACCEPTED,
     operation_class=openapi.Create,
-    responses={200: openapi.answers("the sandbox that the id has already, or with its URL"), **problems(400, 404, 413)},
+    responses={
+        200: openapi.response("the sandbox that the id has already, or with its URL"),
+        **problems(400, 404, 413),
+    },
 )
 async def create(
     request: Request[Any, Any, Any],
     prefer: Prefer = None,
-) -> Response[SandboxAnswer]:
+) -> Response[SandboxResponse]:
     """Make a sandbox, or name the one that this id already has.
 
     Answers at once, 202 and perhaps no URL yet: poll `Location`, or wait with `Prefer: wait=N`.
     """
-    served = parts(request)
-    settings, store = served.settings, served.store
+    state = app_state(request)
+    settings, store = state.settings, state.store
     asked = read_create(await request.body())
     spec = asked.spec()
-    mounts.check(spec.extra_mounts, settings)
-    expiry.check(spec, settings)
+    mounts.check_mounts(spec.extra_mounts, settings)
+    expiry.check_expiry(spec, settings)
     sandbox_id = asked.sandbox_id or secrets.token_hex(8)
-    move = wanted(sandbox_id, spec, settings, now=store.now())
+    mutate = create_or_keep(sandbox_id, spec, settings, now=store.now())
     # What has a Pod, and lost its record, must not be accepted as new.
-    record, written = await served.completeness.needed(partial(store.change, sandbox_id, move, believed=None))
+    record, written = await state.sync_gate.needed(partial(store.change, sandbox_id, mutate, believed=None))
     with logs.about(sandbox_id=sandbox_id):
         log.info("create accepted" if written else "create found the sandbox there")
     wait = _wait(request, prefer)
-    seconds = _patience(wait, COMPAT_CREATE_SECONDS, settings)
-    if seconds and not _is_settled(record):
-        record = await served.waiting.until(sandbox_id, _is_settled, seconds)
-    record = await there(sandbox_id, record, served)
-    served.uses.note(record)
+    seconds = _wait_budget(wait, COMPAT_CREATE_SECONDS, settings)
+    if seconds and not _has_final_url(record):
+        record = await state.notifier.wait_for(sandbox_id, _has_final_url, seconds)
+    record = await record_or_not_found(sandbox_id, record, state)
+    state.usage.record_use(record)
     if settings.deerflow_compat:
         return _with_url(record, {})
     return _created(record, applied(wait))
@@ -93,17 +96,17 @@ async def list_live(
 
     A page may be short, or empty, and not be the last: that is the one without `next_cursor`.
     """
-    served = parts(request)
+    state = app_state(request)
     selection = Selection(status, user_id, thread_id)
     if limit is None and cursor is None:
-        page, following = [r for r in await served.store.all() if selection.holds(r)], None
+        page, following = [r for r in await state.store.all() if selection.matches(r)], None
     else:
-        after = read_cursor(cursor) if cursor else BEGINNING
-        page, following = await served.store.page(selection, after, limit or DEFAULT_PAGE)
-    await served.completeness.check()
-    if served.settings.deerflow_compat and status is None:
-        page = [record for record in page if record.status not in ENDED]
-    return SandboxList(await answers(page), len(page), str(following) if following else None)
+        after = parse_cursor(cursor) if cursor else START
+        page, following = await state.store.page(selection, after, limit or DEFAULT_PAGE)
+    await state.sync_gate.require()
+    if state.settings.deerflow_compat and status is None:
+        page = [record for record in page if record.status not in TERMINAL_STATUSES]
+    return SandboxList(await to_responses(page), len(page), str(following) if following else None)
 
 
 @get(
@@ -115,35 +118,35 @@ async def read(
     sandbox_id: InPath,
     prefer: Prefer = None,
     if_none_match: Annotated[str | None, HeaderParameter(name="If-None-Match", description="an earlier `ETag`")] = None,
-) -> Response[SandboxAnswer]:
+) -> Response[SandboxResponse]:
     """One sandbox as last seen.
 
     With `Prefer: wait=N` as soon as it differs from `If-None-Match` or, without that, as soon as it has its URL.
     """
-    served = parts(request)
-    settings = served.settings
-    record = await served.store.get(sandbox_id)
+    state = app_state(request)
+    settings = state.settings
+    record = await state.store.get(sandbox_id)
     wait = _wait(request, prefer)
-    seconds = _patience(wait, COMPAT_READ_SECONDS, settings)
+    seconds = _wait_budget(wait, COMPAT_READ_SECONDS, settings)
 
     def enough(current: Sandbox | None) -> bool:
         if settings.deerflow_compat and current is not None:
-            return current.status is not Status.PENDING and _is_settled(current)
+            return current.status is not Status.PENDING and _has_final_url(current)
         if if_none_match is None or current is None:
-            return _is_settled(current)
+            return _has_final_url(current)
         return current.status is Status.TERMINATING or not matches(if_none_match, current)
 
     if seconds and not enough(record):
-        record = await served.waiting.until(sandbox_id, enough, seconds)
-    record = await there(sandbox_id, record, served)
-    served.uses.note(record)
+        record = await state.notifier.wait_for(sandbox_id, enough, seconds)
+    record = await record_or_not_found(sandbox_id, record, state)
+    state.usage.record_use(record)
     if settings.deerflow_compat:
-        _refuse_what_reads_as_dead(record)
+        _raise_for_compat_status(record)
         return _with_url(record, applied(wait))
     headers = {"ETag": etag(record), **applied(wait)}
     if matches(if_none_match, record):
         return Response(None, status_code=HTTPStatus.NOT_MODIFIED, headers=headers)  # type: ignore[arg-type]
-    return Response(answer(record), headers=headers)
+    return Response(to_response(record), headers=headers)
 
 
 @delete("/sandboxes/{sandbox_id:str}", status_code=HTTPStatus.OK, responses=problems(400, 412))
@@ -162,18 +165,18 @@ async def destroy(
         raise InvalidRequest("generation: expected a whole number from 1", field="generation")
 
     def is_meant(record: Sandbox) -> bool:
-        return generation in {None, record.generation} and (if_match is None or means(if_match, record))
+        return generation in {None, record.generation} and (if_match is None or matches_incarnation(if_match, record))
 
-    served = parts(request)
-    ending, written = await served.store.change(sandbox_id, unwanted(is_meant))
+    state = app_state(request)
+    ending, written = await state.store.change(sandbox_id, request_deletion(is_meant))
     if written:
         with logs.about(sandbox_id=sandbox_id):
             log.info("delete accepted")
     if ending is None:
-        await served.completeness.check()
+        await state.sync_gate.require()
     wait = _wait(request, prefer)
     if wait and ending is not None:
-        await served.waiting.until(sandbox_id, lambda r: r is None or r.life != ending.life, wait)
+        await state.notifier.wait_for(sandbox_id, lambda r: r is None or r.incarnation != ending.incarnation, wait)
     return Response(Deleted(sandbox_id), headers=applied(wait))
 
 
@@ -182,39 +185,39 @@ def _wait(request: Request[Any, Any, Any], prefer: str | None) -> int | None:
     return None if prefer is None else wait_seconds(", ".join(request.headers.getall("Prefer", [])))
 
 
-def _patience(wait: int | None, compat: float, settings: Settings) -> float:
+def _wait_budget(wait: int | None, compat: float, settings: Settings) -> float:
     """Seconds to hold the answer: what was asked for or, in compat mode, what today's client bears."""
     if wait is not None:
         return wait
     return compat if settings.deerflow_compat else 0
 
 
-def _is_settled(record: Sandbox | None) -> bool:
+def _has_final_url(record: Sandbox | None) -> bool:
     """Nothing to wait for: its Service is made, so that its URL is one, or it will have none."""
-    return record is None or record.is_provisioned or not record.wants_pod
+    return record is None or record.is_provisioned or not record.is_active
 
 
-def _refuse_what_reads_as_dead(record: Sandbox) -> None:
+def _raise_for_compat_status(record: Sandbox) -> None:
     """To today's client 200 with a status other than Running means "delete it", 404 "make a new one", 503 "keep it"."""
     if record.status in {Status.PENDING, Status.UNKNOWN}:
         raise SandboxNotReady(f"Sandbox {record.id} is {record.status}. {record.message}".strip())
-    if record.status in ENDED:
+    if record.status in TERMINAL_STATUSES:
         raise SandboxNotFound(
             f"Sandbox {record.id} is over: {record.reason} {record.message}", status=record.status.value
         )
 
 
-def _with_url(record: Sandbox, headers: dict[str, str]) -> Response[SandboxAnswer]:
+def _with_url(record: Sandbox, headers: dict[str, str]) -> Response[SandboxResponse]:
     """For today's client: a 2xx has a URL. Raises SandboxNotReady."""
-    if not record.is_provisioned or record.status in ENDED:
+    if not record.is_provisioned or record.status in TERMINAL_STATUSES:
         raise SandboxNotReady(f"Sandbox {record.id} is {record.status} and has no URL. {record.message}".strip())
-    return Response(answer(record), status_code=HTTPStatus.OK, headers={"ETag": etag(record), **headers})
+    return Response(to_response(record), status_code=HTTPStatus.OK, headers={"ETag": etag(record), **headers})
 
 
-def _created(record: Sandbox, headers: dict[str, str]) -> Response[SandboxAnswer]:
+def _created(record: Sandbox, headers: dict[str, str]) -> Response[SandboxResponse]:
     headers = {"Location": f"/api/sandboxes/{record.id}", "ETag": etag(record), **headers}
     pending = record.status is Status.PENDING
     if pending and not record.is_provisioned:
         headers["Retry-After"] = POLL_SECONDS
     status = HTTPStatus.ACCEPTED if pending else HTTPStatus.OK
-    return Response(answer(record), status_code=status, headers=headers)
+    return Response(to_response(record), status_code=status, headers=headers)

@@ -8,7 +8,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from shared.sandbox.history import Entry
+from shared.sandbox.history import HistoryEntry
 from shared.sandbox.record import Sandbox
 
 AT_ONCE = 100
@@ -32,7 +32,7 @@ class TimingsMs(msgspec.Struct, frozen=True, kw_only=True):
     ready: Annotated[int | None, example(1204)]
 
 
-class SandboxAnswer(msgspec.Struct, frozen=True, kw_only=True):
+class SandboxResponse(msgspec.Struct, frozen=True, kw_only=True):
     """`sandbox_url` is null until it is known. `status` is the Pod's phase, `ready` its Ready condition."""
 
     sandbox_id: Annotated[str, example("0123456789abcdef")]
@@ -70,7 +70,7 @@ class History(msgspec.Struct, frozen=True):
 class SandboxList(msgspec.Struct, frozen=True, omit_defaults=True):
     """`next_cursor` is there when there are more pages: not in a whole list, nor in the last page of one."""
 
-    sandboxes: list[SandboxAnswer]
+    sandboxes: list[SandboxResponse]
     count: int
     next_cursor: str | None = None
 
@@ -89,9 +89,9 @@ class Health(msgspec.Struct, frozen=True):
     status: str = "ok"
 
 
-def answer(record: Sandbox) -> SandboxAnswer:
+def to_response(record: Sandbox) -> SandboxResponse:
     expiry = record.expiry
-    return SandboxAnswer(
+    return SandboxResponse(
         sandbox_id=record.id,
         sandbox_url=record.url or None,
         status=record.status,
@@ -109,16 +109,16 @@ def answer(record: Sandbox) -> SandboxAnswer:
     )
 
 
-async def answers(records: Sequence[Sandbox]) -> list[SandboxAnswer]:
+async def to_responses(records: Sequence[Sandbox]) -> list[SandboxResponse]:
     """One each. Those who ask for something else meanwhile have their turn in between."""
-    found: list[SandboxAnswer] = []
+    found: list[SandboxResponse] = []
     for start in range(0, len(records), AT_ONCE):
-        found += map(answer, records[start : start + AT_ONCE])
+        found += map(to_response, records[start : start + AT_ONCE])
         await asyncio.sleep(0)
     return found
 
 
-def event(entry: Entry) -> Event:
+def event(entry: HistoryEntry) -> Event:
     return Event(_time(entry.at), entry.source, entry.type, entry.reason, entry.message)
 
 

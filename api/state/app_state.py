@@ -8,29 +8,29 @@ from typing import Any, NamedTuple, cast
 
 from litestar import Litestar, Request
 
-from api.state.notifier import Waiting
-from api.state.rate_limiter import Rates
-from api.state.sync_gate import Completeness
-from api.state.usage import Uses
+from api.state.notifier import RecordNotifier
+from api.state.rate_limiter import RateLimiter
+from api.state.sync_gate import SyncGate
+from api.state.usage import UsageTracker
 from shared.liveness.vitals import Vitals
 from shared.settings import Settings
 from shared.store.store import Store
 
 
-class Parts(NamedTuple):
+class AppState(NamedTuple):
     settings: Settings
     store: Store
-    waiting: Waiting
+    notifier: RecordNotifier
     vitals: Vitals
-    completeness: Completeness
-    rates: Rates
-    uses: Uses
+    sync_gate: SyncGate
+    rate_limiter: RateLimiter
+    usage: UsageTracker
 
 
-def of(app: Litestar) -> Parts:
+def state_of(app: Litestar) -> AppState:
     """There as long as the application runs."""
-    return cast(Parts, app.state.parts)
+    return cast(AppState, app.state.parts)
 
 
-def parts(request: Request[Any, Any, Any]) -> Parts:
-    return of(request.app)
+def app_state(request: Request[Any, Any, Any]) -> AppState:
+    return state_of(request.app)

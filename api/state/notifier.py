@@ -16,7 +16,7 @@ log = structlog.get_logger()
 RESUBSCRIBE_SECONDS = 0.5
 
 
-class Waiting:
+class RecordNotifier:
     """Wakes those who wait for a sandbox when its record changes. Runs as long as its `running` context is open."""
 
     def __init__(self, store: Store) -> None:
@@ -32,7 +32,9 @@ class Waiting:
             task.cancel()
             await asyncio.wait([task])
 
-    async def until(self, sandbox_id: str, enough: Callable[[Sandbox | None], bool], seconds: float) -> Sandbox | None:
+    async def wait_for(
+        self, sandbox_id: str, enough: Callable[[Sandbox | None], bool], seconds: float
+    ) -> Sandbox | None:
         """The record as soon as it is `enough`, or as it is when the time is over.
 
         Raises StoreUnavailable: what is not known is not waited for.
@@ -62,7 +64,7 @@ class Waiting:
         """For ever. After each interruption all look once: what they wait for may have happened meanwhile."""
         while True:
             try:
-                async for sandbox_id in self._store.changes():
+                async for sandbox_id in self._store.watch():
                     self._wake(sandbox_id)
             except StoreUnavailable as error:
                 log.warning("not hearing of changes for now", error=str(error))

@@ -6,13 +6,13 @@ from redis.asyncio import Redis
 
 from shared.errors import RateLimited
 from shared.redis.clock import Clock
-from shared.redis.connection import unavailable
+from shared.redis.connection import translate_redis_errors
 from shared.store.lua import ALLOW
 
 _KEY = "rate:"
 
 
-class Rates:
+class RateLimiter:
     """At most `burst` at once, and `per_second` in the long run; 0: any number."""
 
     def __init__(self, redis: Redis, now: Clock, per_second: float, burst: int) -> None:
@@ -27,7 +27,7 @@ class Rates:
             return
         cost = 1 / self._per_second
         name = _KEY + hashlib.sha256(key.encode()).hexdigest()[:16]  # Redis holds no secret
-        with unavailable():
+        with translate_redis_errors():
             wait = await self._allow(keys=[name], args=[cost, cost * self._burst, self._now()])
         if float(wait) > 0:
             raise RateLimited(self._per_second, float(wait))

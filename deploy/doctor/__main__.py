@@ -7,10 +7,10 @@ import shutil
 import sys
 
 from deploy.doctor.checks import CHECKS, SETTINGS
-from deploy.doctor.context import admitted
+from deploy.doctor.context import open_context
 from deploy.doctor.findings import broken
 from deploy.doctor.report import as_json, as_table, must_mend
-from deploy.doctor.runner import Result, examine, result
+from deploy.doctor.runner import Result, result, run_checks
 from shared.errors import InvalidSettings
 from shared.settings import Settings, read_settings
 
@@ -21,8 +21,8 @@ _EPILOG = (
 
 
 async def results(settings: Settings) -> list[Result]:
-    async with admitted(settings) as patient:
-        return await examine(patient, CHECKS)
+    async with open_context(settings) as patient:
+        return await run_checks(patient, CHECKS)
 
 
 def diagnose() -> list[Result]:

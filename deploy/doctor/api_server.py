@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
-from deploy.doctor.context import Patient
+from deploy.doctor.context import Context
 from deploy.doctor.findings import Finding, broken, ok, warning
 from deploy.doctor.speed import fastest
 from shared.errors import InvalidSettings
@@ -32,7 +32,7 @@ _WRONG_TIME = frozenset({9, 10})
 """Not valid yet, and not valid any more."""
 
 
-async def reachable(patient: Patient) -> Finding:
+async def reachable(patient: Context) -> Finding:
     try:
         server = patient.cluster.host
         version = await patient.cluster.server_version()
@@ -47,7 +47,7 @@ async def reachable(patient: Patient) -> Finding:
     return ok(seen)
 
 
-def _unreachable(patient: Patient, error: KubernetesError) -> Finding:
+def _unreachable(patient: Context, error: KubernetesError) -> Finding:
     server = patient.cluster.host
     if error.http_status == _UNAUTHORIZED:
         return broken(
@@ -99,7 +99,7 @@ def _is_local(server: str) -> bool:
         return host == "localhost" or host.endswith(".localhost")
 
 
-async def permissions(patient: Patient) -> Finding:
+async def permissions(patient: Context) -> Finding:
     namespace = patient.settings.k8s_namespace
     asked = [(verb, resource) for resource, verbs in (NEEDED | HELPFUL).items() for verb in verbs]
     try:

@@ -1,27 +1,27 @@
 """This host's clock against the others that it works with."""
 
-from deploy.doctor.context import Patient
+from deploy.doctor.context import Context
 from deploy.doctor.findings import Finding, broken, ok, warning
-from shared.queue.job import HEAD_START_SECONDS
+from shared.queue.job import CLOCK_SKEW_SECONDS
 
 NOTICEABLE_SECONDS = 5.0
 """Beyond what a slow answer or whole seconds explain."""
 _ADVICE = "Let NTP set the clocks of all hosts (`timedatectl`, `chronyc tracking`)."
 
 
-async def against_redis(patient: Patient) -> Finding:
+async def against_redis(patient: Context) -> Finding:
     """A worker takes jobs by its own clock, and gets them this much early."""
     began = patient.clock()
     seconds, microseconds = await patient.redis.time()
     ended = patient.clock()
     ahead = (began + ended) / 2 - (seconds + microseconds / 1_000_000)
     seen = _said(ahead, "Redis'")
-    if ahead <= -HEAD_START_SECONDS:
+    if ahead <= -CLOCK_SKEW_SECONDS:
         return broken(f"{seen}: a worker here takes each job that much late", _ADVICE)
     return _judged(ahead, seen)
 
 
-async def against_cluster(patient: Patient) -> Finding:
+async def against_cluster(patient: Context) -> Finding:
     """Certificates and tokens have a beginning and an end."""
     began = patient.clock()
     server = await patient.cluster.server_time() + 0.5  # it gives whole seconds

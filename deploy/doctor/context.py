@@ -9,10 +9,10 @@ from pathlib import Path
 
 from redis.asyncio import Redis
 
-from deploy.doctor.inspector import Looking
+from deploy.doctor.inspector import ClusterInspector
 from shared.errors import InvalidSettings
 from shared.redis.clock import Clock
-from shared.redis.connection import PROMPT, connect
+from shared.redis.connection import FAIL_FAST, connect
 from shared.settings import Settings
 from worker.kubernetes.config import PLUGIN_SECONDS, configuration
 
@@ -21,11 +21,17 @@ _MARKS = (".dockerenv", "run/.containerenv")
 """Docker and Podman leave one of these in each container."""
 
 
-class Patient:
+class Context:
     """`clock` is this host's, seconds since the epoch."""
 
     def __init__(
-        self, settings: Settings, redis: Redis, cluster: Looking | InvalidSettings, *, clock: Clock, in_container: bool
+        self,
+        settings: Settings,
+        redis: Redis,
+        cluster: ClusterInspector | InvalidSettings,
+        *,
+        clock: Clock,
+        in_container: bool,
     ) -> None:
         self.settings = settings
         self.redis = redis
@@ -34,7 +40,7 @@ class Patient:
         self._cluster = cluster
 
     @property
-    def cluster(self) -> Looking:
+    def cluster(self) -> ClusterInspector:
         """Raises InvalidSettings: there is no usable configuration of it."""
         if isinstance(self._cluster, InvalidSettings):
             raise self._cluster
@@ -42,15 +48,15 @@ class Patient:
 
 
 @asynccontextmanager
-async def admitted(
+async def open_context(
     settings: Settings, *, clock: Clock = time.time, environment: Mapping[str, str] = os.environ, root: Path = ROOT
-) -> AsyncIterator[Patient]:
+) -> AsyncIterator[Context]:
     """Nothing is asked of Redis or the cluster before the first check. `root` is where a container's marks are."""
     async with AsyncExitStack() as stack:
-        redis = connect(settings, PROMPT)
+        redis = connect(settings, FAIL_FAST)
         stack.push_async_callback(redis.aclose)
         cluster = await _cluster(settings, stack)
-        yield Patient(settings, redis, cluster, clock=clock, in_container=is_container(environment, root))
+        yield Context(settings, redis, cluster, clock=clock, in_container=is_container(environment, root))
 
 
 def is_container(environment: Mapping[str, str], root: Path) -> bool:
@@ -58,11 +64,11 @@ def is_container(environment: Mapping[str, str], root: Path) -> bool:
     return "KUBERNETES_SERVICE_HOST" in environment or any((root / mark).exists() for mark in _MARKS)
 
 
-async def _cluster(settings: Settings, stack: AsyncExitStack) -> Looking | InvalidSettings:
+async def _cluster(settings: Settings, stack: AsyncExitStack) -> ClusterInspector | InvalidSettings:
     try:
         async with asyncio.timeout(PLUGIN_SECONDS):
-            configured = await configuration(settings)
-        cluster = Looking(configured, settings.k8s_namespace, settings.k8s_timeout_seconds)
+            settings_checks = await configuration(settings)
+        cluster = ClusterInspector(settings_checks, settings.k8s_namespace, settings.k8s_timeout_seconds)
     except InvalidSettings as error:
         return error
     except TimeoutError:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from deploy.doctor.context import Patient
+from deploy.doctor.context import Context
 
 
 class Verdict(StrEnum):
@@ -28,7 +28,7 @@ class Check(NamedTuple):
     """`look` may raise what its adapters raise: `deploy.doctor.runner` makes a finding of it."""
 
     name: str
-    look: Callable[[Patient], Awaitable[Finding]]
+    look: Callable[[Context], Awaitable[Finding]]
 
 
 def ok(seen: str) -> Finding:

@@ -9,9 +9,9 @@ from typing import TypeVar
 
 import msgspec
 
-from worker.kubernetes.client import PAGE, Cluster
+from worker.kubernetes.client import PAGE, KubernetesClient
 from worker.kubernetes.errors import NO_ANSWER, NOT_KUBERNETES, KubernetesError
-from worker.kubernetes.objects import ListMetadata, Metadata, Service
+from worker.kubernetes.objects import ListMeta, ObjectMeta, Service
 
 REVIEWS = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
 
@@ -31,7 +31,7 @@ class Phase(_Seen, frozen=True):
 
 
 class Namespace(_Seen, frozen=True):
-    metadata: Metadata
+    metadata: ObjectMeta
     status: Phase = Phase()
 
 
@@ -48,7 +48,7 @@ class QuotaStatus(_Seen, frozen=True):
 class Quota(_Seen, frozen=True):
     """Amounts are Kubernetes' quantities. The status is empty until the quota's controller has seen it."""
 
-    metadata: Metadata
+    metadata: ObjectMeta
     spec: QuotaSpec = QuotaSpec()
     status: QuotaStatus = QuotaStatus()
 
@@ -71,7 +71,7 @@ class NodeStatus(_Seen, frozen=True):
 
 
 class Node(_Seen, frozen=True):
-    metadata: Metadata
+    metadata: ObjectMeta
     status: NodeStatus = NodeStatus()
 
 
@@ -84,11 +84,11 @@ class Review(_Seen, frozen=True):
 
 
 class Items(_Seen, frozen=True):
-    metadata: ListMetadata
+    metadata: ListMeta
     items: msgspec.Raw
 
 
-class Looking(Cluster):
+class ClusterInspector(KubernetesClient):
     """Its methods raise KubernetesError, as the worker's do."""
 
     @property

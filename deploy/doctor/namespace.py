@@ -3,13 +3,13 @@
 import time
 from decimal import Decimal
 
-from deploy.doctor.context import Patient
+from deploy.doctor.context import Context
 from deploy.doctor.findings import Finding, Verdict, broken, ok, unknown, warning
 from deploy.doctor.inspector import Claim, Quota
 from deploy.doctor.quantities import amount
 from shared.sandbox import mounts
 from shared.sandbox.record import Spec
-from shared.sandbox.transitions import accepted
+from shared.sandbox.transitions import new_record
 from shared.settings import ServiceType, Settings
 from worker import manifests
 from worker.kubernetes import manifest_types
@@ -24,12 +24,12 @@ _GRAVITY = (Verdict.OK, Verdict.WARNING, Verdict.BROKEN)
 _NOT_THERE = "the namespace is not there yet"
 
 
-def example(settings: Settings) -> manifest_types.Pod:
+def example(settings: Settings) -> manifest_types.PodManifest:
     """The Pod of a plain request."""
-    return manifests.pod(accepted("doctor", Spec(), cluster=settings.cluster_name, now=time.time()), settings)
+    return manifests.pod(new_record("doctor", Spec(), cluster=settings.cluster_name, now=time.time()), settings)
 
 
-async def present(patient: Patient) -> Finding:
+async def present(patient: Context) -> Finding:
     name = patient.settings.k8s_namespace
     found = await patient.cluster.namespace()
     if found is not None and found.status.phase == "Terminating":
@@ -41,7 +41,7 @@ async def present(patient: Patient) -> Finding:
     return broken(f"{name} is not there, and may not be made by us", f"`kubectl create namespace {name}`")
 
 
-async def quota(patient: Patient) -> Finding:
+async def quota(patient: Context) -> Finding:
     quotas = [quota for quota in await patient.cluster.quotas() if _concerns_us(quota)]
     if not quotas:
         return ok("none")
@@ -87,7 +87,7 @@ def _rooms(quota: Quota, need: dict[str, Decimal]) -> list[tuple[int, bool, str]
     return rooms
 
 
-async def pod_security(patient: Patient) -> Finding:
+async def pod_security(patient: Context) -> Finding:
     found = await patient.cluster.namespace()
     if found is None:
         return unknown(_NOT_THERE)
@@ -110,7 +110,7 @@ async def pod_security(patient: Patient) -> Finding:
     return ok(f"{level}: {'hostPath is allowed' if paths else 'no hostPath is used'}")
 
 
-async def claims(patient: Patient) -> Finding:
+async def claims(patient: Context) -> Finding:
     settings = patient.settings
     named = {"SKILLS_PVC_NAME": settings.skills_pvc_name, "USERDATA_PVC_NAME": settings.userdata_pvc_name}
     findings = [

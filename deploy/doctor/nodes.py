@@ -6,13 +6,13 @@ import time
 from collections.abc import Iterable
 from urllib.parse import urlsplit
 
-from deploy.doctor.context import Patient
+from deploy.doctor.context import Context
 from deploy.doctor.findings import Finding, broken, ok, unknown, warning
 from deploy.doctor.inspector import Node
 from shared.sandbox.record import Status
 from shared.settings import ServiceType
 from shared.store.indexes import Selection
-from shared.store.pagination import BEGINNING
+from shared.store.pagination import START
 from shared.store.store import Store
 from worker.kubernetes.client import SERVICES
 from worker.kubernetes.objects import Service
@@ -28,7 +28,7 @@ CONNECT_SECONDS = 3.0
 _NO_NODE_PORTS = "not used: SANDBOX_SERVICE_TYPE is ClusterIP"
 
 
-async def node_ports(patient: Patient) -> Finding:
+async def node_ports(patient: Context) -> Finding:
     if patient.settings.sandbox_service_type is not ServiceType.NODE_PORT:
         return ok(_NO_NODE_PORTS)
     ours = (await patient.cluster.list_all(SERVICES)).items
@@ -57,7 +57,7 @@ def judge_node_ports(ours: int, everywhere: int, capacity: int) -> Finding:
     return warning(seen, advice) if left else broken(seen, advice)
 
 
-async def image(patient: Patient) -> Finding:
+async def image(patient: Context) -> Finding:
     return judge_image(await patient.cluster.nodes(), patient.settings.sandbox_image)
 
 
@@ -93,7 +93,7 @@ def reference(image: str) -> str:
     return f"{start}/{bare}@{digest}" if digest else f"{start}/{bare}:{tag or 'latest'}"
 
 
-async def node_host(patient: Patient) -> Finding:
+async def node_host(patient: Context) -> Finding:
     """Asked from here, which is not where DeerFlow runs; by a sandbox that is ready, which must answer."""
     if patient.settings.sandbox_service_type is not ServiceType.NODE_PORT:
         return ok(_NO_NODE_PORTS)
@@ -119,9 +119,9 @@ def _not_reached(seen: str, more: str) -> Finding:
     )
 
 
-async def _open_port(patient: Patient) -> int | None:
+async def _open_port(patient: Context) -> int | None:
     """The node port of a sandbox that is ready; None: there is no such sandbox."""
-    page = await Store(patient.redis).page(Selection(status=Status.RUNNING), BEGINNING, LOOKED_AT)
+    page = await Store(patient.redis).page(Selection(status=Status.RUNNING), START, LOOKED_AT)
     return next((urlsplit(record.url).port for record in page.records if record.ready and record.url), None)
 
 

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from redis.exceptions import AuthenticationError, RedisError
 
-from deploy.doctor.context import Patient
+from deploy.doctor.context import Context
 from deploy.doctor.findings import Finding, broken, ok, unknown, warning
 from deploy.doctor.speed import fastest
 from shared.settings import Settings
@@ -27,7 +27,7 @@ _WRITES = {"aof_last_write_status": "the append-only file", "rdb_last_bgsave_sta
 Info = Mapping[str, Any]
 
 
-async def reachable(patient: Patient) -> Finding:
+async def reachable(patient: Context) -> Finding:
     where = name(patient.settings)
     try:
         seconds = await fastest(patient.redis.ping)
@@ -59,7 +59,7 @@ def name(settings: Settings) -> str:
     return parts.path if parts.scheme == "unix" else f"{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
-async def server(patient: Patient) -> Finding:
+async def server(patient: Context) -> Finding:
     return judge_server({**await patient.redis.info("server"), **await patient.redis.info("replication")})
 
 
@@ -83,7 +83,7 @@ def judge_server(info: Info) -> Finding:
     return ok(product)
 
 
-async def persistence(patient: Patient) -> Finding:
+async def persistence(patient: Context) -> Finding:
     info = await patient.redis.info("persistence")
     if failed := [words for key, words in _WRITES.items() if info.get(key, "ok") != "ok"]:
         return broken(
@@ -102,7 +102,7 @@ async def persistence(patient: Patient) -> Finding:
     return broken("keeps nothing: when it restarts, every record is gone", APPEND_ONLY)
 
 
-async def eviction(patient: Patient) -> Finding:
+async def eviction(patient: Context) -> Finding:
     return judge_memory(await patient.redis.info("memory"))
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import msgspec
 from redis import exceptions
 
-from deploy.doctor.context import Patient
+from deploy.doctor.context import Context
 from deploy.doctor.findings import Check, Finding, Verdict, unknown
 from shared.errors import InvalidSettings, StoreUnavailable
 from worker.kubernetes.errors import NO_ANSWER, KubernetesError
@@ -27,7 +27,7 @@ class Result(msgspec.Struct, frozen=True):
     seconds: float
 
 
-async def examine(patient: Patient, checks: Iterable[Check], *, seconds: float = SECONDS) -> list[Result]:
+async def run_checks(patient: Context, checks: Iterable[Check], *, seconds: float = SECONDS) -> list[Result]:
     """In the order of `checks`; none takes more than `seconds`, and neither do all of them."""
     return list(await asyncio.gather(*(_examine(patient, check, seconds) for check in checks)))
 
@@ -36,7 +36,7 @@ def result(check: str, finding: Finding, seconds: float = 0.0) -> Result:
     return Result(check, finding.verdict, finding.seen, finding.advice, round(seconds, 3))
 
 
-async def _examine(patient: Patient, check: Check, seconds: float) -> Result:
+async def _examine(patient: Context, check: Check, seconds: float) -> Result:
     began = time.perf_counter()
     try:
         async with asyncio.timeout(seconds):

@@ -2,14 +2,14 @@
 
 from collections.abc import Iterator
 
-from deploy.doctor.context import Patient
+from deploy.doctor.context import Context
 from deploy.doctor.findings import Finding, ok, warning
 from shared.settings import Settings
 
 PATHS = ("skills_host_path", "deer_flow_host_base_dir", "threads_host_path")
 
 
-async def settings(patient: Patient) -> Finding:
+async def settings(patient: Context) -> Finding:
     doubts = list(_doubts(patient.settings))
     if not doubts:
         return ok("valid")
@@ -27,7 +27,7 @@ def _doubts(settings: Settings) -> Iterator[tuple[str, str]]:
         yield "K8S_VERIFY_TLS=false: anyone may pose as the API server", "Use K8S_CA_FILE and K8S_TLS_SERVER_NAME."
 
 
-async def paths(patient: Patient) -> Finding:
+async def paths(patient: Context) -> Finding:
     """That they are absolute, `shared.settings` has seen to."""
     settings = patient.settings
     given = {field.upper(): getattr(settings, field) for field in PATHS if getattr(settings, field)}

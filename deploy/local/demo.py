@@ -35,14 +35,14 @@ async def demo(api: httpx.AsyncClient) -> int:
 async def live(api: httpx.AsyncClient, name: str, times: dict[str, float], show: Callable[[], None]) -> None:
     """Raises DemoFailed."""
     started = time.perf_counter()
-    life = Life(api, name)
+    incarnation = Life(api, name)
     steps = {
-        "accepted": life.create,
-        "url": lambda: life.until("sandbox_url"),
-        "ready": lambda: life.until("ready"),
-        "fetched": life.fetch,
-        "deleted": life.delete,
-        "gone": life.gone,
+        "accepted": incarnation.create,
+        "url": lambda: incarnation.until("sandbox_url"),
+        "ready": lambda: incarnation.until("ready"),
+        "fetched": incarnation.fetch,
+        "deleted": incarnation.delete,
+        "gone": incarnation.gone,
     }
     for stage, step in steps.items():
         try:
@@ -50,7 +50,7 @@ async def live(api: httpx.AsyncClient, name: str, times: dict[str, float], show:
                 await step()
         except (httpx.HTTPError, TimeoutError, KeyError, ValueError) as error:
             why = str(error) or type(error).__name__
-            raise DemoFailed(f"{name} was not `{stage}`: {why}; last seen: {life.seen}") from error
+            raise DemoFailed(f"{name} was not `{stage}`: {why}; last seen: {incarnation.seen}") from error
         times[stage] = (time.perf_counter() - started) * 1000
         show()
 

@@ -2,10 +2,10 @@
 
 | key | type | holds |
 |---|---|---|
-| `observed:{cluster}` | string | when all records last agreed with the cluster, and a name for what Redis holds |
+| `synced:{cluster}` | string | when all records last agreed with the cluster, and a name for what Redis holds |
 | `workers` | sorted set | each worker's name → when it last said that it lives |
 
-`observed:…` never ends by itself, so it says one thing more: without it, Redis is new or was emptied, and that a record
+`synced:…` never ends by itself, so it says one thing more: without it, Redis is new or was emptied, and that a record
 is not there says nothing, until a worker has made the records anew from what is in the cluster.
 """
 
@@ -14,11 +14,11 @@ from collections.abc import Collection
 
 from redis.asyncio import Redis
 
-from shared.errors import Fenced
+from shared.errors import PreconditionFailed
 from shared.redis.clock import Clock
-from shared.redis.connection import unavailable
+from shared.redis.connection import translate_redis_errors
 from shared.store.lua import MARK, filled
-from shared.store.update import ANYTHING, Guard
+from shared.store.update import ANY_VALUE, Precondition
 
 BEAT_SECONDS = 2.0
 ALIVE_SECONDS = 15.0
@@ -26,7 +26,7 @@ ALIVE_SECONDS = 15.0
 FRESH_SECONDS = 60.0
 """A cluster that was not observed for so long is one of which little is known."""
 
-_OBSERVED = "observed:"
+_OBSERVED = "synced:"
 WORKERS = "workers"
 
 
@@ -39,15 +39,15 @@ class Vitals:
         self._now = now
         self._cluster = cluster
 
-    async def observed(self, guard: Guard) -> None:
+    async def observed(self, precondition: Precondition) -> None:
         """All records agree with the cluster now. Raises Fenced: whoever says so is not the observer any more."""
-        with unavailable():
+        with translate_redis_errors():
             verdict = await self._mark(
-                keys=[_OBSERVED + self._cluster, guard.key],
-                args=[guard.value, f"{self._now():.3f}", secrets.token_hex(4)],
+                keys=[_OBSERVED + self._cluster, precondition.key],
+                args=[precondition.value, f"{self._now():.3f}", secrets.token_hex(4)],
             )
         if verdict == b"fenced":
-            raise Fenced(self._cluster)
+            raise PreconditionFailed(self._cluster)
 
     async def observed_at(self) -> float | None:
         """None: never since Redis holds anything."""
@@ -64,7 +64,7 @@ class Vitals:
         return await self.observed_at() is not None
 
     async def _observation(self) -> tuple[float | None, str | None]:
-        with unavailable():
+        with translate_redis_errors():
             raw = await self._redis.get(_OBSERVED + self._cluster)
         if not raw:
             return None, None
@@ -74,36 +74,36 @@ class Vitals:
     async def beat(self, worker: str) -> None:
         """This worker lives; those that have not said so for long are taken off."""
         now = self._now()
-        with unavailable():
+        with translate_redis_errors():
             async with self._redis.pipeline(transaction=False) as pipeline:
                 pipeline.zadd(WORKERS, {worker: now})
                 pipeline.zremrangebyscore(WORKERS, "-inf", now - FRESH_SECONDS)
                 await pipeline.execute()
 
     async def gone(self, worker: str) -> None:
-        with unavailable():
+        with translate_redis_errors():
             await self._redis.zrem(WORKERS, worker)
 
     async def workers(self) -> list[str]:
         """Names of those that live."""
-        with unavailable():
+        with translate_redis_errors():
             seconds, _ = await self._redis.time()
             names = await self._redis.zrangebyscore(WORKERS, seconds - ALIVE_SECONDS, "+inf")
         return [name.decode() for name in names]
 
     @property
-    def guard(self) -> Guard:
+    def precondition(self) -> Precondition:
         """Holds while records are complete."""
-        return Guard(_OBSERVED + self._cluster, ANYTHING)
+        return Precondition(_OBSERVED + self._cluster, ANY_VALUE)
 
     async def is_any_worker(self) -> bool:
         """Whether there are workers at all, so that records are being made anew if there are none."""
-        with unavailable():
+        with translate_redis_errors():
             return bool(await self._redis.exists(WORKERS))
 
     async def is_any_alive(self, names: Collection[str]) -> bool:
         """Whoever never said that it lives, as workers of arq's own command, is believed to."""
-        with unavailable():
+        with translate_redis_errors():
             beats = await self._redis.zmscore(WORKERS, list(names))
         return any(beat is None or beat > self._now() - ALIVE_SECONDS for beat in beats)
 
@@ -111,7 +111,7 @@ class Vitals:
         """What is wanting for sandboxes to be made and seen: a sentence each; nothing: all is there."""
         wanting = [] if await self.workers() else ["No worker lives: start one, `python -m worker`."]
         observed_at = await self.observed_at()
-        with unavailable():
+        with translate_redis_errors():
             now, _ = await self._redis.time()
         if observed_at is None:
             wanting.append(f"Cluster {self._cluster} was never observed: see the workers' log.")

@@ -15,12 +15,12 @@ from arq.jobs import serialize_job
 
 from shared.sandbox.record import Sandbox
 
-HEAD_START_SECONDS = 60.0
+CLOCK_SKEW_SECONDS = 60.0
 """arq's workers compare a job's time with their own host's clock: one that is behind by less loses nothing."""
-FIRST_SECONDS = 3600.0
+CREATE_PRIORITY_SECONDS = 3600.0
 """Somebody waits for a create: it overtakes whatever else is less than an hour late."""
 QUEUE = default_queue_name
-NEWS = "jobs"
+WAKEUP_CHANNEL = "jobs"
 """Channel on which each job is announced, so that workers need not poll."""
 JOB_KEY = job_key_prefix
 IN_PROGRESS_KEY = in_progress_key_prefix
@@ -31,38 +31,38 @@ encode: Callable[[dict[str, Any]], bytes] = msgspec.msgpack.Encoder(enc_hook=rep
 decode: Callable[[bytes], dict[str, Any]] = msgspec.msgpack.Decoder().decode
 
 
-class Work(StrEnum):
+class JobKind(StrEnum):
     """The functions a worker runs, by the names they have in the queue."""
 
     PROVISION = "provision"
     TERMINATE = "terminate"
-    ASK = "ask"
+    PROBE_ACTIVITY = "probe_activity"
 
 
 class Job(msgspec.Struct, frozen=True):
-    work: Work
+    kind: JobKind
     sandbox_id: str
-    life: str
+    incarnation: str
     attempt: int = 1
     at: float | None = None
     """When it is due, seconds since the epoch; None: at once, before all that is due at a time."""
 
     @classmethod
-    def of(cls, work: Work, record: Sandbox, at: float | None = None) -> Self:
-        return cls(work, record.id, record.life, record.attempt, at)
+    def of(cls, kind: JobKind, record: Sandbox, at: float | None = None) -> Self:
+        return cls(kind, record.id, record.incarnation, record.attempt, at)
 
     @property
     def id(self) -> str:
-        return f"{self.work}:{self.sandbox_id}:{self.life}:{self.attempt}"
+        return f"{self.kind}:{self.sandbox_id}:{self.incarnation}:{self.attempt}"
 
     def score(self, now: float) -> int:
         """Its place in the queue, milliseconds. Creates come first: before clean-ups that are late, too."""
-        head_start = FIRST_SECONDS if self.work is Work.PROVISION else HEAD_START_SECONDS
+        head_start = CREATE_PRIORITY_SECONDS if self.kind is JobKind.PROVISION else CLOCK_SKEW_SECONDS
         return int((now - head_start if self.at is None else self.at) * 1000)
 
     def payload(self, now: float) -> bytes:
         """What arq's worker expects under the job's key; `now` in seconds since the epoch."""
         raw: bytes = serialize_job(
-            self.work, (self.sandbox_id, self.life, self.attempt), {}, None, int(now * 1000), serializer=encode
+            self.kind, (self.sandbox_id, self.incarnation, self.attempt), {}, None, int(now * 1000), serializer=encode
         )
         return raw

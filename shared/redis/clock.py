@@ -21,21 +21,21 @@ class RedisClock:
 
     def __init__(self, host: Clock = time.time) -> None:
         self._host = host
-        self._least: tuple[float, ...] = ()
+        self._offsets: tuple[float, ...] = ()
         """How far ahead Redis is at least: by this window, and by the one before."""
-        self._since = 0.0
+        self._window_started = 0.0
 
     def __call__(self) -> float:
-        return self._host() + max(self._least, default=0.0)
+        return self._host() + max(self._offsets, default=0.0)
 
-    def hear(self, redis_seconds: float) -> None:
+    def synchronize(self, redis_seconds: float) -> None:
         now = self._host()
         ahead = redis_seconds - now
-        elapsed = now - self._since
-        is_known = self._least and 0 <= elapsed < 2 * WINDOW_SECONDS
-        if not is_known or ahead < max(self._least) - STEP_SECONDS:
-            self._least, self._since = (ahead,), now
+        elapsed = now - self._window_started
+        is_known = self._offsets and 0 <= elapsed < 2 * WINDOW_SECONDS
+        if not is_known or ahead < max(self._offsets) - STEP_SECONDS:
+            self._offsets, self._window_started = (ahead,), now
         elif elapsed < WINDOW_SECONDS:
-            self._least = (max(self._least[0], ahead), *self._least[1:])
+            self._offsets = (max(self._offsets[0], ahead), *self._offsets[1:])
         else:
-            self._least, self._since = (ahead, self._least[0]), now
+            self._offsets, self._window_started = (ahead, self._offsets[0]), now

@@ -27,9 +27,9 @@ from shared.queue import job
 from shared.redis.batching import BatchingRedis
 from shared.settings import Settings
 
-PROMPT = Retry(ExponentialBackoff(cap=0.2, base=0.02), retries=2)
+FAIL_FAST = Retry(ExponentialBackoff(cap=0.2, base=0.02), retries=2)
 """For a request: a stale connection is forgiven (Redis was restarted); a Redis that is away is said within a second."""
-PATIENT = Retry(ExponentialBackoff(cap=1.0, base=0.02), retries=-1)
+RETRY_FOREVER = Retry(ExponentialBackoff(cap=1.0, base=0.02), retries=-1)
 """For arq's loop: no worker exits because Redis does; it goes on within a second of its return."""
 
 _TRANSIENT = [ConnectionError, TimeoutError, OSError, BusyLoadingError, ReadOnlyError]
@@ -43,7 +43,7 @@ _OF_A_SERVER = frozenset({"host", "port", "path", "connection_class"})
 """What a URL says of one server, and Sentinels say of the master."""
 
 
-class Sending(AbstractConnection):
+class CancelSafeConnection(AbstractConnection):
     """redis-py sends under `asyncio.wait_for`, which before Python 3.12 loses a cancellation that comes as it ends: a
     process told to stop might then go on. This keeps the same limit with `asyncio.timeout`, which loses none."""
 
@@ -59,21 +59,21 @@ class Sending(AbstractConnection):
             self.socket_timeout = limit
 
 
-class Pool(ConnectionPool):
+class HandshakeRetryPool(ConnectionPool):
     """redis-py retries commands and connecting, but not the handshake in between, in which a proxy in front of a dead
     Redis drops the connection: this does."""
 
     def __init__(self, connection_class: type[AbstractConnection] = Connection, **options: Any) -> None:
-        super().__init__(type(connection_class.__name__, (Sending, connection_class), {}), **options)
+        super().__init__(type(connection_class.__name__, (CancelSafeConnection, connection_class), {}), **options)
 
     async def ensure_connection(self, connection: AbstractConnection) -> None:
         async def ensure() -> None:
-            await super(Pool, self).ensure_connection(connection)
+            await super(HandshakeRetryPool, self).ensure_connection(connection)
 
         await connection.retry.call_with_retry(ensure, lambda _: connection.disconnect())
 
 
-class SentinelPool(SentinelConnectionPool, Pool):
+class SentinelPool(SentinelConnectionPool, HandshakeRetryPool):
     """Closes its connections to the Sentinels with its others."""
 
     async def disconnect(self, inuse_connections: bool = True) -> None:
@@ -83,7 +83,7 @@ class SentinelPool(SentinelConnectionPool, Pool):
 
 
 @contextlib.contextmanager
-def unavailable() -> Iterator[None]:
+def translate_redis_errors() -> Iterator[None]:
     """Redis' exceptions stop here: whatever keeps it from answering is StoreUnavailable."""
     try:
         yield
@@ -92,12 +92,12 @@ def unavailable() -> Iterator[None]:
         raise StoreUnavailable(error) from error
 
 
-async def heard(redis: Redis, channel: str) -> AsyncIterator[bytes | None]:
+async def subscribe(redis: Redis, channel: str) -> AsyncIterator[bytes | None]:
     """What is published from now on; None whenever some may have been missed, as at the start.
 
     Raises StoreUnavailable when the subscription breaks.
     """
-    with unavailable():
+    with translate_redis_errors():
         async with redis.pubsub() as subscription:
             await subscription.subscribe(channel)
             while True:
@@ -120,7 +120,9 @@ def connect(settings: Settings, retry: Retry) -> BatchingRedis:
     if not settings.redis_url.startswith("unix:"):
         options |= {"socket_keepalive": True, "socket_keepalive_options": _KEEPALIVE}
     pool = (
-        _sentinel_pool(settings, options) if settings.redis_sentinels else Pool.from_url(settings.redis_url, **options)
+        _sentinel_pool(settings, options)
+        if settings.redis_sentinels
+        else HandshakeRetryPool.from_url(settings.redis_url, **options)
     )
     client = cast(BatchingRedis, BatchingRedis.from_pool(pool))
     client.job_serializer, client.job_deserializer = job.encode, job.decode

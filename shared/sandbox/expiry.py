@@ -7,26 +7,26 @@ from shared.sandbox.record import Spec
 from shared.settings import Settings
 
 
-class Terms(NamedTuple):
+class ExpiryPolicy(NamedTuple):
     """For how long a sandbox may be unused, and live, in seconds; 0: for ever."""
 
     idle_timeout: float = 0.0
     lifetime: float = 0.0
 
 
-FOR_EVER = Terms()
+NEVER_EXPIRES = ExpiryPolicy()
 
 
-def terms(spec: Spec, settings: Settings) -> Terms:
+def expiry_policy(spec: Spec, settings: Settings) -> ExpiryPolicy:
     """Those in force: the caller's, or else the settings'."""
     idle, lifetime = spec.idle_timeout_seconds, spec.lifetime_seconds
-    return Terms(
+    return ExpiryPolicy(
         idle_timeout=settings.sandbox_idle_timeout_seconds if idle is None else float(idle),
         lifetime=settings.sandbox_max_lifetime_seconds if lifetime is None else float(lifetime),
     )
 
 
-def check(spec: Spec, settings: Settings) -> None:
+def check_expiry(spec: Spec, settings: Settings) -> None:
     """Raises InvalidRequest: more was asked for than is allowed."""
     idle = "SANDBOX_MAX_IDLE_TIMEOUT_SECONDS", settings.sandbox_max_idle_timeout_seconds
     _within("idle_timeout_seconds", spec.idle_timeout_seconds, *idle)

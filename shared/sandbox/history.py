@@ -18,7 +18,7 @@ _TEXT = 300
 """Characters of a message, which is Kubernetes' and may be long."""
 
 
-class Entry(msgspec.Struct, frozen=True, array_like=True):
+class HistoryEntry(msgspec.Struct, frozen=True, array_like=True):
     """`at` in seconds since the epoch, by our clock; `source` is who says so: we, or a component of Kubernetes.
     `type` is `Normal` or `Warning`, as Kubernetes has it."""
 
@@ -29,24 +29,26 @@ class Entry(msgspec.Struct, frozen=True, array_like=True):
     message: str
 
     @property
-    def told(self) -> str:
+    def dedup_key(self) -> str:
         """What is the same whenever it happens again."""
         return _encode((self.source, self.type, self.reason, self.message)).decode()[1:]
 
 
 _encode = msgspec.json.Encoder().encode
-read_entry = msgspec.json.Decoder(Entry).decode
+read_entry = msgspec.json.Decoder(HistoryEntry).decode
 
 
-def entry(at: float, source: str, kind: str, reason: str, message: str) -> Entry:
-    return Entry(round(at, 3), source, kind, reason, message if len(message) <= _TEXT else message[: _TEXT - 1] + "…")
+def entry(at: float, source: str, kind: str, reason: str, message: str) -> HistoryEntry:
+    return HistoryEntry(
+        round(at, 3), source, kind, reason, message if len(message) <= _TEXT else message[: _TEXT - 1] + "…"
+    )
 
 
-def written(entry: Entry) -> bytes:
+def encode_entry(entry: HistoryEntry) -> bytes:
     return _encode(entry)
 
 
-def told(before: Sandbox | None, after: Sandbox | None, now: float) -> list[Entry]:
+def entries_for(before: Sandbox | None, after: Sandbox | None, now: float) -> list[HistoryEntry]:
     """What a change of the record tells; nothing when it says nothing new, or when the record goes."""
     if after is None:
         return []
@@ -74,7 +76,7 @@ def _differences(before: Sandbox, after: Sandbox) -> Iterator[tuple[str, str, st
         yield "Warning", after.reason, after.message
     if after.ready and not before.ready:
         yield "Normal", "Ready", "The sandbox answers."
-    if before.ready and not after.ready and after.wants_pod:
+    if before.ready and not after.ready and after.is_active:
         yield "Warning", "NotReady", "The sandbox does not answer any more."
 
 
@@ -82,6 +84,6 @@ def _status(record: Sandbox) -> tuple[str, str, str]:
     if record.status is Status.FAILED:
         return "Warning", record.reason, record.message
     if record.status is Status.TERMINATING:
-        why = f": its {record.ended_by} time is over" if record.ended_by else ""
+        why = f": its {record.expired_by} time is over" if record.expired_by else ""
         return "Normal", "Terminating", f"Life {record.generation} is being ended{why}."
     return "Normal", record.status, record.message or f"The Pod is {record.status}."

@@ -27,11 +27,11 @@ def root(settings: Settings) -> str:
     if settings.deer_flow_host_base_dir:
         return settings.deer_flow_host_base_dir
     threads = node_paths.normalise(settings.threads_host_path) if settings.threads_host_path else ""
-    base = node_paths.parent(threads) if threads and node_paths.name(threads) == "threads" else ""
-    return base if node_paths.name(base) else ""  # of `/threads` it would be the whole node
+    base = node_paths.dirname(threads) if threads and node_paths.basename(threads) == "threads" else ""
+    return base if node_paths.basename(base) else ""  # of `/threads` it would be the whole node
 
 
-def check(mounts: Sequence[Mount], settings: Settings) -> None:
+def check_mounts(mounts: Sequence[Mount], settings: Settings) -> None:
     """Raises InvalidRequest for the first mount that breaks a rule; it names the field, the rule, and what was sent."""
     seen: set[str] = set()
     for number, mount in enumerate(mounts):
@@ -55,5 +55,5 @@ def _check_host_path(path: str, base: str, field: str) -> None:
     if not base:
         detail = f"{field}: this server allows no extra mounts: neither DEER_FLOW_HOST_BASE_DIR nor a THREADS_HOST_PATH"
         raise InvalidRequest(f"{detail} that ends in `threads` is set", field=field)
-    if node_paths.below(path, base) is None:
+    if node_paths.relative_to(path, base) is None:
         raise InvalidRequest(f"{field}: expected a path below {base}; got {path!r}", field=field)

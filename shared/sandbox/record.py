@@ -50,25 +50,25 @@ class Reason(StrEnum):
     UNSCHEDULABLE = "Unschedulable"
 
 
-class EndedBy(StrEnum):
+class ExpiryCause(StrEnum):
     """Which of a sandbox' two times was over."""
 
     IDLE = "idle"
     LIFETIME = "lifetime"
 
 
-NO_PROGRESS_SECONDS = 15.0
+STALLED_SECONDS = 15.0
 """A record that waits for a job and has not moved for this long gets another one. A healthy job takes a tenth of
 it; one that still runs then does no harm beside its successor."""
-QUICK_ATTEMPTS = 5
-MAX_DOUBLINGS = 4
+FAST_RETRIES = 5
+MAX_BACKOFF_DOUBLINGS = 4
 """What so many jobs could not move (a Pod on a node that is lost, say) is looked at less and less often: at last, every
 four minutes."""
 
-ENDED = frozenset({Status.SUCCEEDED, Status.FAILED})
+TERMINAL_STATUSES = frozenset({Status.SUCCEEDED, Status.FAILED})
 """A life in one of these is over for the client: the next create of its id begins a new one."""
 
-ALLOWED: dict[Status, frozenset[Status]] = {
+ALLOWED_TRANSITIONS: dict[Status, frozenset[Status]] = {
     Status.PENDING: frozenset(Status),
     Status.RUNNING: frozenset(Status) - {Status.PENDING},
     Status.UNKNOWN: frozenset(Status) - {Status.PENDING},
@@ -101,7 +101,7 @@ class Expiry(NamedTuple):
     """When a sandbox' time is over if nobody uses it any more, and which of its times that is."""
 
     at: float
-    by: EndedBy
+    by: ExpiryCause
 
 
 class Timings(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -124,7 +124,7 @@ class Sandbox(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     forgotten, before when one that is being ended needs no other job. None: nothing of that kind.
 
     `idle_timeout` counts from the last use, and does not end before `kept_until`; `lifetime` counts from the creation;
-    0: none. `asked_until`: whether it is busy is being asked; by then there is an answer. `ended_at`, `ended_by`: its
+    0: none. `asked_until`: whether it is busy is being asked; by then there is an answer. `expired_at`, `expired_by`: its
     time was over.
     """
 
@@ -146,17 +146,17 @@ class Sandbox(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     service_uid: str = ""
     reason: str = Reason.NONE
     message: str = ""
-    until: float | None = None
+    deadline: float | None = None
     idle_timeout: float = 0.0
     lifetime: float = 0.0
-    kept_until: float = 0.0
-    asked_until: float | None = None
-    ended_at: float | None = None
-    ended_by: str = ""
+    keep_alive_until: float = 0.0
+    probing_until: float | None = None
+    expired_at: float | None = None
+    expired_by: str = ""
     timings: Timings = Timings()
 
     @property
-    def life(self) -> str:
+    def incarnation(self) -> str:
         """Names this life in jobs and on the Pod: `{generation}-{token}`, a valid label value."""
         return f"{self.generation}-{self.token}"
 
@@ -171,50 +171,52 @@ class Sandbox(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return bool(self.service_uid)
 
     @property
-    def wants_pod(self) -> bool:
+    def is_active(self) -> bool:
         """False once the life is over or being ended: nothing more may be made for it."""
-        return self.status not in ENDED and self.status is not Status.TERMINATING
+        return self.status not in TERMINAL_STATUSES and self.status is not Status.TERMINATING
 
     @property
-    def is_cleanup(self) -> bool:
+    def is_expiring(self) -> bool:
         """It is being ended because its time was over: nobody waits for that."""
-        return self.status is Status.TERMINATING and self.ended_at is not None
+        return self.status is Status.TERMINATING and self.expired_at is not None
 
     @property
     def expiry(self) -> Expiry | None:
         """The first of its ends; None: it never expires, or is over already."""
-        return min(self._ends, default=None)
+        return min(self._expiries, default=None)
 
-    def over_by(self, now: float) -> EndedBy | None:
+    def expired_by_now(self, now: float) -> ExpiryCause | None:
         """Which of its times is over by now, its lifetime first: nothing prolongs that."""
-        over = {end.by for end in self._ends if end.at <= now}
-        return EndedBy.LIFETIME if EndedBy.LIFETIME in over else EndedBy.IDLE if over else None
+        over = {end.by for end in self._expiries if end.at <= now}
+        return ExpiryCause.LIFETIME if ExpiryCause.LIFETIME in over else ExpiryCause.IDLE if over else None
 
     @property
-    def _ends(self) -> list[Expiry]:
-        if not self.wants_pod:
+    def _expiries(self) -> list[Expiry]:
+        if not self.is_active:
             return []
-        idle_at = max(self.last_used_at + self.idle_timeout, self.kept_until)
-        ends = [Expiry(idle_at, EndedBy.IDLE)] if self.idle_timeout else []
-        return [*ends, Expiry(self.created_at + self.lifetime, EndedBy.LIFETIME)] if self.lifetime else ends
+        idle_at = max(self.last_used_at + self.idle_timeout, self.keep_alive_until)
+        ends = [Expiry(idle_at, ExpiryCause.IDLE)] if self.idle_timeout else []
+        return [*ends, Expiry(self.created_at + self.lifetime, ExpiryCause.LIFETIME)] if self.lifetime else ends
 
     @property
     def due_at(self) -> float | None:
         """When somebody must look at this record again if nothing happens to it; None: never."""
         if self.status is Status.TERMINATING:
-            return max(self._stuck_at, self.until or 0.0)
-        waits_for_job = self.wants_pod and not self.is_provisioned
-        dues = [self._stuck_at if waits_for_job else self.until, self._expiry_due_at]
+            return max(self._retry_at, self.deadline or 0.0)
+        waits_for_job = self.is_active and not self.is_provisioned
+        dues = [self._retry_at if waits_for_job else self.deadline, self._expiry_due_at]
         return min((due for due in dues if due is not None), default=None)
 
     @property
-    def _stuck_at(self) -> float:
+    def _retry_at(self) -> float:
         """A job that waits or runs has had its time by then."""
-        doublings = min(max(0, self.attempt - QUICK_ATTEMPTS), MAX_DOUBLINGS)
-        return self.updated_at + NO_PROGRESS_SECONDS * 2.0**doublings
+        doublings = min(max(0, self.attempt - FAST_RETRIES), MAX_BACKOFF_DOUBLINGS)
+        return self.updated_at + STALLED_SECONDS * 2.0**doublings
 
     @property
     def _expiry_due_at(self) -> float | None:
         """While it is asked whether it is busy, only the end of its lifetime counts."""
-        asked_until = self.asked_until or 0.0
-        return min((max(e.at, asked_until) if e.by is EndedBy.IDLE else e.at for e in self._ends), default=None)
+        probing_until = self.probing_until or 0.0
+        return min(
+            (max(e.at, probing_until) if e.by is ExpiryCause.IDLE else e.at for e in self._expiries), default=None
+        )

@@ -5,11 +5,11 @@ import secrets
 import msgspec
 from msgspec.structs import replace
 
-from shared.sandbox.expiry import FOR_EVER, Terms
-from shared.sandbox.record import EndedBy, Reason, Sandbox, Spec, Status
+from shared.sandbox.expiry import NEVER_EXPIRES, ExpiryPolicy
+from shared.sandbox.record import ExpiryCause, Reason, Sandbox, Spec, Status
 
 
-class Made(msgspec.Struct, frozen=True):
+class ProvisionedObjects(msgspec.Struct, frozen=True):
     """What a life has in the cluster, in the words of its record."""
 
     pod_name: str
@@ -18,15 +18,15 @@ class Made(msgspec.Struct, frozen=True):
     url: str
 
 
-def accepted(
+def new_record(
     sandbox_id: str,
     spec: Spec,
     *,
     cluster: str,
     now: float,
-    until: float | None = None,
+    deadline: float | None = None,
     generation: int = 1,
-    terms: Terms = FOR_EVER,
+    terms: ExpiryPolicy = NEVER_EXPIRES,
 ) -> Sandbox:
     """The first record of a life: wanted, and nothing done yet."""
     return Sandbox(
@@ -38,68 +38,72 @@ def accepted(
         created_at=now,
         updated_at=now,
         last_used_at=now,
-        until=until,
+        deadline=deadline,
         idle_timeout=terms.idle_timeout,
         lifetime=terms.lifetime,
     )
 
 
-def next_life(
-    previous: Sandbox, spec: Spec, *, now: float, until: float | None = None, terms: Terms = FOR_EVER
+def new_incarnation(
+    previous: Sandbox, spec: Spec, *, now: float, deadline: float | None = None, terms: ExpiryPolicy = NEVER_EXPIRES
 ) -> Sandbox:
     """The same id again, when its last life is over or being ended."""
     generation = previous.generation + 1
-    return accepted(
-        previous.id, spec, cluster=previous.cluster, now=now, until=until, generation=generation, terms=terms
+    return new_record(
+        previous.id, spec, cluster=previous.cluster, now=now, deadline=deadline, generation=generation, terms=terms
     )
 
 
-def taken_up(record: Sandbox, begun: float) -> Sandbox:
+def started(record: Sandbox, begun: float) -> Sandbox:
     """A worker has begun with it: the first time counts."""
     return replace(record, timings=replace(record.timings, queued=record.timings.queued or begun))
 
 
-def provisioned(record: Sandbox, made: Made, *, now: float) -> Sandbox:
+def provisioned(record: Sandbox, made: ProvisionedObjects, *, now: float) -> Sandbox:
     """With what was made. It may have been made before, and lost its Service since: the first time counts."""
     timings = replace(record.timings, created=record.timings.created or now)
     return replace(record, **msgspec.structs.asdict(made), timings=timings, reason=Reason.NONE, message="")
 
 
-def unserved(record: Sandbox) -> Sandbox:
+def without_service(record: Sandbox) -> Sandbox:
     """Its Service is gone, and with it the URL, until a job has made another."""
     return replace(record, service_uid="", url="")
 
 
-def failed(record: Sandbox, reason: str, message: str, *, until: float | None = None) -> Sandbox:
+def failed(record: Sandbox, reason: str, message: str, *, deadline: float | None = None) -> Sandbox:
     """Over for good, with its cause; to be read `until` then."""
-    return replace(record, status=Status.FAILED, ready=False, reason=reason, message=message, until=until)
+    return replace(record, status=Status.FAILED, ready=False, reason=reason, message=message, deadline=deadline)
 
 
 def terminating(record: Sandbox) -> Sandbox:
-    return replace(record, status=Status.TERMINATING, ready=False, until=None)
+    return replace(record, status=Status.TERMINATING, ready=False, deadline=None)
 
 
-def used(record: Sandbox, now: float, *, keep_seconds: float = 0.0) -> Sandbox:
+def touched(record: Sandbox, now: float, *, keep_seconds: float = 0.0) -> Sandbox:
     """Somebody uses it now, and for so long. Its lifetime stays as it is."""
-    last_used_at, kept_until = max(record.last_used_at, now), max(record.kept_until, now + keep_seconds)
-    return replace(record, last_used_at=last_used_at, kept_until=kept_until if keep_seconds else record.kept_until)
+    last_used_at, keep_alive_until = max(record.last_used_at, now), max(record.keep_alive_until, now + keep_seconds)
+    return replace(
+        record,
+        last_used_at=last_used_at,
+        keep_alive_until=keep_alive_until if keep_seconds else record.keep_alive_until,
+    )
 
 
-def asked(record: Sandbox, until: float) -> Sandbox:
+def probing(record: Sandbox, deadline: float) -> Sandbox:
     """Before it is ended, it is asked whether it is busy."""
-    return replace(record, asked_until=until)
+    return replace(record, probing_until=deadline)
 
 
-def expired(record: Sandbox, by: EndedBy, now: float, *, until: float | None = None) -> Sandbox:
+def expired(record: Sandbox, by: ExpiryCause, now: float, *, deadline: float | None = None) -> Sandbox:
     """Its time is over; `until` then the job that ends it has not begun."""
-    return replace(terminating(record), ended_at=now, ended_by=by, until=until)
+    return replace(terminating(record), expired_at=now, expired_by=by, deadline=deadline)
 
 
-def another_attempt(record: Sandbox) -> Sandbox:
+def next_attempt(record: Sandbox) -> Sandbox:
     """Each job of a life has a number of its own: one that is stuck or late neither blocks nor doubles the next."""
     return replace(record, attempt=record.attempt + 1)
 
 
-def troubled(record: Sandbox, reason: Reason, message: str) -> Sandbox:
+def with_reason(record: Sandbox, reason: Reason, message: str) -> Sandbox:
     """Something stands in the way and is being tried again; the status stays what was last seen."""
     return replace(record, reason=reason, message=message)

@@ -20,7 +20,7 @@ USER = "sandboxes:user:"
 LIVE = "sandboxes:live:"
 
 
-def changed(current: Sandbox | None, wanted: Sandbox | None) -> dict[str, float | str]:
+def index_updates(current: Sandbox | None, wanted: Sandbox | None) -> dict[str, float | str]:
     """Each index that the step touches, with the sandbox's score in it; empty: it leaves that index."""
     before, after = entries(current), entries(wanted)
     scores: dict[str, float | str] = dict.fromkeys(before.keys() - after.keys(), "")
@@ -36,7 +36,7 @@ def entries(record: Sandbox | None) -> dict[str, float]:
         STATUS + record.status: record.created_at,
         USER + record.spec.user_id: record.created_at,
     }
-    if record.wants_pod:
+    if record.is_active:
         indexes[LIVE + record.spec.user_id] = record.created_at
     if record.due_at is not None:
         indexes[DEADLINE] = record.due_at
@@ -51,13 +51,13 @@ class Selection(NamedTuple):
     thread_id: str | None = None
 
     @property
-    def narrowest(self) -> str:
+    def smallest_index(self) -> str:
         """The index that holds all of the selection, and as little else as may be."""
         if self.user_id is not None:
             return USER + self.user_id
         return CREATED if self.status is None else STATUS + self.status
 
-    def holds(self, record: Sandbox) -> bool:
+    def matches(self, record: Sandbox) -> bool:
         return (
             (record.status is self.status if self.status else record.status is not Status.TERMINATING)
             and self.user_id in {None, record.spec.user_id}

@@ -13,7 +13,7 @@ class Limit(NamedTuple):
     """No more than `most` entries in all of these sorted sets together. `name` is the setting that says so."""
 
     name: str
-    most: int
+    maximum: int
     indexes: tuple[str, ...]
 
 

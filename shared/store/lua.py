@@ -2,7 +2,7 @@
 
 from shared.queue import job
 from shared.sandbox import history
-from shared.store.update import ANYTHING
+from shared.store.update import ANY_VALUE
 
 CHANGES = "sandboxes:changes"
 TOMBSTONE_SECONDS = 600
@@ -108,9 +108,9 @@ def filled(script: str) -> str:
         "JOB_KEY": job.JOB_KEY,
         "EXPIRES_MS": job.EXPIRES_MS,
         "QUEUE": job.QUEUE,
-        "NEWS": job.NEWS,
+        "NEWS": job.WAKEUP_CHANNEL,
         "CHANGES": CHANGES,
-        "ANYTHING": ANYTHING,
+        "ANYTHING": ANY_VALUE,
         "FREED_KEPT": FREED_KEPT,
         "KEPT": history.KEPT,
         "TOMBSTONE_SECONDS": TOMBSTONE_SECONDS,

@@ -17,10 +17,10 @@ class Cursor(NamedTuple):
         return base64.urlsafe_b64encode(struct.pack(">d", self.created_at) + self.sandbox_id.encode()).decode()
 
 
-BEGINNING = Cursor(float("-inf"), "")
+START = Cursor(float("-inf"), "")
 
 
-def read_cursor(text: str) -> Cursor:
+def parse_cursor(text: str) -> Cursor:
     """Raises InvalidRequest: it is not one of ours."""
     try:
         raw = base64.b64decode(text, altchars=b"-_", validate=True)

@@ -7,11 +7,11 @@ from shared.queue.job import Job
 from shared.sandbox.record import Sandbox
 from shared.store.limits import Limit
 
-ANYTHING = "*"
+ANY_VALUE = "*"
 """A guard's value: whatever it is."""
 
 
-class Change(NamedTuple):
+class Update(NamedTuple):
     """What one atomic step writes: the next record (None removes it), and the jobs it asks for.
 
     `limits` must leave room for one more. `is_touch`: neither a change that callers see, nor a sign of progress.
@@ -20,21 +20,21 @@ class Change(NamedTuple):
     record: Sandbox | None
     jobs: tuple[Job, ...] = ()
     limits: tuple[Limit, ...] = ()
-    is_touch: bool = False
+    silent: bool = False
 
 
-Move = Callable[[Sandbox | None], Change | None]
+Mutate = Callable[[Sandbox | None], Update | None]
 """Pure: the record as it is → what to write, or None to leave it. Called again when somebody else was faster."""
 
 
-class Guard(NamedTuple):
+class Precondition(NamedTuple):
     """The step is refused unless `key` holds `value`, or ANYTHING: how a lease fences off its former holder."""
 
     key: str
     value: str
 
 
-class Outcome(NamedTuple):
+class UpdateResult(NamedTuple):
     """The record in force after a change, and whether this call wrote it."""
 
     record: Sandbox | None

@@ -13,7 +13,7 @@ from api.app import create_app
 from shared.sandbox.record import Sandbox, Status
 from shared.settings import read_settings
 from shared.store.store import Store
-from shared.store.update import Change
+from shared.store.update import Update
 from tests.conftest import Clock
 
 KEY = "the-key"
@@ -58,7 +58,7 @@ def evolve(store: Store) -> Evolve:
     """Writes what the worker would: these fields of a sandbox' record."""
 
     async def write(sandbox_id: str, **fields: Any) -> Sandbox:
-        outcome = await store.change(sandbox_id, lambda r: Change(replace(r, **fields)) if r else None)
+        outcome = await store.change(sandbox_id, lambda r: Update(replace(r, **fields)) if r else None)
         assert outcome.record is not None
         return outcome.record
 

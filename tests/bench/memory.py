@@ -119,7 +119,7 @@ async def _lead(running: System, count: int) -> None:
     begun = used(process.pid)
     before = await running.meter.read()
     async with asyncio.timeout(LED_SECONDS):
-        while not await running.redis.exists(f"observed:{running.settings.cluster_name}"):
+        while not await running.redis.exists(f"synced:{running.settings.cluster_name}"):
             await asyncio.sleep(0.1)
     running.given.report.spent[f"a worker takes the lead of {count:,}"] = await running.meter.since(before)
     now = used(process.pid)

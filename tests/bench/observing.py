@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager, suppress
 
 import msgspec
 
-from shared.redis.connection import heard
+from shared.redis.connection import subscribe
 from shared.store.lua import CHANGES
 from tests.bench import goals
 from tests.bench.create import Round, until_ready
@@ -21,7 +21,7 @@ from tests.bench.plain import Plain, plain
 from tests.bench.report import Finding
 from tests.bench.system import Given, System, system
 from worker.kubernetes.labels import SANDBOX_ID
-from worker.kubernetes.objects import Frame, Pod
+from worker.kubernetes.objects import Pod, WatchFrame
 
 GOALS = (goals.OBSERVED, goals.OBSERVED_TAIL)
 PODS = 50
@@ -30,7 +30,7 @@ ONLY_EMULATED = "on a real cluster the kubelet, and nobody else, says whether a 
 _BARE = "bench:heard"
 _SETTLE_SECONDS = 20.0
 
-_frame = msgspec.json.Decoder(Frame).decode
+_frame = msgspec.json.Decoder(WatchFrame).decode
 _pod = msgspec.json.Decoder(Pod).decode
 
 
@@ -86,7 +86,7 @@ class Changes:
     async def _watch(self, version: str) -> None:
         async for line in self._client.watch(version):
             pod = _pod(_frame(line).object)
-            sandbox_id, ready = pod.metadata.labels.get(SANDBOX_ID, ""), pod.has("Ready")
+            sandbox_id, ready = pod.metadata.labels.get(SANDBOX_ID, ""), pod.is_condition_true("Ready")
             if self._ready.get(sandbox_id) is ready:
                 continue
             self._ready[sandbox_id] = ready
@@ -95,7 +95,7 @@ class Changes:
             await self._look(sandbox_id)  # the worker's watch may have told it earlier than ours
 
     async def _hear_records(self) -> None:
-        async for message in heard(self._running.redis, CHANGES):
+        async for message in subscribe(self._running.redis, CHANGES):
             self._hearing.set()
             if message is not None:
                 await self._look(message.decode())
@@ -112,7 +112,7 @@ class Changes:
 
     async def _hear_bare(self) -> None:
         """The limit: who sees a change publishes it at once, and it is heard and read."""
-        async for message in heard(self._running.redis, _BARE):
+        async for message in subscribe(self._running.redis, _BARE):
             if message is not None:
                 sandbox_id, since = message.decode().split()
                 await self._running.record(sandbox_id)

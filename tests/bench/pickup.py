@@ -7,8 +7,8 @@ with which the worker begins. So the step itself counts.
 import asyncio
 import time
 
-from shared.queue.job import NEWS
-from shared.redis.connection import heard
+from shared.queue.job import WAKEUP_CHANNEL
+from shared.redis.connection import subscribe
 from tests.bench import goals
 from tests.bench.create import Round
 from tests.bench.figures import MS, Taken, median
@@ -43,7 +43,7 @@ class Heard:
         self._running = running
 
     async def listen(self) -> None:
-        async for _ in heard(self._running.redis, NEWS):
+        async for _ in subscribe(self._running.redis, WAKEUP_CHANNEL):
             self.at = time.time()
 
 
@@ -72,7 +72,7 @@ async def _limit(running: System) -> Taken:
     taken, woken = Taken(), asyncio.Event()
 
     async def listen() -> None:
-        async for _ in heard(running.redis, _BARE):
+        async for _ in subscribe(running.redis, _BARE):
             await running.redis.time()
             woken.set()
 

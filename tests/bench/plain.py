@@ -14,7 +14,7 @@ import aiohttp
 import msgspec
 
 from shared.sandbox.record import Spec
-from shared.sandbox.transitions import accepted
+from shared.sandbox.transitions import new_record
 from shared.settings import Settings
 from tests.bench.load import Refused
 from tests.bench.wire import Answer
@@ -58,7 +58,7 @@ class Plain:
     async def create(self, sandbox_id: str) -> str:
         """The two calls in sequence; the Pod's uid. Raises Refused."""
         spec = Spec(user_id="bench")
-        record = accepted(sandbox_id, spec, cluster=self.settings.cluster_name, now=time.time())
+        record = new_record(sandbox_id, spec, cluster=self.settings.cluster_name, now=time.time())
         return (await self.make(manifests.pod(record, self.settings), record))[0]
 
     async def make(self, pod: Any, record: Any) -> tuple[str, str]:

@@ -6,12 +6,12 @@ from typing import TypeVar
 
 from msgspec.structs import replace
 
-from shared.sandbox.expiry import terms
+from shared.sandbox.expiry import expiry_policy
 from shared.sandbox.names import object_name as pod_name
 from shared.sandbox.record import Sandbox, Spec, Status
-from shared.sandbox.transitions import Made, accepted, provisioned, taken_up
+from shared.sandbox.transitions import ProvisionedObjects, new_record, provisioned, started
 from shared.store.store import Store
-from shared.store.update import Change, Move
+from shared.store.update import Mutate, Update
 from tests.bench.system import System
 
 ELSEWHERE = "elsewhere"
@@ -21,30 +21,30 @@ AT_ONCE = 32
 T = TypeVar("T")
 
 
-def made(record: Sandbox, pod_uid: str, service_uid: str) -> Made:
-    return Made(pod_name(record.id, record.life), pod_uid, service_uid, "http://192.0.2.10:31167")
+def made(record: Sandbox, pod_uid: str, service_uid: str) -> ProvisionedObjects:
+    return ProvisionedObjects(pod_name(record.id, record.incarnation), pod_uid, service_uid, "http://192.0.2.10:31167")
 
 
 def stages(record: Sandbox, pod_uid: str, service_uid: str) -> list[Sandbox]:
     """A life from acceptance till it is ready, in the steps in which the product writes it."""
     now = record.created_at
-    begun = provisioned(taken_up(record, now + 0.01), made(record, pod_uid, service_uid), now=now + 0.05)
+    begun = provisioned(started(record, now + 0.01), made(record, pod_uid, service_uid), now=now + 0.05)
     on_node = replace(begun, pod_uid=pod_uid, timings=replace(begun.timings, scheduled=now + 0.06))
     running = replace(on_node, status=Status.RUNNING, timings=replace(on_node.timings, running=now + 1))
-    ready = replace(running, ready=True, until=None, timings=replace(running.timings, ready=now + 2))
+    ready = replace(running, ready=True, deadline=None, timings=replace(running.timings, ready=now + 2))
     return [record, begun, on_node, running, ready]
 
 
 def wanted(system: System, number: int, cluster: str) -> Sandbox:
     """A hundred users, as many threads as sandboxes."""
     spec = Spec(user_id=f"user-{number % 100}", thread_id=f"thread-{number:08}")
-    return accepted(
+    return new_record(
         f"{number:016x}",
         spec,
         cluster=cluster,
         now=system.store.now(),
-        until=system.store.now() + system.settings.provision_timeout_seconds,
-        terms=terms(spec, system.settings),
+        deadline=system.store.now() + system.settings.provision_timeout_seconds,
+        terms=expiry_policy(spec, system.settings),
     )
 
 
@@ -66,11 +66,11 @@ async def put(store: Store, steps: list[Sandbox]) -> None:
         await store.change(step.id, _to(step))
 
 
-REMOVED = Change(None)
+REMOVED = Update(None)
 
 
-def _to(record: Sandbox) -> Move:
-    return lambda _: Change(record)
+def _to(record: Sandbox) -> Mutate:
+    return lambda _: Update(record)
 
 
 async def each(work: Callable[[T], Awaitable[None]], items: Iterable[T]) -> None:

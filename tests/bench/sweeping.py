@@ -18,7 +18,7 @@ from tests.bench.load import closed, expect
 from tests.bench.observing import ONLY_EMULATED, Changes, changing
 from tests.bench.report import Finding
 from tests.bench.system import ROOM, Given, System, system
-from worker.jobs.cleanup_throttle import Pacing
+from worker.jobs.cleanup_throttle import CleanupThrottle
 from worker.jobs.sweep import sweep
 
 GOALS = (goals.SWEEP, goals.SCRAPE, goals.EVENT)
@@ -86,7 +86,7 @@ async def _scrapes(running: System) -> Measured:
 async def _sweep(running: System) -> Measured:
     """Of as many that are due each time; their records are removed again."""
     due = await _make_due(running)
-    pacing, taken = Pacing(running.redis, running.store.now), Taken()
+    pacing, taken = CleanupThrottle(running.redis, running.store.now), Taken()
     before = await running.meter.read()
     began = time.perf_counter()
     found = await sweep(running.store, pacing, running.settings)

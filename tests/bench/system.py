@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 
 from deploy.local.processes import Process
 from deploy.local.stack import Options, Stack, free_port, until
-from shared.redis.connection import PROMPT, connect
+from shared.redis.connection import FAIL_FAST, connect
 from shared.sandbox.record import Sandbox
 from shared.settings import Settings, read_settings
 from shared.store.store import Store
@@ -106,7 +106,7 @@ async def system(given: Given, *, workers: int, **environment: str) -> AsyncIter
             await _slow(started, given.call_seconds)
         bare, process = await _bare(stack, started, options)
         settings = _settings(options, started.kubeconfig)
-        redis = await stack.enter_async_context(connect(replace(settings, redis_url=started.redis_url), PROMPT))
+        redis = await stack.enter_async_context(connect(replace(settings, redis_url=started.redis_url), FAIL_FAST))
         store = Store(redis)
         await store.set_clock()
         api = Wire(started.urls[0], {"X-API-Key": started.key})

@@ -12,33 +12,35 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from shared import metrics
 from shared.errors import StoreUnavailable
-from shared.redis.connection import PROMPT, connect
-from shared.sandbox.record import EndedBy, Reason, Sandbox, Spec, Status, Timings
+from shared.redis.connection import FAIL_FAST, connect
+from shared.sandbox.record import ExpiryCause, Reason, Sandbox, Spec, Status, Timings
 from shared.sandbox.transitions import (
-    Made,
-    accepted,
-    another_attempt,
-    asked,
+    ProvisionedObjects,
     expired,
     failed,
-    next_life,
+    new_incarnation,
+    new_record,
+    next_attempt,
+    probing,
     provisioned,
-    taken_up,
+    started,
     terminating,
-    unserved,
-    used,
+    touched,
+    without_service,
 )
 from shared.settings import read_settings
 from shared.store.store import Store
-from shared.store.update import Change
+from shared.store.update import Update
 from shared.version import VERSION
 from tests.support.counts import Counts, Series, value
-from worker.kubernetes.client import HAPPENINGS, PODS, SERVICES
+from worker.kubernetes.client import EVENTS, PODS, SERVICES
 
 ERRORS = Path(__file__).parents[2] / "docs/errors.md"
 T = 1_750_000_000.0
-NEW = accepted("ada", Spec(), cluster="default", now=T)
-MADE = provisioned(taken_up(NEW, T + 0.2), Made("sandbox-ada", "uid-p", "uid-s", "http://node:30001"), now=T + 0.7)
+NEW = new_record("ada", Spec(), cluster="default", now=T)
+MADE = provisioned(
+    started(NEW, T + 0.2), ProvisionedObjects("sandbox-ada", "uid-p", "uid-s", "http://node:30001"), now=T + 0.7
+)
 SCHEDULED = replace(MADE, timings=replace(MADE.timings, scheduled=T + 0.8))
 RUNNING = replace(SCHEDULED, status=Status.RUNNING, timings=replace(SCHEDULED.timings, running=T + 3.0))
 READY = replace(RUNNING, ready=True, timings=replace(RUNNING.timings, ready=T + 4.0))
@@ -115,10 +117,10 @@ def test_what_is_known_beforehand_begins_at_0(families):
     begun = {name: {tuple(s.labels.values()) for s in family.samples} for name, family in families.items()}
     assert begun["deerflow_failures"] == {(reason,) for reason in [*Reason, "Other"] if reason}
     assert begun["deerflow_endings"] == {("deleted",), ("failed",), ("succeeded",), ("idle",), ("lifetime",)}
-    assert begun["deerflow_repairs"] == {("adopted",), ("service",), ("outlived",), ("retried",)}
+    assert begun["deerflow_repairs"] == {("adopted",), ("service",), ("leftover",), ("retried",)}
     assert ("provision", "failed") in begun["deerflow_jobs"]
     assert ("20.0", "ready") in begun["deerflow_create_stage_seconds"]
-    watched = [resource.name for resource in (PODS, SERVICES, HAPPENINGS)]
+    watched = [resource.name for resource in (PODS, SERVICES, EVENTS)]
     assert begun["deerflow_watch_restarts"] == set(product(("ended", "expired", "error"), watched))
 
 
@@ -130,7 +132,7 @@ def test_each_refusal_begins_at_0(families):
 
 
 def test_a_refusal_that_nobody_knows_is_another(counts):
-    metrics.refused("im_a_teapot")
+    metrics.count_refusal("im_a_teapot")
     assert counts.gained() == {("deerflow_refusals_total", "other"): 1}
 
 
@@ -144,7 +146,7 @@ def test_nothing_is_told_of_when_a_series_began(families):
         pytest.param(None, NEW, [("deerflow_accepted_total",)], id="a first life"),
         pytest.param(
             terminating(READY),
-            next_life(READY, Spec(), now=T + 60),
+            new_incarnation(READY, Spec(), now=T + 60),
             [("deerflow_accepted_total",)],
             id="the next life",
         ),
@@ -153,14 +155,17 @@ def test_nothing_is_told_of_when_a_series_began(families):
         pytest.param(MADE, SCHEDULED, [stage("scheduled")], id="on a node"),
         pytest.param(SCHEDULED, READY, [stage("running"), stage("ready")], id="running and ready at once"),
         pytest.param(replace(READY, ready=False), READY, [], id="ready again"),
-        pytest.param(READY, used(READY, T + 90), [], id="used"),
+        pytest.param(READY, touched(READY, T + 90), [], id="used"),
         pytest.param(READY, terminating(READY), [("deerflow_endings_total", "deleted")], id="deleted"),
         pytest.param(
-            READY, expired(READY, EndedBy.IDLE, T + 99), [("deerflow_endings_total", "idle")], id="idle for too long"
+            READY,
+            expired(READY, ExpiryCause.IDLE, T + 99),
+            [("deerflow_endings_total", "idle")],
+            id="idle for too long",
         ),
         pytest.param(
             READY,
-            expired(READY, EndedBy.LIFETIME, T + 99),
+            expired(READY, ExpiryCause.LIFETIME, T + 99),
             [("deerflow_endings_total", "lifetime")],
             id="its lifetime was over",
         ),
@@ -193,33 +198,36 @@ def test_nothing_is_told_of_when_a_series_began(families):
         ),
         pytest.param(terminating(READY), None, [], id="its record goes"),
         pytest.param(
-            READY, another_attempt(unserved(READY)), [("deerflow_repairs_total", "service")], id="its Service was lost"
+            READY,
+            next_attempt(without_service(READY)),
+            [("deerflow_repairs_total", "service")],
+            id="its Service was lost",
         ),
-        pytest.param(NEW, another_attempt(NEW), [("deerflow_repairs_total", "retried")], id="its job was lost"),
+        pytest.param(NEW, next_attempt(NEW), [("deerflow_repairs_total", "retried")], id="its job was lost"),
         pytest.param(
             terminating(READY),
-            another_attempt(terminating(READY)),
+            next_attempt(terminating(READY)),
             [("deerflow_repairs_total", "retried")],
             id="the job that ends it was lost",
         ),
-        pytest.param(READY, another_attempt(asked(READY, T + 60)), [], id="asked whether it is busy"),
+        pytest.param(READY, next_attempt(probing(READY, T + 60)), [], id="asked whether it is busy"),
     ],
 )
 def test_a_change_is_counted_as_what_it_means(counts, before, after, gained):
-    metrics.changed(before, after)
+    metrics.record_transition(before, after)
     assert counts.gained() == dict.fromkeys(gained, 1)
 
 
 def test_a_stage_lasts_from_the_acceptance(counts):
     del counts
     before = value("deerflow_create_stage_seconds_sum", stage="ready")
-    metrics.changed(RUNNING, READY)
+    metrics.record_transition(RUNNING, READY)
     assert value("deerflow_create_stage_seconds_sum", stage="ready") - before == pytest.approx(4.0)
 
 
 def test_a_clock_that_went_back_makes_no_negative_time(counts):
     before = value("deerflow_create_stage_seconds_sum", stage="queued")
-    metrics.changed(NEW, replace(NEW, timings=Timings(queued=T - 5)))
+    metrics.record_transition(NEW, replace(NEW, timings=Timings(queued=T - 5)))
     assert value("deerflow_create_stage_seconds_sum", stage="queued") == before
     assert counts.gained() == {stage("queued"): 1}
 
@@ -228,8 +236,8 @@ def test_a_clock_that_went_back_makes_no_negative_time(counts):
 async def test_a_life_counts_each_stage_once_whatever_is_written(counts, store: Store):
     """Through the store: what is written is counted, once, by whoever writes it; what is not written is not."""
 
-    async def write(move: Callable[[Sandbox | None], Sandbox | None]) -> None:
-        await store.change("ada", lambda current: None if (new := move(current)) == current else Change(new))
+    async def write(mutate: Callable[[Sandbox | None], Sandbox | None]) -> None:
+        await store.change("ada", lambda current: None if (new := mutate(current)) == current else Update(new))
 
     await write(lambda _: NEW)
     for record in (MADE, SCHEDULED, READY, replace(READY, ready=False), READY, READY, terminating(READY)):
@@ -244,7 +252,7 @@ async def test_a_life_counts_each_stage_once_whatever_is_written(counts, store: 
 
 @pytest.mark.anyio
 async def test_a_redis_that_does_not_answer_is_counted(counts, away_url):
-    async with connect(read_settings({"REDIS_URL": away_url}), PROMPT) as redis:
+    async with connect(read_settings({"REDIS_URL": away_url}), FAIL_FAST) as redis:
         with pytest.raises(StoreUnavailable):
             await Store(redis).get("ada")
     assert counts.gained() == {("deerflow_redis_errors_total",): 1}

@@ -77,7 +77,7 @@ def test_join(base: str, parts: tuple[str, ...], joined: str):
 )
 def test_parent_and_name(path: str, parent: str, name: str):
     """A path has a parent and a name in its own style, with or without a separator at its end."""
-    assert (node_paths.parent(path), node_paths.name(path)) == (parent, name)
+    assert (node_paths.dirname(path), node_paths.basename(path)) == (parent, name)
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_parent_and_name(path: str, parent: str, name: str):
 )
 def test_below(path: str, base: str, rest: str):
     """The part below a base has forward slashes, whatever the style of the path."""
-    assert node_paths.below(path, base) == rest
+    assert node_paths.relative_to(path, base) == rest
 
 
 @pytest.mark.parametrize(
@@ -117,20 +117,20 @@ def test_below(path: str, base: str, rest: str):
 )
 def test_not_below(path: str, base: str):
     """A base itself, its neighbours and whatever climbs out of it are not below it."""
-    assert node_paths.below(path, base) is None
+    assert node_paths.relative_to(path, base) is None
 
 
 @given(base=BASES, parts=PARTS)
 def test_what_is_joined_is_below(base: str, parts: list[str]):
     """What was put below a base is found below it."""
-    assert node_paths.below(node_paths.join(base, *parts), base) == "/".join(parts)
+    assert node_paths.relative_to(node_paths.join(base, *parts), base) == "/".join(parts)
 
 
 @given(base=BASES, steps=st.lists(st.one_of(NAMES, st.sampled_from(["..", ".", ""])), max_size=8))
 def test_nothing_climbs_out(base: str, steps: list[str]):
     """Whatever a path is made of, what is said to lie below a base names no way up, and leads to the same place."""
     path = node_paths.join(base, *(step for step in steps if step))
-    rest = node_paths.below(path, base)
+    rest = node_paths.relative_to(path, base)
     if rest is None:
         assert not is_inside(steps)
     else:

@@ -6,7 +6,7 @@ import msgspec
 from msgspec.structs import replace
 
 from shared.sandbox.record import Sandbox, Spec, Status
-from shared.sandbox.transitions import accepted
+from shared.sandbox.transitions import new_record
 from shared.settings import Settings, read_settings
 
 NOW = 1_750_000_000.0
@@ -25,7 +25,7 @@ def spec_of(**fields: Any) -> Spec:
 def record_of(sandbox_id: str = "0123456789abcdef", *, now: float = NOW, generation: int = 1, **fields: Any) -> Sandbox:
     """A life as it is accepted; its token is always the same, `spec` may be given as a mapping."""
     spec = spec_of(**fields.pop("spec", {}))
-    record = accepted(sandbox_id, spec, cluster=CLUSTER, now=now, generation=generation)
+    record = new_record(sandbox_id, spec, cluster=CLUSTER, now=now, generation=generation)
     return replace(record, token="0a1b2c3d", **fields)
 
 

@@ -121,8 +121,8 @@ class System:
 def is_housekeeping(key: str) -> bool:
     """What belongs to the processes and not to a sandbox: lease and signs of life, the sweep's marks, arq's health; and
     what is kept for a while of those that went."""
-    own = key in {"arq:queue", "workers", "sandboxes:freed", "cleanup:places"} or "cron:sweep" in key
-    return own or key.startswith(("observer:", "observed:", "arq:queue:")) or key.endswith(":ended")
+    own = key in {"arq:queue", "workers", "sandboxes:freed", "cleanup:slots"} or "cron:sweep" in key
+    return own or key.startswith(("leader:", "synced:", "arq:queue:")) or key.endswith(":tombstone")
 
 
 Start = Callable[..., Awaitable[System]]

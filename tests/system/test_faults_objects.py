@@ -15,7 +15,7 @@ import pytest
 from kubernetes_asyncio.client import ApiException
 
 from shared.sandbox.record import Sandbox, Spec
-from shared.sandbox.transitions import accepted
+from shared.sandbox.transitions import new_record
 from shared.settings import Settings, read_settings
 from tests.system.chaos import repeated
 from tests.system.conftest import Start, System
@@ -245,7 +245,7 @@ async def delete_service(system: System, name: str) -> None:
 def unrecorded(sandbox_id: str) -> Sandbox:
     """What a record was that nobody has any more; its Pod remembers it. The same one each time."""
     spec = Spec(user_id="u7", thread_id="t7")
-    record = accepted(sandbox_id, spec, cluster="default", now=CREATED_AT)
+    record = new_record(sandbox_id, spec, cluster="default", now=CREATED_AT)
     return msgspec.structs.replace(record, token="0a1b2c3d")
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from shared.queue.job import JOB_KEY, QUEUE, Job, Work
+from shared.queue.job import JOB_KEY, QUEUE, Job, JobKind
 from shared.store.store import Store
 from tests.system.chaos import killing_apis, killing_workers, restarting_valkey
 from tests.system.conftest import System
@@ -72,9 +72,9 @@ async def test_an_api_that_is_killed_leaves_no_record_without_its_job(start):
         await system.stack.restart_api(0)
 
     records = await Store(system.redis).all()
-    jobs = {Job.of(Work.PROVISION, record).id for record in records}
+    jobs = {Job.of(JobKind.PROVISION, record).id for record in records}
     queued = {job.decode() for job in await system.redis.zrange(QUEUE, 0, -1)}
-    assert jobs == {job for job in queued if job.startswith(Work.PROVISION)}
+    assert jobs == {job for job in queued if job.startswith(JobKind.PROVISION)}
     assert await system.redis.exists(*(JOB_KEY + job for job in jobs)) == len(jobs)
     wanted = {record.id for record in records}
     assert wanted >= accepted
@@ -124,7 +124,7 @@ async def test_valkey_is_emptied_and_all_live_sandboxes_come_back_as_they_were(s
         await at_rest(system, load.wanted, BACK_SECONDS)
         assert await _what_lasts(system) == before
     assert load.lies == []
-    assert load.refusals.keys() <= {"records_missing"}
+    assert load.refusals.keys() <= {"not_synced"}
 
 
 async def _what_lasts(system: System) -> list[dict[str, Any]]:

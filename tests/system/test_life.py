@@ -44,11 +44,11 @@ async def test_many_sandboxes_at_once_are_all_ready_and_leave_nothing_behind(sta
 
 
 @pytest.mark.parametrize("lives", [int(os.environ.get("TEST_LIVES", "50"))])
-async def test_an_id_that_is_deleted_and_created_at_once_ends_up_alive(start, lives):
+async def test_an_id_that_is_deleted_and_created_at_once_ends_up_alive(start, incarnations):
     """The last life is Running, and its URL reaches the living Pod, while earlier ones still terminate."""
     system = await start(workers=2, emulator=("--termination-seconds", "3"))
     await system.create("again")
-    for _ in range(lives):
+    for _ in range(incarnations):
         await system.delete("again")
         await system.create("again")
     answer = await system.until_ready("again")

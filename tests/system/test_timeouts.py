@@ -9,7 +9,7 @@ import httpx
 import msgspec
 import pytest
 
-from shared.sandbox.record import EndedBy, Sandbox, Status
+from shared.sandbox.record import ExpiryCause, Sandbox, Status
 from shared.store import indexes
 from tests.system.chaos import killing_workers, repeated
 from tests.system.conftest import System
@@ -17,7 +17,7 @@ from tests.system.rest import at_rest
 
 pytestmark = pytest.mark.anyio
 
-IDLE, LIFETIME = EndedBy.IDLE, EndedBy.LIFETIME
+IDLE, LIFETIME = ExpiryCause.IDLE, ExpiryCause.LIFETIME
 SWEEP_SECONDS = 10.0
 LOOK_SECONDS = 0.02
 USE_SECONDS = 0.5
@@ -36,8 +36,8 @@ async def watched(system: System, ids: Collection[str]) -> AsyncIterator[Ends]:
     async def look() -> None:
         for raw in await system.redis.mget([f"sandbox:{sandbox_id}" for sandbox_id in ids]):
             record = msgspec.json.decode(raw, type=Sandbox) if raw else None
-            if record and record.ended_at is not None:
-                ends[record.id].add((record.generation, record.ended_at, record.ended_by))
+            if record and record.expired_at is not None:
+                ends[record.id].add((record.generation, record.expired_at, record.expired_by))
 
     async with repeated(look, LOOK_SECONDS):
         yield ends
@@ -86,11 +86,11 @@ async def test_idle_ones_go_used_ones_stay_and_the_lifetime_wins(start):
     assert set(answers) == {200}
     for ids, seconds, by in ((idle, 3, IDLE), (kept, 6, LIFETIME)):
         for sandbox_id in ids:
-            ((life, at, why),) = ends[sandbox_id]
-            assert (life, why) == (1, by)
+            ((incarnation, at, why),) = ends[sandbox_id]
+            assert (incarnation, why) == (1, by)
             assert 0 <= at - (created[sandbox_id] + seconds) < 2 * SWEEP_SECONDS
             problem = (await system.api.get(f"/api/sandboxes/{sandbox_id}")).json()
-            assert (problem["code"], problem["ended_by"]) == ("sandbox_expired", by)
+            assert (problem["code"], problem["expired_by"]) == ("sandbox_expired", by)
 
 
 async def records(system: System) -> list[Sandbox]:
@@ -108,7 +108,7 @@ async def test_each_ends_once_while_workers_are_killed(start):
             await until_over(system, ids)
         await at_rest(system, ["used"])
     assert strikes.count > 0
-    assert {sandbox_id: [(life, by) for life, _, by in ends[sandbox_id]] for sandbox_id in ids} == {
+    assert {sandbox_id: [(incarnation, by) for incarnation, _, by in ends[sandbox_id]] for sandbox_id in ids} == {
         sandbox_id: [(1, IDLE)] for sandbox_id in ids
     }
     assert set(answers) == {200}

@@ -20,10 +20,10 @@ from shared.queue.job import QUEUE
 from shared.sandbox.record import Sandbox
 from shared.settings import Settings, read_settings
 from shared.store.store import Store
-from shared.store.update import Change, Guard
+from shared.store.update import Precondition, Update
 from tests.conftest import Clock
 from worker.jobs.provisioner import Provisioner
-from worker.kubernetes.client import Cluster
+from worker.kubernetes.client import KubernetesClient
 from worker.kubernetes.config import configuration
 
 SECONDS = 15.0
@@ -169,10 +169,10 @@ def settings(environment: dict[str, str]) -> Settings:
 
 
 @pytest.fixture
-async def cluster(settings: Settings, kubernetes: Kubernetes) -> AsyncIterator[Cluster]:
+async def cluster(settings: Settings, kubernetes: Kubernetes) -> AsyncIterator[KubernetesClient]:
     """As the worker opens it, in the namespace of `kubernetes`."""
     configured = await configuration(settings)
-    async with Cluster(configured, kubernetes.namespace, settings.k8s_timeout_seconds) as opened:
+    async with KubernetesClient(configured, kubernetes.namespace, settings.k8s_timeout_seconds) as opened:
         yield opened
 
 
@@ -181,19 +181,19 @@ def store(valkey: ArqRedis, clock: Clock) -> Store:
     return Store(valkey, clock)
 
 
-LEADING = Guard("lease", "ours")
+LEADING = Precondition("lease", "ours")
 """What the one holds who may write what is observed."""
 
 
 @pytest.fixture
-async def leading(valkey: ArqRedis) -> Guard:
+async def leading(valkey: ArqRedis) -> Precondition:
     """We are the one."""
     await valkey.set(*LEADING)
     return LEADING
 
 
 @pytest.fixture
-async def vitals(store: Store, valkey: ArqRedis, settings: Settings, leading: Guard) -> Vitals:
+async def vitals(store: Store, valkey: ArqRedis, settings: Settings, leading: Precondition) -> Vitals:
     """Of a cluster that has been observed."""
     vitals = Vitals(valkey, store.now, settings.cluster_name)
     await vitals.observed(leading)
@@ -207,13 +207,13 @@ async def empty(redis: ArqRedis) -> None:
 
 
 @pytest.fixture
-def provisioner(store: Store, vitals: Vitals, cluster: Cluster, settings: Settings) -> Provisioner:
+def provisioner(store: Store, vitals: Vitals, cluster: KubernetesClient, settings: Settings) -> Provisioner:
     return Provisioner(store, vitals, cluster, settings)
 
 
 async def put(store: Store, record: Sandbox) -> Sandbox:
     """As it is, whatever is there."""
-    outcome = await store.change(record.id, lambda _: Change(record))
+    outcome = await store.change(record.id, lambda _: Update(record))
     assert outcome.record is not None
     return outcome.record
 

@@ -13,13 +13,13 @@ from arq.worker import Worker
 
 from deploy.local.stack import free_port
 from shared.liveness.vitals import Vitals
-from shared.queue.job import Job, Work
+from shared.queue.job import Job, JobKind
 from shared.settings import Settings
 from shared.store.store import Store
-from shared.store.update import Change
+from shared.store.update import Update
 from tests.support.records import record_of
 from tests.worker.conftest import SECONDS, Kubernetes, eventually, read
-from worker.jobs.queue_worker import Runner
+from worker.jobs.queue_worker import QueueWorker
 from worker.main import arq_settings
 
 pytestmark = pytest.mark.anyio
@@ -37,7 +37,7 @@ def here(store: Store) -> Store:
 async def accept(store: Store, sandbox_id: str) -> None:
     """A record and its job, as the API writes them."""
     record = record_of(sandbox_id, now=store.now())
-    await store.change(sandbox_id, lambda _: Change(record, (Job.of(Work.PROVISION, record),)))
+    await store.change(sandbox_id, lambda _: Update(record, (Job.of(JobKind.PROVISION, record),)))
 
 
 @asynccontextmanager
@@ -75,7 +75,7 @@ async def test_arq_takes_the_settings(settings: Settings):
     """What we hand to arq's Worker are arguments it has, and the jobs have the names that the queue uses."""
     worker = Worker(**arq_settings(settings), handle_signals=False)
     try:
-        assert set(Work) <= worker.functions.keys()
+        assert set(JobKind) <= worker.functions.keys()
         assert [job.unique for job in worker.cron_jobs] == [True]
         assert worker.keep_result_s == 0
     finally:
@@ -86,7 +86,7 @@ async def test_arq_takes_the_settings(settings: Settings):
 async def test_a_burst(settings: Settings, here: Store, kubernetes: Kubernetes):
     """A worker does the jobs that wait, closes all it has opened, and leaves no result behind."""
     await accept(here, "abc")
-    worker = Runner(**arq_settings(settings), handle_signals=False, burst=True)
+    worker = QueueWorker(**arq_settings(settings), handle_signals=False, burst=True)
     try:
         async with asyncio.timeout(SECONDS):
             await worker.async_run()
@@ -129,7 +129,7 @@ async def test_the_command(
         async with asyncio.timeout(SECONDS):
             output, _ = await process.communicate()
     assert process.returncode == 0, output.decode()
-    assert not await valkey.exists("observer:default")
+    assert not await valkey.exists("leader:default")
     assert await kubernetes.names("pods") == ["sandbox-abc"]
 
 

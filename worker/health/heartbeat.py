@@ -10,13 +10,13 @@ from shared.errors import StoreUnavailable
 from shared.liveness.vitals import BEAT_SECONDS, Vitals
 
 
-def host() -> str:
+def host_name() -> str:
     return socket.gethostname()
 
 
-def name() -> str:
+def worker_name() -> str:
     """Of this worker, among all."""
-    return f"{host()}:{os.getpid()}"
+    return f"{host_name()}:{os.getpid()}"
 
 
 SetClock = Callable[[], Awaitable[None]]
@@ -27,7 +27,7 @@ async def _as_it_is() -> None:
 
 
 @contextlib.asynccontextmanager
-async def beating(vitals: Vitals, set_clock: SetClock = _as_it_is) -> AsyncIterator[None]:
+async def heartbeat(vitals: Vitals, set_clock: SetClock = _as_it_is) -> AsyncIterator[None]:
     """While it is entered, this worker counts as alive; a worker that dies, until its last word is old.
 
     `set_clock` is taken first each time: an idle worker hears from nobody else that its host's clock was put right.
@@ -39,12 +39,12 @@ async def beating(vitals: Vitals, set_clock: SetClock = _as_it_is) -> AsyncItera
         task.cancel()
         await asyncio.wait([task])
         with contextlib.suppress(StoreUnavailable):
-            await vitals.gone(name())
+            await vitals.gone(worker_name())
 
 
 async def _beat(vitals: Vitals, set_clock: SetClock) -> None:
     while True:
         with contextlib.suppress(StoreUnavailable):
             await set_clock()
-            await vitals.beat(name())
+            await vitals.beat(worker_name())
         await asyncio.sleep(BEAT_SECONDS)

@@ -9,12 +9,12 @@ import msgspec
 import structlog
 from msgspec import Meta
 
-from shared.queue.job import Job, Work
+from shared.queue.job import Job, JobKind
 from shared.sandbox.record import Sandbox
-from shared.sandbox.transitions import another_attempt, expired, used
+from shared.sandbox.transitions import expired, next_attempt, touched
 from shared.settings import Settings
 from shared.store.store import Store
-from shared.store.update import Change
+from shared.store.update import Update
 
 log = structlog.get_logger()
 
@@ -26,7 +26,7 @@ _TROUBLE = (aiohttp.ClientError, TimeoutError, OSError, msgspec.MsgspecError, Va
 
 MILLISECONDS = 1e11
 """A number as large as this counts them since the epoch: as seconds it is 3,000 years from now, as these it is 1973."""
-AHEAD_SECONDS = 86400.0
+MAX_CLOCK_AHEAD_SECONDS = 86400.0
 """So far may a sandbox' clock be ahead, which tells its zone's time as ours, say. Further is no time to go by."""
 
 
@@ -42,7 +42,7 @@ class Activity(msgspec.Struct, frozen=True):
         if self.active:
             return now
         at = _seconds(self.last_activity)
-        return min(at, now) if at <= now + AHEAD_SECONDS else 0.0
+        return min(at, now) if at <= now + MAX_CLOCK_AHEAD_SECONDS else 0.0
 
 
 def _seconds(at: datetime | float | None) -> float:
@@ -56,7 +56,7 @@ def _seconds(at: datetime | float | None) -> float:
 _decode = msgspec.json.Decoder(Activity).decode
 
 
-class Asking:
+class ActivityProbe:
     """Whoever opens it closes it."""
 
     def __init__(self, store: Store, settings: Settings, session: aiohttp.ClientSession) -> None:
@@ -64,19 +64,21 @@ class Asking:
         self._path = settings.sandbox_activity_path
         self._session = session
 
-    async def ask(self, sandbox_id: str, life: str, attempt: int) -> None:
+    async def run(self, sandbox_id: str, incarnation: str, attempt: int) -> None:
         """End this life, unless it was busy lately, or somebody has used it meanwhile. StoreUnavailable."""
         record = await self._store.get(sandbox_id)
-        if not _is_asked(record, life, attempt) or record is None:
+        if not _is_asked(record, incarnation, attempt) or record is None:
             return
         last = await self._last_activity(record.url)
 
-        def move(current: Sandbox | None) -> Change | None:
-            return answered(current, last, self._store.now()) if _is_asked(current, life, attempt) else None
+        def mutate(current: Sandbox | None) -> Update | None:
+            return (
+                apply_activity(current, last, self._store.now()) if _is_asked(current, incarnation, attempt) else None
+            )
 
-        outcome = await self._store.change(sandbox_id, move, believed=record)
+        outcome = await self._store.change(sandbox_id, mutate, believed=record)
         if outcome.written and outcome.record:
-            log.info("asked whether it is busy", ended=not outcome.record.wants_pod)
+            log.info("asked whether it is busy", ended=not outcome.record.is_active)
 
     async def _last_activity(self, url: str) -> float:
         """Seconds since the epoch; trouble asking counts as not busy."""
@@ -101,18 +103,23 @@ async def _body(response: aiohttp.ClientResponse) -> bytes:
     return body
 
 
-def answered(record: Sandbox | None, last_activity: float, now: float) -> Change | None:
+def apply_activity(record: Sandbox | None, last_activity: float, now: float) -> Update | None:
     """What becomes of a record that was asked. Pure."""
     if record is None:
         return None
-    record = msgspec.structs.replace(record, asked_until=None)
-    busy = used(record, last_activity) if last_activity > record.last_used_at else record
-    by = busy.over_by(now)
+    record = msgspec.structs.replace(record, probing_until=None)
+    busy = touched(record, last_activity) if last_activity > record.last_used_at else record
+    by = busy.expired_by_now(now)
     if by is None:
-        return Change(busy)
-    ending = another_attempt(expired(busy, by, now))
-    return Change(ending, (Job.of(Work.TERMINATE, ending),))
+        return Update(busy)
+    ending = next_attempt(expired(busy, by, now))
+    return Update(ending, (Job.of(JobKind.TERMINATE, ending),))
 
 
-def _is_asked(record: Sandbox | None, life: str, attempt: int) -> bool:
-    return record is not None and record.life == life and record.attempt == attempt and record.asked_until is not None
+def _is_asked(record: Sandbox | None, incarnation: str, attempt: int) -> bool:
+    return (
+        record is not None
+        and record.incarnation == incarnation
+        and record.attempt == attempt
+        and record.probing_until is not None
+    )

@@ -3,26 +3,26 @@
 from redis.asyncio import Redis
 
 from shared.redis.clock import Clock
-from shared.redis.connection import unavailable
+from shared.redis.connection import translate_redis_errors
 from shared.store.lua import RESERVE
 
 CLEANUPS_PER_SECOND = 50.0
 """Sandboxes whose time is over are removed at this rate, however many there are: about a worker's half."""
-_KEY = "cleanup:places"
+_KEY = "cleanup:slots"
 
 
-class Pacing:
+class CleanupThrottle:
     """Lives as long as the `redis` it is given; shared by all who use that."""
 
     def __init__(self, redis: Redis, now: Clock) -> None:
         self._reserve = redis.register_script(RESERVE)
         self._now = now
 
-    async def times(self, count: int) -> list[float]:
+    async def reserve(self, count: int) -> list[float]:
         """When so many clean-ups may begin, one after the other, behind those planned before. StoreUnavailable."""
         if not count:
             return []
         apart = 1 / CLEANUPS_PER_SECOND
-        with unavailable():
+        with translate_redis_errors():
             first = float(await self._reserve(keys=[_KEY], args=[count, apart, self._now()]))
         return [first + place * apart for place in range(count)]

@@ -16,9 +16,9 @@ from shared import logs, metrics
 from shared.errors import StoreUnavailable
 from shared.settings import Settings
 from shared.store.store import Store
-from worker.jobs.activity_probe import Asking
-from worker.jobs.cleanup_throttle import Pacing
-from worker.jobs.provisioner import NotGone, NotObserved, Provisioner
+from worker.jobs.activity_probe import ActivityProbe
+from worker.jobs.cleanup_throttle import CleanupThrottle
+from worker.jobs.provisioner import CleanupPending, ClusterNotSynced, Provisioner
 from worker.jobs.sweep import sweep as sweep_once
 from worker.kubernetes import retry
 from worker.kubernetes.errors import KubernetesError
@@ -36,26 +36,26 @@ class Context(TypedDict):
 
     store: Store
     provisioner: Provisioner
-    pacing: Pacing
-    asking: Asking
+    throttle: CleanupThrottle
+    activity_probe: ActivityProbe
     settings: Settings
     job_id: str
     job_try: int
 
 
-async def provision(context: dict[Any, Any], sandbox_id: str, life: str, attempt: int) -> None:
+async def provision(context: dict[Any, Any], sandbox_id: str, incarnation: str, attempt: int) -> None:
     ctx = cast(Context, context)
-    await _run(ctx, sandbox_id, ctx["provisioner"].provision(sandbox_id, life, attempt))
+    await _run(ctx, sandbox_id, ctx["provisioner"].provision(sandbox_id, incarnation, attempt))
 
 
-async def terminate(context: dict[Any, Any], sandbox_id: str, life: str, attempt: int) -> None:
+async def terminate(context: dict[Any, Any], sandbox_id: str, incarnation: str, attempt: int) -> None:
     ctx = cast(Context, context)
-    await _run(ctx, sandbox_id, ctx["provisioner"].terminate(sandbox_id, life, attempt))
+    await _run(ctx, sandbox_id, ctx["provisioner"].terminate(sandbox_id, incarnation, attempt))
 
 
-async def ask(context: dict[Any, Any], sandbox_id: str, life: str, attempt: int) -> None:
+async def probe_activity(context: dict[Any, Any], sandbox_id: str, incarnation: str, attempt: int) -> None:
     ctx = cast(Context, context)
-    await _run(ctx, sandbox_id, ctx["asking"].ask(sandbox_id, life, attempt))
+    await _run(ctx, sandbox_id, ctx["activity_probe"].run(sandbox_id, incarnation, attempt))
 
 
 async def sweep(context: dict[Any, Any]) -> None:
@@ -63,7 +63,7 @@ async def sweep(context: dict[Any, Any]) -> None:
     ctx = cast(Context, context)
     with logs.about(job_id=ctx["job_id"]):
         try:
-            await sweep_once(ctx["store"], ctx["pacing"], ctx["settings"])
+            await sweep_once(ctx["store"], ctx["throttle"], ctx["settings"])
         except StoreUnavailable as error:
             log.warning("sweep ended early", error=str(error))
 
@@ -74,11 +74,11 @@ async def _run(context: Context, sandbox_id: str, work: Awaitable[None]) -> None
         try:
             async with asyncio.timeout(JOB_SECONDS):
                 await work
-        except (NotGone, NotObserved):
-            raise _again(context["store"], retry.delay(context["job_try"])) from None
+        except (CleanupPending, ClusterNotSynced):
+            raise _again(context["store"], retry.backoff_seconds(context["job_try"])) from None
         except (KubernetesError, StoreUnavailable, TimeoutError) as error:
             retry_after = error.retry_after if isinstance(error, KubernetesError) else None
-            seconds = retry.delay(context["job_try"], retry_after)
+            seconds = retry.backoff_seconds(context["job_try"], retry_after)
             log.warning("job will be tried again", error=str(error) or type(error).__name__, seconds=round(seconds, 2))
             raise _again(context["store"], seconds) from None
 

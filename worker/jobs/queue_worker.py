@@ -27,7 +27,7 @@ from redis.exceptions import RedisError
 from shared.errors import StoreUnavailable
 from shared.liveness.vitals import ALIVE_SECONDS, WORKERS
 from shared.queue import job as queue
-from shared.redis.connection import heard
+from shared.redis.connection import subscribe
 from worker.health import heartbeat
 
 log = structlog.get_logger()
@@ -80,7 +80,7 @@ for _name, _value in {
     _CLAIM = _CLAIM.replace(_name, str(_value))
 
 
-class _Claimed(NamedTuple):
+class _FetchedJob(NamedTuple):
     """A job that is ours to run. `payload` is empty when what it was has expired."""
 
     id: str
@@ -90,7 +90,7 @@ class _Claimed(NamedTuple):
 
 
 @contextlib.contextmanager
-def _borne(what: str) -> Iterator[None]:
+def _log_redis_error(what: str) -> Iterator[None]:
     """A Redis that answers, and refuses (its memory or disk is full, say), ends no worker: the next turn may do."""
     try:
         yield
@@ -98,7 +98,7 @@ def _borne(what: str) -> Iterator[None]:
         log.warning(what, error=str(error))
 
 
-class Runner(Worker):
+class QueueWorker(Worker):
     """Takes arq's arguments."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -118,7 +118,7 @@ class Runner(Worker):
     async def _poll_iteration(self) -> None:
         """arq's turn, after its start-up hook and then every `poll_delay`: finds nothing itself, but lets find."""
         if not self._helpers:
-            self._helpers = [asyncio.create_task(self._pick()), asyncio.create_task(self._listen())]
+            self._helpers = [asyncio.create_task(self._fetch_loop()), asyncio.create_task(self._listen())]
         self._wake.set()
         for helper in self._helpers:
             if helper.done():
@@ -126,14 +126,14 @@ class Runner(Worker):
         for job_id, task in list(self.tasks.items()):
             if task.done():
                 del self.tasks[job_id]
-                with _borne("a job's end was not noted"):
+                with _log_redis_error("a job's end was not noted"):
                     task.result()
         await self.heart_beat()
 
     async def heart_beat(self) -> None:
         """arq enqueues its cron jobs under WATCH, where a connection that breaks is an error and not tried again. The
         next turn of the sweep comes in ten seconds."""
-        with _borne("a scheduled job was not enqueued"):
+        with _log_redis_error("a scheduled job was not enqueued"):
             await super().heart_beat()
 
     async def close(self) -> None:
@@ -144,34 +144,34 @@ class Runner(Worker):
         self.tasks.clear()
         await super().close()
 
-    async def _pick(self) -> None:
+    async def _fetch_loop(self) -> None:
         while True:
             await self._wake.wait()
             self._wake.clear()
             if self.allow_pick_jobs and self.job_counter < self.max_jobs:
-                with _borne("no jobs were claimed"):
-                    await self._take()
+                with _log_redis_error("no jobs were claimed"):
+                    await self._fetch()
 
-    async def _take(self) -> None:
+    async def _fetch(self) -> None:
         """Claim what there is room for, and begin it."""
         running = set(self.tasks)
         mark_ms = int(self.in_progress_timeout_s * 1000)
-        arguments: list[str | int] = [self.max_jobs, heartbeat.name(), mark_ms, _LOOKED_THROUGH]
+        arguments: list[str | int] = [self.max_jobs, heartbeat.worker_name(), mark_ms, _LOOKED_THROUGH]
         claimed, held, next_due_ms = await self._claim(keys=[self.queue_name, WORKERS], args=arguments)
         for job, score, payload, job_try in claimed:
-            self._begin(job.decode(), self._run(_Claimed(job.decode(), int(float(score)), payload, job_try)))
+            self._start(job.decode(), self._run(_FetchedJob(job.decode(), int(float(score)), payload, job_try)))
         for job, score in held:
             if job.decode() not in running:
-                self._begin(job.decode(), self.run_job(job.decode(), int(float(score))))
+                self._start(job.decode(), self.run_job(job.decode(), int(float(score))))
         if next_due_ms >= 0:
             self.loop.call_later(min(next_due_ms / 1000 + 0.001, FALLBACK_SECONDS), self._wake.set)
 
-    def _begin(self, job_id: str, run: Coroutine[Any, Any, None]) -> None:
+    def _start(self, job_id: str, run: Coroutine[Any, Any, None]) -> None:
         self.job_counter += 1
         self.tasks[job_id] = task = self.loop.create_task(run)
         task.add_done_callback(self._ended)
 
-    async def _run(self, job: _Claimed) -> None:
+    async def _run(self, job: _FetchedJob) -> None:
         """As arq's `run_job`, but for asking Redis what the job is, and without what our jobs have no use for: results,
         hooks, being aborted, an end of tries."""
         try:
@@ -209,6 +209,6 @@ class Runner(Worker):
         """Hear of new jobs. While that is not to be had, the fallback finds them."""
         while True:
             with contextlib.suppress(StoreUnavailable):
-                async for _ in heard(self.pool, queue.NEWS):
+                async for _ in subscribe(self.pool, queue.WAKEUP_CHANNEL):
                     self._wake.set()
             await asyncio.sleep(FALLBACK_SECONDS)

@@ -13,7 +13,7 @@ import msgspec
 
 from worker.kubernetes import manifest_types, objects
 from worker.kubernetes.errors import NO_ANSWER, NOT_KUBERNETES, AlreadyExists, KubernetesError, NamespaceMissing
-from worker.kubernetes.http import ApiServer, as_error
+from worker.kubernetes.http import KubernetesHTTP, as_error
 from worker.kubernetes.labels import SANDBOX_ID, SELECTOR
 from worker.kubernetes.lazy_import import Configuration
 from worker.kubernetes.objects import Kind
@@ -26,7 +26,7 @@ WATCH_SILENCE_SECONDS = WATCH_SECONDS + 5
 
 T = TypeVar("T")
 _encode = msgspec.json.Encoder().encode
-_failure = msgspec.json.Decoder(objects.Failure).decode
+_failure = msgspec.json.Decoder(objects.ApiStatus).decode
 
 
 def _reader(kind: type[T]) -> Callable[[bytes | msgspec.Raw], T]:
@@ -42,19 +42,19 @@ def _reader(kind: type[T]) -> Callable[[bytes | msgspec.Raw], T]:
     return read
 
 
-_frame = _reader(objects.Frame)
+_frame = _reader(objects.WatchFrame)
 _pod = _reader(objects.Pod)
 _service = _reader(objects.Service)
 
 
-class Change(NamedTuple, Generic[Kind]):
+class WatchEvent(NamedTuple, Generic[Kind]):
     """One line of a watch; a BOOKMARK's object has a resourceVersion and nothing else."""
 
     type: str
     object: Kind
 
 
-class Listed(NamedTuple, Generic[Kind]):
+class ObjectList(NamedTuple, Generic[Kind]):
     """All there are, as they were at `resource_version`."""
 
     items: list[Kind]
@@ -66,40 +66,40 @@ class Resource(NamedTuple, Generic[Kind]):
 
     name: str
     query: Mapping[str, str]
-    page: Callable[[bytes], objects.Page[Kind]]
+    page: Callable[[bytes], objects.ListPage[Kind]]
     read: Callable[[msgspec.Raw], Kind]
 
 
 _OURS = {"labelSelector": SELECTOR}
-PODS = Resource("pods", _OURS, _reader(objects.Page[objects.Pod]), _pod)
-SERVICES = Resource("services", _OURS, _reader(objects.Page[objects.Service]), _service)
-HAPPENINGS = Resource(
+PODS = Resource("pods", _OURS, _reader(objects.ListPage[objects.Pod]), _pod)
+SERVICES = Resource("services", _OURS, _reader(objects.ListPage[objects.Service]), _service)
+EVENTS = Resource(
     "events",
     {"fieldSelector": "involvedObject.kind=Pod"},  # they have no labels
-    _reader(objects.Page[objects.Happening]),
-    _reader(objects.Happening),
+    _reader(objects.ListPage[objects.Event]),
+    _reader(objects.Event),
 )
 
 
-def _changes(resource: Resource[Kind], lines: Sequence[bytes]) -> tuple[list[Change[Kind]], KubernetesError | None]:
+def _changes(resource: Resource[Kind], lines: Sequence[bytes]) -> tuple[list[WatchEvent[Kind]], KubernetesError | None]:
     """What these lines say, up to the first that cannot be read or says that something is wrong."""
-    changes: list[Change[Kind]] = []
+    changes: list[WatchEvent[Kind]] = []
     try:
         for line in lines:
             frame = _frame(line)
             if frame.type == "ERROR":
                 raise as_error(_failure(frame.object))
-            changes.append(Change(frame.type, resource.read(frame.object)))
+            changes.append(WatchEvent(frame.type, resource.read(frame.object)))
     except KubernetesError as error:
         return changes, error
     return changes, None
 
 
-class Cluster:
+class KubernetesClient:
     """One cluster's Pods and Services in one namespace. Close it, or use it as an async context manager."""
 
     def __init__(self, configuration: Configuration, namespace: str, timeout: float) -> None:
-        self._server = ApiServer(configuration, timeout)
+        self._server = KubernetesHTTP(configuration, timeout)
         self._namespace = namespace
         self._base = f"/api/v1/namespaces/{namespace}"
 
@@ -114,17 +114,19 @@ class Cluster:
     async def close(self) -> None:
         await self._server.close()
 
-    async def create_pod(self, pod: manifest_types.Pod) -> objects.Pod:
+    async def create_pod(self, pod: manifest_types.PodManifest) -> objects.Pod:
         """Raises AlreadyExists, NamespaceMissing."""
         return _pod(await self._create("pods", _encode(pod)))
 
-    async def create_service(self, service: manifest_types.Service) -> objects.Service:
+    async def create_service(self, service: manifest_types.ServiceManifest) -> objects.Service:
         """The answer holds the node port. Raises AlreadyExists, NamespaceMissing."""
         return _service(await self._create("services", _encode(service)))
 
     async def create_namespace(self) -> None:
         """Forgives that it is there already."""
-        namespace = manifest_types.Namespace(api_version="v1", kind="Namespace", metadata={"name": self._namespace})
+        namespace = manifest_types.NamespaceManifest(
+            api_version="v1", kind="Namespace", metadata={"name": self._namespace}
+        )
         try:
             await self._server.call("POST", "/api/v1/namespaces", body=_encode(namespace))
         except KubernetesError as error:
@@ -146,7 +148,7 @@ class Cluster:
     async def delete_service(self, name: str, uid: str) -> bool:
         return await self._delete(f"{self._base}/services/{name}", uid)
 
-    async def list_all(self, resource: Resource[Kind]) -> Listed[Kind]:
+    async def list_all(self, resource: Resource[Kind]) -> ObjectList[Kind]:
         """Page by page, all of one moment. Raises Expired when that took longer than the server keeps it."""
         found: list[Kind] = []
         query = {**resource.query, "limit": PAGE}
@@ -154,7 +156,7 @@ class Cluster:
             page = resource.page(await self._server.call("GET", f"{self._base}/{resource.name}", query=query))
             found += page.items
             if not page.metadata.continue_:
-                return Listed(found, page.metadata.resource_version)
+                return ObjectList(found, page.metadata.resource_version)
             query["continue"] = page.metadata.continue_
 
     async def pods_of(self, sandbox_id: str) -> list[objects.Pod]:
@@ -167,7 +169,9 @@ class Cluster:
         raw = await self._server.call("GET", f"{self._base}/{resource.name}", query={**resource.query, "limit": "1"})
         return resource.page(raw).metadata.resource_version
 
-    async def watch(self, resource: Resource[Kind], resource_version: str) -> AsyncGenerator[list[Change[Kind]], None]:
+    async def watch(
+        self, resource: Resource[Kind], resource_version: str
+    ) -> AsyncGenerator[list[WatchEvent[Kind]], None]:
         """What happens after `resource_version`, until the server ends the stream, as it regularly does.
 
         What has come by the time it is asked for is one list, never an empty one.

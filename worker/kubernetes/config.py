@@ -22,7 +22,7 @@ SPARE_CONNECTIONS = 10
 """Beyond one a job: lists and deletes that are not of a job."""
 
 
-class FreshToken:
+class TokenRefresher:
     """Follows a kubeconfig's token: one that an exec plugin renews, that stands in a file, or that somebody replaced.
 
     The library calls it before each request; it looks no more often than once in TOKEN_SECONDS. Trouble in looking
@@ -87,7 +87,7 @@ async def _read(file: Path, path: str, into: Configuration) -> None:
         )
     if file.is_file():
         await load_kube_config(config_file=str(file), client_configuration=into, persist_config=False)
-        into.refresh_api_key_hook = FreshToken(file)
+        into.refresh_api_key_hook = TokenRefresher(file)
         return
     try:
         load_incluster_config(client_configuration=into)  # type: ignore[no-untyped-call]

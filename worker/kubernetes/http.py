@@ -27,10 +27,10 @@ LINE_BYTES = 2 * 1024 * 1024
 log = structlog.get_logger()
 
 Query = Mapping[str, str]
-_failure = msgspec.json.Decoder(objects.Failure).decode
+_failure = msgspec.json.Decoder(objects.ApiStatus).decode
 
 
-class ApiServer:
+class KubernetesHTTP:
     """`host` is its URL; paths begin with a slash. Close it."""
 
     def __init__(self, configuration: Configuration, timeout: float) -> None:
@@ -55,9 +55,9 @@ class ApiServer:
                 async with self.request(method, path, body=body, query=query) as response:
                     return await response.read()
             except KubernetesError as error:
-                if tries == QUICK_TRIES or not retry.is_blip(error):
+                if tries == QUICK_TRIES or not retry.is_transient(error):
                     raise
-            await asyncio.sleep(retry.delay(tries) / 4)
+            await asyncio.sleep(retry.backoff_seconds(tries) / 4)
 
     async def lines(self, path: str, *, query: Query, silence: float) -> AsyncGenerator[list[bytes], None]:
         """Of a stream: whole ones, as many as have come; the last may lack its end. Raises KubernetesError, also after
@@ -115,19 +115,19 @@ class ApiServer:
         return headers
 
 
-def as_error(failure: objects.Failure, retry_after: str | None = None) -> KubernetesError:
+def as_error(failure: objects.ApiStatus, retry_after: str | None = None) -> KubernetesError:
     kind = Expired if failure.code == 410 else KubernetesError  # noqa: PLR2004 - Gone
     seconds = float(retry_after) if retry_after and retry_after.isdigit() else None
     return kind(failure.code, failure.reason, failure.message, seconds)
 
 
-async def _read_failure(response: aiohttp.ClientResponse) -> objects.Failure:
+async def _read_failure(response: aiohttp.ClientResponse) -> objects.ApiStatus:
     """Kubernetes' own Status or, from a proxy before it, whatever text came."""
     raw = await response.read()
     try:
         failure = _failure(raw)
     except msgspec.DecodeError:
-        failure = objects.Failure(message=raw[:200].decode(errors="replace"))
+        failure = objects.ApiStatus(message=raw[:200].decode(errors="replace"))
     return msgspec.structs.replace(failure, code=response.status)
 
 

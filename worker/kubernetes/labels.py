@@ -3,15 +3,15 @@
 import msgspec
 
 from shared.sandbox.record import Sandbox, Spec
-from worker.kubernetes.objects import Metadata
+from worker.kubernetes.objects import ObjectMeta
 
 APP = "deer-flow-sandbox"
 SELECTOR = f"app={APP}"
 """Every Pod and Service of ours, and those of DeerFlow's earlier provisioner."""
 SANDBOX_ID = "sandbox-id"
-LIFE = "provisioner.deer-flow/life"
+INCARNATION = "provisioner.deer-flow/incarnation"
 RECORD = "provisioner.deer-flow/record"
-_OLDER = "1-older-"
+_LEGACY_PREFIX = "1-older-"
 """Lives whose objects bear no label of it begin so; the first, by its number, for the Pod has a first life's name."""
 
 
@@ -22,48 +22,54 @@ def labels(record: Sandbox) -> dict[str, str]:
         SANDBOX_ID: record.id,
         "app.kubernetes.io/name": "deer-flow",
         "app.kubernetes.io/component": "sandbox",
-        LIFE: record.life,
+        INCARNATION: record.incarnation,
     }
 
 
 def selector(record: Sandbox) -> dict[str, str]:
     """Of the life's own Pod; one of the older provisioner has no label for that."""
     of_all_lives = {SANDBOX_ID: record.id}
-    return of_all_lives if record.life.startswith(_OLDER) else {**of_all_lives, LIFE: record.life}
+    return (
+        of_all_lives
+        if record.incarnation.startswith(_LEGACY_PREFIX)
+        else {**of_all_lives, INCARNATION: record.incarnation}
+    )
 
 
-def life_of(pod: Metadata) -> str:
+def incarnation_of(pod: ObjectMeta) -> str:
     """The life that a Pod was made for. One of the older provisioner has no label for it: its uid stands in."""
-    return pod.labels.get(LIFE) or older_life(pod)
+    return pod.labels.get(INCARNATION) or legacy_incarnation(pod)
 
 
-def is_of(pod: Metadata, sandbox_id: str, life: str) -> bool:
+def is_pod_of(pod: ObjectMeta, sandbox_id: str, incarnation: str) -> bool:
     """Whether a Pod was made for this very life."""
-    return pod.labels.get(SANDBOX_ID) == sandbox_id and life_of(pod) == life
+    return pod.labels.get(SANDBOX_ID) == sandbox_id and incarnation_of(pod) == incarnation
 
 
-def serves(service: Metadata, sandbox_id: str, life: str) -> bool:
+def is_service_of(service: ObjectMeta, sandbox_id: str, incarnation: str) -> bool:
     """Whether a Service was made for this life. The older provisioner's, of which an id has one, does not say."""
     if service.labels.get(SANDBOX_ID) != sandbox_id:
         return False
-    return service.labels.get(LIFE) == life or (is_older(service) and life.startswith(_OLDER))
+    return service.labels.get(INCARNATION) == incarnation or (
+        is_legacy(service) and incarnation.startswith(_LEGACY_PREFIX)
+    )
 
 
-def is_owned(service: Metadata, pod: Metadata) -> bool:
+def is_owned_by(service: ObjectMeta, pod: ObjectMeta) -> bool:
     """Whether a Service is this very Pod's. The older provisioner's has no owner, as its Pod has no life."""
     if service.owner_references:
         return any(owner.uid == pod.uid for owner in service.owner_references)
-    return is_older(service) and is_older(pod) and service.labels.get(SANDBOX_ID) == pod.labels.get(SANDBOX_ID)
+    return is_legacy(service) and is_legacy(pod) and service.labels.get(SANDBOX_ID) == pod.labels.get(SANDBOX_ID)
 
 
-def is_older(metadata: Metadata) -> bool:
+def is_legacy(metadata: ObjectMeta) -> bool:
     """Made by DeerFlow's older provisioner, which knew no lives."""
-    return LIFE not in metadata.labels
+    return INCARNATION not in metadata.labels
 
 
-def older_life(metadata: Metadata) -> str:
+def legacy_incarnation(metadata: ObjectMeta) -> str:
     """Of an object that the older provisioner made: no life of ours looks like it."""
-    return f"{_OLDER}{metadata.uid[:8]}"
+    return f"{_LEGACY_PREFIX}{metadata.uid[:8]}"
 
 
 class Origin(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -73,7 +79,7 @@ class Origin(msgspec.Struct, frozen=True, omit_defaults=True):
     created_at: float
 
 
-def origin(pod: Metadata) -> Origin | None:
+def origin(pod: ObjectMeta) -> Origin | None:
     """None: it has none, or none that can be read."""
     try:
         return msgspec.json.decode(pod.annotations.get(RECORD, ""), type=Origin)

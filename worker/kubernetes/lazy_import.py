@@ -17,7 +17,7 @@ from typing import TypeGuard
 _BIG = frozenset({"kubernetes_asyncio.client", "kubernetes_asyncio.client.models"})
 
 
-class _Later(SourceFileLoader):
+class _LazyLoader(SourceFileLoader):
     """Runs a module but for its imports, each of which waits until its name is asked for."""
 
     def exec_module(self, module: ModuleType) -> None:
@@ -47,7 +47,7 @@ class _Finder(MetaPathFinder):
     ) -> ModuleSpec | None:
         spec = PathFinder.find_spec(fullname, path, target) if fullname in _BIG else None
         if spec is not None and isinstance(spec.loader, SourceFileLoader):
-            spec.loader = _Later(spec.loader.name, spec.loader.path)
+            spec.loader = _LazyLoader(spec.loader.name, spec.loader.path)
         return spec
 
 

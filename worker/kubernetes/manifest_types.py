@@ -9,11 +9,11 @@ from collections.abc import Mapping
 import msgspec
 
 
-class _Kind(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel"):
+class _Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel"):
     pass
 
 
-class OwnerReference(_Kind, frozen=True):
+class OwnerReference(_Manifest, frozen=True):
     api_version: str
     kind: str
     name: str
@@ -22,7 +22,7 @@ class OwnerReference(_Kind, frozen=True):
     block_owner_deletion: bool
 
 
-class ObjectMeta(_Kind, frozen=True):
+class ObjectMeta(_Manifest, frozen=True):
     name: str
     namespace: str
     labels: Mapping[str, str]
@@ -30,51 +30,51 @@ class ObjectMeta(_Kind, frozen=True):
     owner_references: tuple[OwnerReference, ...] = ()
 
 
-class HostPath(_Kind, frozen=True):
+class HostPath(_Manifest, frozen=True):
     path: str
     type: str
 
 
-class Claim(_Kind, frozen=True):
+class PersistentVolumeClaimSource(_Manifest, frozen=True):
     claim_name: str
     read_only: bool = False
 
 
-class EmptyDir(_Kind, frozen=True):
+class EmptyDir(_Manifest, frozen=True):
     pass
 
 
-class Volume(_Kind, frozen=True):
+class Volume(_Manifest, frozen=True):
     name: str
     host_path: HostPath | None = None
-    persistent_volume_claim: Claim | None = None
+    persistent_volume_claim: PersistentVolumeClaimSource | None = None
     empty_dir: EmptyDir | None = None
 
 
-class VolumeMount(_Kind, frozen=True):
+class VolumeMount(_Manifest, frozen=True):
     name: str
     mount_path: str
     read_only: bool
     sub_path: str = ""
 
 
-class EnvVar(_Kind, frozen=True):
+class EnvVar(_Manifest, frozen=True):
     name: str
     value: str
 
 
-class ContainerPort(_Kind, frozen=True):
+class ContainerPort(_Manifest, frozen=True):
     name: str
     container_port: int
     protocol: str
 
 
-class HttpGet(_Kind, frozen=True):
+class HttpGet(_Manifest, frozen=True):
     path: str
     port: int
 
 
-class Probe(_Kind, frozen=True):
+class Probe(_Manifest, frozen=True):
     """Seconds, but for the threshold."""
 
     http_get: HttpGet
@@ -83,17 +83,17 @@ class Probe(_Kind, frozen=True):
     failure_threshold: int
 
 
-class Resources(_Kind, frozen=True):
+class ResourceRequirements(_Manifest, frozen=True):
     requests: Mapping[str, str]
     limits: Mapping[str, str]
 
 
-class SecurityContext(_Kind, frozen=True):
+class SecurityContext(_Manifest, frozen=True):
     privileged: bool
     allow_privilege_escalation: bool
 
 
-class Container(_Kind, frozen=True):
+class Container(_Manifest, frozen=True):
     name: str
     image: str
     image_pull_policy: str
@@ -104,11 +104,11 @@ class Container(_Kind, frozen=True):
     startup_probe: Probe | None = None
     liveness_probe: Probe | None = None
     readiness_probe: Probe | None = None
-    resources: Resources | None = None
+    resources: ResourceRequirements | None = None
     volume_mounts: tuple[VolumeMount, ...] = ()
 
 
-class PodSpec(_Kind, frozen=True):
+class PodSpec(_Manifest, frozen=True):
     containers: tuple[Container, ...]
     restart_policy: str
     automount_service_account_token: bool
@@ -118,35 +118,35 @@ class PodSpec(_Kind, frozen=True):
     active_deadline_seconds: int | None = None
 
 
-class Pod(_Kind, frozen=True):
+class PodManifest(_Manifest, frozen=True):
     api_version: str
     kind: str
     metadata: ObjectMeta
     spec: PodSpec
 
 
-class ServicePort(_Kind, frozen=True):
+class ServicePort(_Manifest, frozen=True):
     name: str
     port: int
     target_port: int
     protocol: str
 
 
-class ServiceSpec(_Kind, frozen=True):
+class ServiceSpec(_Manifest, frozen=True):
     type: str
     selector: Mapping[str, str]
     ports: tuple[ServicePort, ...]
     publish_not_ready_addresses: bool
 
 
-class Service(_Kind, frozen=True):
+class ServiceManifest(_Manifest, frozen=True):
     api_version: str
     kind: str
     metadata: ObjectMeta
     spec: ServiceSpec
 
 
-class Namespace(_Kind, frozen=True):
+class NamespaceManifest(_Manifest, frozen=True):
     api_version: str
     kind: str
     metadata: Mapping[str, str]

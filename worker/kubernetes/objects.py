@@ -12,15 +12,15 @@ import msgspec
 STUCK_SECONDS = 60.0
 
 
-class _Seen(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+class _Object(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     pass
 
 
-class Owner(_Seen, frozen=True):
+class OwnerReference(_Object, frozen=True):
     uid: str
 
 
-class Metadata(_Seen, frozen=True):
+class ObjectMeta(_Object, frozen=True):
     name: str = ""
     uid: str = ""
     resource_version: str = ""
@@ -28,10 +28,10 @@ class Metadata(_Seen, frozen=True):
     deletion_timestamp: datetime | None = None
     labels: Mapping[str, str] = {}
     annotations: Mapping[str, str] = {}
-    owner_references: tuple[Owner, ...] = ()
+    owner_references: tuple[OwnerReference, ...] = ()
 
 
-class Condition(_Seen, frozen=True):
+class Condition(_Object, frozen=True):
     type: str
     status: str
     reason: str = ""
@@ -39,38 +39,38 @@ class Condition(_Seen, frozen=True):
     last_transition_time: datetime | None = None
 
 
-class Waiting(_Seen, frozen=True):
+class RecordNotifier(_Object, frozen=True):
     reason: str = ""
     message: str = ""
 
 
-class Running(_Seen, frozen=True):
+class Running(_Object, frozen=True):
     pass
 
 
-class Terminated(_Seen, frozen=True):
+class Terminated(_Object, frozen=True):
     exit_code: int = 0
     reason: str = ""
 
 
-class ContainerState(_Seen, frozen=True):
-    waiting: Waiting | None = None
+class ContainerState(_Object, frozen=True):
+    waiting: RecordNotifier | None = None
     running: Running | None = None
     terminated: Terminated | None = None
 
 
-class ContainerStatus(_Seen, frozen=True):
+class ContainerStatus(_Object, frozen=True):
     name: str
     state: ContainerState = ContainerState()
     last_state: ContainerState = ContainerState()
     restart_count: int = 0
 
 
-class PodSpec(_Seen, frozen=True):
+class PodSpec(_Object, frozen=True):
     node_name: str = ""
 
 
-class PodStatus(_Seen, frozen=True):
+class PodStatus(_Object, frozen=True):
     phase: str = ""
     reason: str = ""
     message: str = ""
@@ -79,13 +79,13 @@ class PodStatus(_Seen, frozen=True):
     init_container_statuses: tuple[ContainerStatus, ...] = ()
 
 
-class Pod(_Seen, frozen=True):
-    metadata: Metadata
+class Pod(_Object, frozen=True):
+    metadata: ObjectMeta
     spec: PodSpec = PodSpec()
     status: PodStatus = PodStatus()
 
     @property
-    def is_dying(self) -> bool:
+    def is_terminating(self) -> bool:
         return self.metadata.deletion_timestamp is not None
 
     def is_stuck(self, now: float) -> bool:
@@ -93,10 +93,10 @@ class Pod(_Seen, frozen=True):
         due = self.metadata.deletion_timestamp  # which has its grace in it
         return due is not None and now > due.timestamp() + STUCK_SECONDS
 
-    def has(self, condition: str) -> bool:
-        return self.since(condition) is not None
+    def is_condition_true(self, condition: str) -> bool:
+        return self.condition_since(condition) is not None
 
-    def since(self, condition: str) -> float | None:
+    def condition_since(self, condition: str) -> float | None:
         """When this condition became true, seconds since the epoch (0: it does not say); None: it is not."""
         for held in self.status.conditions:
             if held.type == condition and held.status == "True":
@@ -104,16 +104,16 @@ class Pod(_Seen, frozen=True):
         return None
 
 
-class ServicePort(_Seen, frozen=True):
+class ServicePort(_Object, frozen=True):
     node_port: int | None = None
 
 
-class ServiceSpec(_Seen, frozen=True):
+class ServiceSpec(_Object, frozen=True):
     ports: tuple[ServicePort, ...] = ()
 
 
-class Service(_Seen, frozen=True):
-    metadata: Metadata
+class Service(_Object, frozen=True):
+    metadata: ObjectMeta
     spec: ServiceSpec = ServiceSpec()
 
     @property
@@ -121,26 +121,26 @@ class Service(_Seen, frozen=True):
         return self.spec.ports[0].node_port if self.spec.ports else None
 
 
-class Involved(_Seen, frozen=True):
+class ObjectReference(_Object, frozen=True):
     name: str = ""
     uid: str = ""
 
 
-class Source(_Seen, frozen=True):
+class Source(_Object, frozen=True):
     component: str = ""
 
 
-class Series(_Seen, frozen=True):
+class Series(_Object, frozen=True):
     """How newer components count what happens again."""
 
     count: int = 1
 
 
-class Happening(_Seen, frozen=True):
+class Event(_Object, frozen=True):
     """Kubernetes' Event. `count` is how often it happened; it is written anew each time."""
 
-    metadata: Metadata
-    involved_object: Involved = Involved()
+    metadata: ObjectMeta
+    involved_object: ObjectReference = ObjectReference()
     type: str = ""
     reason: str = ""
     message: str = ""
@@ -159,20 +159,20 @@ class Happening(_Seen, frozen=True):
         return self.reporting_component or self.source.component or "kubernetes"
 
 
-Kind = TypeVar("Kind", Pod, Service, Happening)
+Kind = TypeVar("Kind", Pod, Service, Event)
 
 
-class ListMetadata(_Seen, frozen=True):
+class ListMeta(_Object, frozen=True):
     resource_version: str = ""
     continue_: str = msgspec.field(default="", name="continue")
 
 
-class Page(_Seen, Generic[Kind], frozen=True):
-    metadata: ListMetadata
+class ListPage(_Object, Generic[Kind], frozen=True):
+    metadata: ListMeta
     items: tuple[Kind, ...]
 
 
-class Failure(_Seen, frozen=True):
+class ApiStatus(_Object, frozen=True):
     """Kubernetes' `Status`, which is what its errors are."""
 
     reason: str = ""
@@ -180,7 +180,7 @@ class Failure(_Seen, frozen=True):
     code: int = 0
 
 
-class Frame(_Seen, frozen=True):
+class WatchFrame(_Object, frozen=True):
     """One line of a watch: the object's kind depends on the type."""
 
     type: str

@@ -20,7 +20,7 @@ _CONFLICT = 409
 _SERVER_ERROR = 500
 
 
-def is_temporary(error: KubernetesError) -> bool:
+def is_retryable(error: KubernetesError) -> bool:
     if error.http_status == _CONFLICT:
         return (
             error.reason == "Conflict"
@@ -28,25 +28,25 @@ def is_temporary(error: KubernetesError) -> bool:
     return error.http_status in _TEMPORARY or error.http_status >= _SERVER_ERROR or _is_passing(error)
 
 
-def is_blip(error: KubernetesError) -> bool:
+def is_transient(error: KubernetesError) -> bool:
     """Worth another try at once: it failed quickly, and nobody asked us to wait."""
     if error.retry_after is not None or error.reason == TIMED_OUT:
         return False
     return error.http_status in _BLIPS
 
 
-def reason(error: KubernetesError) -> Reason:
+def reason_for(error: KubernetesError) -> Reason:
     """The closed list's word for it."""
     if _is_quota(error):
         return Reason.QUOTA_EXCEEDED
     if "nodePort" in error.message and "range is full" in error.message:
         return Reason.NODE_PORTS_EXHAUSTED
-    if is_temporary(error):
+    if is_retryable(error):
         return Reason.CLUSTER_UNAVAILABLE
     return {401: Reason.UNAUTHORIZED, 403: Reason.FORBIDDEN}.get(error.http_status, Reason.INVALID)
 
 
-def delay(attempt: int, retry_after: float | None = None) -> float:
+def backoff_seconds(attempt: int, retry_after: float | None = None) -> float:
     """Seconds before the attempt after this one (the first is 1): growing, jittered, never before the server's word."""
     ceiling = min(CAP_SECONDS, BASE_SECONDS * 2 ** min(attempt - 1, 10))
     jittered = random.uniform(ceiling / 2, ceiling)  # noqa: S311 - spreads load, hides nothing

@@ -10,27 +10,29 @@ import structlog
 from redis.asyncio import Redis
 
 from shared import metrics
-from shared.errors import Fenced, StoreUnavailable
+from shared.errors import PreconditionFailed, StoreUnavailable
 from shared.liveness.vitals import Vitals
 from shared.settings import Settings
 from shared.store.store import Store
-from shared.store.update import Guard
+from shared.store.update import Precondition
 from worker.kubernetes import retry
-from worker.kubernetes.client import Cluster
+from worker.kubernetes.client import KubernetesClient
 from worker.leader.lease import Lease, LeaseLost
-from worker.reflectors.events import Happenings
-from worker.reflectors.pods import Ours, Pods
-from worker.reflectors.services import Services
+from worker.reflectors.events import EventReflector
+from worker.reflectors.pods import Ours, PodReflector
+from worker.reflectors.services import ServiceReflector
 
 log = structlog.get_logger()
 
 
 def lease_name(cluster: str) -> str:
-    return f"observer:{cluster}"
+    return f"leader:{cluster}"
 
 
-class Observer:
-    def __init__(self, store: Store, vitals: Vitals, redis: Redis, cluster: Cluster, settings: Settings) -> None:
+class Leader:
+    def __init__(
+        self, store: Store, vitals: Vitals, redis: Redis, cluster: KubernetesClient, settings: Settings
+    ) -> None:
         self._store = store
         self._vitals = vitals
         self._redis = redis
@@ -42,28 +44,28 @@ class Observer:
         cluster = self._settings.cluster_name
         while True:
             lease = Lease(self._redis, lease_name(cluster))
-            await lease.wait()
+            await lease.acquire()
             log.info("observing", cluster=cluster)
             try:
                 with metrics.LEASE.track_inprogress():
-                    await self._lead(lease)
+                    await self._run_term(lease)
             finally:
-                await lease.give_back()
+                await lease.release()
 
-    async def _lead(self, lease: Lease) -> None:
+    async def _run_term(self, lease: Lease) -> None:
         """Ends when this worker may no longer observe, or cannot write what it sees."""
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(lease.keep())
-                for following in self._followings(lease.guard):
+                group.create_task(lease.renew_forever())
+                for following in self._followings(lease.precondition):
                     group.create_task(following.run())
-        except* (LeaseLost, Fenced) as lost:
+        except* (LeaseLost, PreconditionFailed) as lost:
             log.warning("observing ended: another worker does it", cause=str(lost.exceptions[0]))
         except* StoreUnavailable as away:
             log.warning("observing ended: redis is away", cause=str(away.exceptions[0]))
-            await asyncio.sleep(retry.delay(1))
+            await asyncio.sleep(retry.backoff_seconds(1))
 
-    def _followings(self, guard: Guard) -> tuple[Pods, Services, Happenings]:
-        own = (self._store, self._cluster, self._settings, guard)
+    def _followings(self, precondition: Precondition) -> tuple[PodReflector, ServiceReflector, EventReflector]:
+        own = (self._store, self._cluster, self._settings, precondition)
         ours: Ours = {}
-        return Pods(self._vitals, ours, *own), Services(*own), Happenings(ours, *own)
+        return PodReflector(self._vitals, ours, *own), ServiceReflector(*own), EventReflector(ours, *own)

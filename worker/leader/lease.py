@@ -7,7 +7,7 @@ from redis.asyncio.lock import Lock
 from redis.exceptions import LockError, RedisError
 
 from shared.errors import StoreUnavailable
-from shared.store.update import Guard
+from shared.store.update import Precondition
 
 SECONDS = 8.0
 """How long a dead holder keeps others waiting; with RETRY_SECONDS it stays below the ten that design.md promises."""
@@ -27,16 +27,16 @@ class Lease:
         self._name = name
 
     @property
-    def guard(self) -> Guard:
+    def precondition(self) -> Precondition:
         """What the store checks in the very step that writes: a holder that was frozen writes nothing."""
-        return Guard(self._name, self._lock.local.token.decode())
+        return Precondition(self._name, self._lock.local.token.decode())
 
-    async def wait(self) -> None:
+    async def acquire(self) -> None:
         """Until it is ours. Redis being away is no reason to stop waiting."""
         while not await self._taken():
             await asyncio.sleep(RETRY_SECONDS)
 
-    async def keep(self) -> None:
+    async def renew_forever(self) -> None:
         """Renews until cancelled. Raises LeaseLost, StoreUnavailable."""
         while True:
             await asyncio.sleep(RENEW_SECONDS)
@@ -47,7 +47,7 @@ class Lease:
             except (RedisError, OSError) as error:
                 raise StoreUnavailable(error) from error
 
-    async def give_back(self) -> None:
+    async def release(self) -> None:
         """So that the next holder need not wait for its end. If Redis is away, it ends by itself."""
         try:
             await self._lock.release()

@@ -27,7 +27,7 @@ _UNPRIVILEGED = SecurityContext(privileged=False, allow_privilege_escalation=Fal
 class Lark(NamedTuple):
     """What lark-cli adds to a Pod, and which extra mounts it takes away from the sandbox container."""
 
-    takes: frozenset[str] = frozenset()
+    replaces_mounts: frozenset[str] = frozenset()
     mounts: tuple[VolumeMount, ...] = ()
     volumes: tuple[Volume, ...] = ()
     env: tuple[EnvVar, ...] = ()
@@ -46,7 +46,7 @@ def lark(record: Sandbox, settings: Settings) -> Lark:
 def _runtime(init: Container) -> Lark:
     """The runtime is made in the Pod by `init`, and only read by the sandbox."""
     return Lark(
-        takes=frozenset({RUNTIME}),
+        replaces_mounts=frozenset({RUNTIME}),
         mounts=(VolumeMount(name=RUNTIME_VOLUME, mount_path=RUNTIME, read_only=True),),
         volumes=(Volume(name=RUNTIME_VOLUME, empty_dir=EmptyDir()),),
         init=(init,),
@@ -70,7 +70,7 @@ def _broker(record: Sandbox, settings: Settings) -> Lark:
     runtime = _runtime(_init("lark-cli-shim-init", image, ("install-shim", RUNTIME)))
     mounted = [_broker_mount(m, settings) for m in record.spec.extra_mounts if m.container_path in BROKER_MOUNTS]
     return runtime._replace(
-        takes=runtime.takes | BROKER_MOUNTS.keys(),
+        replaces_mounts=runtime.replaces_mounts | BROKER_MOUNTS.keys(),
         volumes=runtime.volumes + tuple(m.volume for m in mounted if m.volume),
         env=(EnvVar(name="DEERFLOW_LARK_BROKER_URL", value=BROKER_URL),),
         sidecars=(_sidecar(image, tuple(m.mount for m in mounted), settings),),

@@ -11,10 +11,10 @@ from worker.kubernetes.manifest_types import (
     ContainerPort,
     HttpGet,
     ObjectMeta,
-    Pod,
+    PodManifest,
     PodSpec,
     Probe,
-    Resources,
+    ResourceRequirements,
     SecurityContext,
     Volume,
     VolumeMount,
@@ -25,13 +25,13 @@ from worker.manifests.lark import Lark, lark
 HEALTH_PATH = "/v1/sandbox"
 BACKSTOP_SECONDS = 3600
 """Kubernetes itself ends a Pod that has outlived its lifetime by so much: nothing stays for ever, though we be dead."""
-RESOURCES = Resources(
+RESOURCES = ResourceRequirements(
     requests={"cpu": "100m", "memory": "256Mi", "ephemeral-storage": "500Mi"},
     limits={"cpu": "1000m", "memory": "1Gi", "ephemeral-storage": "500Mi"},
 )
 
 
-def pod(record: Sandbox, settings: Settings) -> Pod:
+def pod(record: Sandbox, settings: Settings) -> PodManifest:
     added = lark(record, settings)
     mounts, brought = _storage(record, settings, added)
     spec = PodSpec(
@@ -43,12 +43,12 @@ def pod(record: Sandbox, settings: Settings) -> Pod:
         enable_service_links=False,
         volumes=brought,
     )
-    return Pod(api_version="v1", kind="Pod", metadata=_metadata(record, settings), spec=spec)
+    return PodManifest(api_version="v1", kind="Pod", metadata=_metadata(record, settings), spec=spec)
 
 
 def _metadata(record: Sandbox, settings: Settings) -> ObjectMeta:
     return ObjectMeta(
-        name=object_name(record.id, record.life),
+        name=object_name(record.id, record.incarnation),
         namespace=settings.k8s_namespace,
         labels=labels(record),
         annotations=annotations(record),
@@ -57,7 +57,7 @@ def _metadata(record: Sandbox, settings: Settings) -> ObjectMeta:
 
 def _storage(record: Sandbox, settings: Settings, added: Lark) -> tuple[tuple[VolumeMount, ...], tuple[Volume, ...]]:
     """Mounts of the sandbox container and volumes of the Pod. One mount a path: an extra mount wins over the usual."""
-    asked = [m for m in record.spec.extra_mounts if m.container_path not in added.takes]
+    asked = [m for m in record.spec.extra_mounts if m.container_path not in added.replaces_mounts]
     extras = [volumes.extra_mount(f"extra-{i}", m, m.container_path, settings) for i, m in enumerate(asked)]
     usual = [*volumes.skills(record, settings), volumes.user_data(record, settings)]
     overridden = {m.mount.mount_path for m in extras}

@@ -7,7 +7,7 @@ import yaml
 
 from shared.sandbox import mounts
 from shared.sandbox.request import read_create
-from shared.sandbox.transitions import accepted
+from shared.sandbox.transitions import new_record
 from shared.settings import Settings
 from worker import manifests
 
@@ -15,7 +15,7 @@ UNKNOWN_ID = "server-made-id"
 UNKNOWN_UID = "the-uid-that-kubernetes-gives-the-pod"
 
 
-def manifest(body: bytes, settings: Settings) -> str:
+def preview(body: bytes, settings: Settings) -> str:
     """Pod and Service of a first life, as two YAML documents.
 
     Raises:
@@ -23,7 +23,7 @@ def manifest(body: bytes, settings: Settings) -> str:
     """
     asked = read_create(body)
     spec = asked.spec()
-    mounts.check(spec.extra_mounts, settings)
-    record = accepted(asked.sandbox_id or UNKNOWN_ID, spec, cluster=settings.cluster_name, now=time.time())
+    mounts.check_mounts(spec.extra_mounts, settings)
+    record = new_record(asked.sandbox_id or UNKNOWN_ID, spec, cluster=settings.cluster_name, now=time.time())
     made = [manifests.pod(record, settings), manifests.service(record, UNKNOWN_UID, settings)]
     return str(yaml.safe_dump_all([msgspec.to_builtins(thing) for thing in made], sort_keys=False, allow_unicode=True))

@@ -6,7 +6,7 @@ from shared import node_paths
 from shared.sandbox import mounts
 from shared.sandbox.record import Mount, Sandbox
 from shared.settings import Settings
-from worker.kubernetes.manifest_types import Claim, EmptyDir, HostPath, Volume, VolumeMount
+from worker.kubernetes.manifest_types import EmptyDir, HostPath, PersistentVolumeClaimSource, Volume, VolumeMount
 
 SKILLS = "/mnt/skills"
 USER_DATA = "/mnt/user-data"
@@ -48,7 +48,10 @@ def skills(record: Sandbox, settings: Settings) -> list[Mounted]:
 def _skills_claim(record: Sandbox, settings: Settings) -> Mounted:
     template = settings.skills_pvc_subpath_template
     sub_path = template.format(user_id=record.spec.user_id, thread_id=record.thread_id)
-    volume = Volume(name="skills", persistent_volume_claim=Claim(claim_name=settings.skills_pvc_name, read_only=True))
+    volume = Volume(
+        name="skills",
+        persistent_volume_claim=PersistentVolumeClaimSource(claim_name=settings.skills_pvc_name, read_only=True),
+    )
     return Mounted(VolumeMount(name="skills", mount_path=SKILLS, read_only=True, sub_path=sub_path), volume)
 
 
@@ -56,7 +59,10 @@ def user_data(record: Sandbox, settings: Settings) -> Mounted:
     """A claim, else the thread's directory on the node, else a directory that goes with the Pod."""
     if settings.userdata_pvc_name:
         sub_path = f"deer-flow/users/{record.spec.user_id}/threads/{record.thread_id}/user-data"
-        volume = Volume(name=USER_DATA_VOLUME, persistent_volume_claim=Claim(claim_name=settings.userdata_pvc_name))
+        volume = Volume(
+            name=USER_DATA_VOLUME,
+            persistent_volume_claim=PersistentVolumeClaimSource(claim_name=settings.userdata_pvc_name),
+        )
         return Mounted(_user_data_mount(USER_DATA, sub_path, read_only=False), volume)
     if settings.threads_host_path:
         path = node_paths.join(settings.threads_host_path, record.thread_id, "user-data")
@@ -70,7 +76,7 @@ def extra_mount(name: str, mount: Mount, at: str, settings: Settings) -> Mounted
     """An extra mount: a path on the node or, where user data is a claim, the same path inside that claim."""
     if not settings.userdata_pvc_name:
         return host_path(name, node_paths.normalise(mount.host_path), at, read_only=mount.read_only)
-    below = node_paths.below(mount.host_path, mounts.root(settings))
+    below = node_paths.relative_to(mount.host_path, mounts.root(settings))
     return Mounted(_user_data_mount(at, f"deer-flow/{below}", read_only=mount.read_only), None)
 
 

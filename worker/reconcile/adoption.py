@@ -4,45 +4,45 @@ import re
 
 from msgspec.structs import replace
 
-from shared.queue.job import Job, Work
-from shared.sandbox.expiry import terms
+from shared.queue.job import Job, JobKind
+from shared.sandbox.expiry import expiry_policy
 from shared.sandbox.names import object_name
 from shared.sandbox.record import Sandbox, Spec, Status, Timings
 from shared.sandbox.request import SANDBOX_ID as SANDBOX_ID_PATTERN
 from shared.sandbox.request import SANDBOX_ID_LENGTH
-from shared.sandbox.urls import addressed, service_url
+from shared.sandbox.urls import service_url, with_url
 from shared.settings import Settings
-from shared.store.update import Change
-from worker.kubernetes.labels import SANDBOX_ID, is_owned, life_of, origin
+from shared.store.update import Update
+from worker.kubernetes.labels import SANDBOX_ID, incarnation_of, is_owned_by, origin
 from worker.kubernetes.objects import Pod, Service
-from worker.reconcile.pod_status import observed
+from worker.reconcile.pod_status import apply_pod
 
 _LIFE = re.compile(r"[1-9][0-9]{0,8}-[0-9a-z-]{1,16}")
 
 
-def identity(pod: Pod) -> tuple[str, str] | None:
+def sandbox_of(pod: Pod) -> tuple[str, str] | None:
     """Id and life of the sandbox that a Pod is; None: it has our label, but no Pod of ours looks like that."""
-    sandbox_id, life = pod.metadata.labels.get(SANDBOX_ID, ""), life_of(pod.metadata)
+    sandbox_id, incarnation = pod.metadata.labels.get(SANDBOX_ID, ""), incarnation_of(pod.metadata)
     if len(sandbox_id) > SANDBOX_ID_LENGTH or not re.match(SANDBOX_ID_PATTERN, sandbox_id):
         return None
-    if not _LIFE.fullmatch(life) or pod.metadata.name != object_name(sandbox_id, life):
+    if not _LIFE.fullmatch(incarnation) or pod.metadata.name != object_name(sandbox_id, incarnation):
         return None
-    return sandbox_id, life
+    return sandbox_id, incarnation
 
 
-def adopted(pod: Pod, service: Service | None, settings: Settings, now: float) -> Change:
+def adopt(pod: Pod, service: Service | None, settings: Settings, now: float) -> Update:
     """The record of a Pod that has `identity` and is not dying; without its Service, the job that makes it goes along.
 
     What was asked for stands in the Pod's annotation. The older provisioner's has none, and gets the defaults, and its
     lifetime from now on: nobody knew of one when it was made.
     """
-    sandbox_id, life = identity(pod) or ("", "")
-    generation, _, token = life.partition("-")
+    sandbox_id, incarnation = sandbox_of(pod) or ("", "")
+    generation, _, token = incarnation.partition("-")
     known = origin(pod.metadata)
     since = pod.metadata.creation_timestamp
     created_at = known.created_at if known else since.timestamp() if since else now
     spec = known.spec if known else Spec()
-    kept = terms(spec, settings)
+    kept = expiry_policy(spec, settings)
     record = Sandbox(
         id=sandbox_id,
         generation=int(generation),
@@ -52,17 +52,17 @@ def adopted(pod: Pod, service: Service | None, settings: Settings, now: float) -
         created_at=created_at,
         updated_at=now,
         last_used_at=now,
-        until=now + settings.provision_timeout_seconds,
+        deadline=now + settings.provision_timeout_seconds,
         idle_timeout=kept.idle_timeout,
         lifetime=kept.lifetime + (now - created_at) if kept.lifetime and not known else kept.lifetime,
         timings=_timings(pod),
     )
     record = _served(record, pod, service, settings)
-    seen = observed(record, pod, now=now, until=now + settings.failed_retention_seconds)
-    return Change(seen, () if seen.is_provisioned or not seen.wants_pod else (Job.of(Work.PROVISION, seen),))
+    seen = apply_pod(record, pod, now=now, deadline=now + settings.failed_retention_seconds)
+    return Update(seen, () if seen.is_provisioned or not seen.is_active else (Job.of(JobKind.PROVISION, seen),))
 
 
-def is_lost(record: Sandbox | None, life: str, *, is_complete: bool) -> bool:
+def is_record_lost(record: Sandbox | None, incarnation: str, *, is_complete: bool) -> bool:
     """Whether the record of a Pod that lives, of this life, is lost, and what is there in its place says nothing of it.
 
     Redis may have been emptied, or have gone back to what it had saved last: then a Pod may be of a later life than the
@@ -71,19 +71,19 @@ def is_lost(record: Sandbox | None, life: str, *, is_complete: bool) -> bool:
     """
     if record is None:
         return True
-    generation, _, _ = life.partition("-")
+    generation, _, _ = incarnation.partition("-")
     if int(generation) != record.generation:
         return int(generation) > record.generation
     return record.status is not Status.TERMINATING and (bool(record.pod_uid) or not is_complete)
 
 
 def _served(record: Sandbox, pod: Pod, service: Service | None, settings: Settings) -> Sandbox:
-    if service is None or not is_owned(service.metadata, pod.metadata):
-        return addressed(record, settings)
+    if service is None or not is_owned_by(service.metadata, pod.metadata):
+        return with_url(record, settings)
     return replace(record, service_uid=service.metadata.uid, url=service_url(record, service.node_port, settings))
 
 
 def _timings(pod: Pod) -> Timings:
     """What the Pod itself remembers."""
-    ready = pod.since("Ready") or None
-    return Timings(scheduled=pod.since("PodScheduled") or None, running=ready, ready=ready)
+    ready = pod.condition_since("Ready") or None
+    return Timings(scheduled=pod.condition_since("PodScheduled") or None, running=ready, ready=ready)

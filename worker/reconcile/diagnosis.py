@@ -8,35 +8,35 @@ given until the provisioning deadline.
 from typing import NamedTuple
 
 from shared.sandbox.record import Reason
-from worker.kubernetes.objects import ContainerStatus, Happening, Pod
+from worker.kubernetes.objects import ContainerStatus, Event, Pod
 
-CRASHES = 3
+MAX_CRASHES = 3
 """Restarts after which a crash is no accident: about a minute of Kubernetes' own back-off."""
 _IMAGE = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable"})
 _NO_IMAGE = ("not found", "NotFound", "manifest unknown", "does not exist", "denied", "unauthorized", "couldn't parse")
 _MADE_WRONG = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
 
 
-PROBES = 10
+MIN_PROBE_FAILURES = 10
 """Probes that fail before it is said: the startup probe asks every second, and a sandbox may take some to start."""
 
 
 class Cause(NamedTuple):
     reason: Reason
     message: str
-    is_hopeless: bool = False
+    is_permanent: bool = False
 
 
-def cause(pod: Pod) -> Cause | None:
+def diagnose(pod: Pod) -> Cause | None:
     """The first that is found, the most telling first; None: nothing is known to be wrong."""
     return _ended(pod) or _unscheduled(pod) or _of_containers(pod)
 
 
-def told(happening: Happening) -> Cause | None:
+def diagnose_event(happening: Event) -> Cause | None:
     """What an event says that the Pod itself does not show. None of it is hopeless: a volume may yet come."""
     if happening.reason in {"FailedMount", "FailedAttachVolume"}:
         return Cause(Reason.MOUNT_FAILED, happening.message)
-    if happening.reason == "Unhealthy" and happening.times >= PROBES:
+    if happening.reason == "Unhealthy" and happening.times >= MIN_PROBE_FAILURES:
         return Cause(Reason.PROBE_FAILED, happening.message)
     return None
 
@@ -46,7 +46,7 @@ def _ended(pod: Pod) -> Cause | None:
         return None
     message = pod.status.message or pod.status.reason or "The Pod ended as failed; Kubernetes gives no cause."
     reason = Reason.EVICTED if pod.status.reason == "Evicted" else Reason.POD_FAILED
-    return Cause(reason, message, is_hopeless=True)
+    return Cause(reason, message, is_permanent=True)
 
 
 def _unscheduled(pod: Pod) -> Cause | None:
@@ -77,7 +77,7 @@ def _crash(status: ContainerStatus) -> Cause | None:
     last = status.state.terminated or status.last_state.terminated
     if status.state.running is not None or last is None or not status.restart_count:
         return None
-    hopeless = status.restart_count >= CRASHES
+    hopeless = status.restart_count >= MAX_CRASHES
     if last.reason == "OOMKilled":
         message = f"Container {status.name} outgrew its memory limit, and was restarted {status.restart_count} times."
         return Cause(Reason.OUT_OF_MEMORY, message, hopeless)

@@ -6,33 +6,33 @@ Pod is not taken over.
 
 from msgspec.structs import replace
 
-from shared.queue.job import Job, Work
-from shared.sandbox.record import ALLOWED, ENDED, Reason, Sandbox, Status, Timings
-from shared.sandbox.transitions import another_attempt, failed, troubled
-from shared.store.update import Change
+from shared.queue.job import Job, JobKind
+from shared.sandbox.record import ALLOWED_TRANSITIONS, TERMINAL_STATUSES, Reason, Sandbox, Status, Timings
+from shared.sandbox.transitions import failed, next_attempt, with_reason
+from shared.store.update import Update
 from worker.kubernetes.objects import Pod
-from worker.reconcile.diagnosis import Cause, cause
+from worker.reconcile.diagnosis import Cause, diagnose
 
 _TOLD_BY_EVENTS = frozenset({Reason.MOUNT_FAILED, Reason.PROBE_FAILED})
 """What the Pod itself does not show: it stays said until the Pod gets over it."""
 _PHASES = {status.value: status for status in Status if status is not Status.TERMINATING}
 
 
-def written(record: Sandbox, new: Sandbox | None) -> Change | None:
+def to_update(record: Sandbox, new: Sandbox | None) -> Update | None:
     """What to write, if anything is new. A life that ends leaves a Pod or a Service behind, and earlier lives may have:
     a job removes them before the record goes."""
     if new == record:
         return None
     if new is None and record.generation > 1:
-        again = another_attempt(record)
-        return Change(again, (Job.of(Work.TERMINATE, again),))
-    if new is None or record.status in ENDED or new.status not in ENDED:
-        return Change(new)
-    over = another_attempt(new)
-    return Change(over, (Job.of(Work.TERMINATE, over),))
+        again = next_attempt(record)
+        return Update(again, (Job.of(JobKind.TERMINATE, again),))
+    if new is None or record.status in TERMINAL_STATUSES or new.status not in TERMINAL_STATUSES:
+        return Update(new)
+    over = next_attempt(new)
+    return Update(over, (Job.of(JobKind.TERMINATE, over),))
 
 
-def is_worth_a_write(record: Sandbox, new: Sandbox) -> bool:
+def should_write(record: Sandbox, new: Sandbox) -> bool:
     """That a Pod is there and has a node is said along with what comes next, as long as its job still works on it: the
     job itself will say the first, and needs no other writer beside it just then."""
     if record.is_provisioned:
@@ -40,41 +40,41 @@ def is_worth_a_write(record: Sandbox, new: Sandbox) -> bool:
     return new != replace(record, pod_name=new.pod_name, pod_uid=new.pod_uid, timings=new.timings)
 
 
-def observed(
-    record: Sandbox, pod: Pod, *, now: float, until: float | None = None, scheduled: float | None = None
+def apply_pod(
+    record: Sandbox, pod: Pod, *, now: float, deadline: float | None = None, scheduled: float | None = None
 ) -> Sandbox:
     """`record` as its own Pod shows it now; the same one when nothing is new. One that fails is kept `until`.
 
     `scheduled`: when it was first seen to have a node, if that is not `now`.
     """
-    if not record.wants_pod:
+    if not record.is_active:
         return record
     if pod.is_stuck(now):
         message = "The Pod should be gone since long, and is not: its node may be lost, or a finalizer holds it."
-        return failed(record, Reason.POD_LOST, message, until=until)
+        return failed(record, Reason.POD_LOST, message, deadline=deadline)
     status = _status(record, pod)
-    ready = status is Status.RUNNING and pod.has("Ready") and not pod.is_dying
+    ready = status is Status.RUNNING and pod.is_condition_true("Ready") and not pod.is_terminating
     seen = replace(
         record,
         status=status,
         ready=ready,
         pod_name=pod.metadata.name,
         pod_uid=pod.metadata.uid,
-        until=until if status is Status.SUCCEEDED else None if ready else record.until,
+        deadline=deadline if status is Status.SUCCEEDED else None if ready else record.deadline,
         timings=_timings(record.timings, pod, status, ready=ready, now=now, scheduled=scheduled or now),
     )
-    return _explained(seen, None if pod.is_dying else cause(pod), until)
+    return _explained(seen, None if pod.is_terminating else diagnose(pod), deadline)
 
 
-def _explained(record: Sandbox, why: Cause | None, until: float | None) -> Sandbox:
+def _explained(record: Sandbox, why: Cause | None, deadline: float | None) -> Sandbox:
     """With what is wrong. What does not mend itself fails a sandbox that was never ready; one that was may recover."""
     if why is None and _is_still_so(record):
         return record
     if why is None:
-        return troubled(record, Reason.NONE, "") if record.is_provisioned else record
-    if record.status is Status.FAILED or (why.is_hopeless and record.timings.ready is None):
-        return failed(record, why.reason, why.message, until=until)
-    return troubled(record, why.reason, why.message)
+        return with_reason(record, Reason.NONE, "") if record.is_provisioned else record
+    if record.status is Status.FAILED or (why.is_permanent and record.timings.ready is None):
+        return failed(record, why.reason, why.message, deadline=deadline)
+    return with_reason(record, why.reason, why.message)
 
 
 def _is_still_so(record: Sandbox) -> bool:
@@ -83,33 +83,33 @@ def _is_still_so(record: Sandbox) -> bool:
     return record.reason == Reason.PROBE_FAILED or record.status is Status.PENDING
 
 
-def warned(record: Sandbox, pod_uid: str, why: Cause) -> Sandbox:
+def apply_event(record: Sandbox, pod_uid: str, why: Cause) -> Sandbox:
     """`record` after Kubernetes told of trouble with this Pod. What the Pod itself shows is more telling."""
     is_told = record.reason in _TOLD_BY_EVENTS or not record.reason
-    if not record.wants_pod or record.ready or not is_told or record.pod_uid not in {"", pod_uid}:
+    if not record.is_active or record.ready or not is_told or record.pod_uid not in {"", pod_uid}:
         return record
-    return troubled(record, why.reason, why.message)
+    return with_reason(record, why.reason, why.message)
 
 
-def vanished(record: Sandbox, life: str, uid: str, *, until: float | None = None) -> Sandbox | None:
+def apply_pod_gone(record: Sandbox, incarnation: str, uid: str, *, deadline: float | None = None) -> Sandbox | None:
     """`record` once this Pod of this life is gone: None when that is what was wanted, and nothing is left to record.
 
     A life whose Pod was taken away from outside is over, and says so, also when its job had not said yet that it had
     one. Another Pod than its own, it cannot lose.
     """
-    if record.life != life:
+    if record.incarnation != incarnation:
         return record
     if record.status is Status.TERMINATING:
         return None
-    if record.wants_pod and record.pod_uid in {"", uid}:
+    if record.is_active and record.pod_uid in {"", uid}:
         message = "The Pod is gone: it was deleted, evicted, or went with its node."
-        return failed(record, Reason.POD_LOST, message, until=until)
+        return failed(record, Reason.POD_LOST, message, deadline=deadline)
     return record
 
 
 def _status(record: Sandbox, pod: Pod) -> Status:
     phase = _PHASES.get(pod.status.phase, Status.UNKNOWN)
-    if pod.is_dying or phase not in ALLOWED[record.status]:
+    if pod.is_terminating or phase not in ALLOWED_TRANSITIONS[record.status]:
         return record.status
     return phase
 

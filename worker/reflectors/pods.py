@@ -9,19 +9,19 @@ from msgspec import UNSET, UnsetType
 
 from shared import metrics
 from shared.liveness.vitals import Vitals
-from shared.queue.job import Job, Work
+from shared.queue.job import Job, JobKind
 from shared.sandbox.names import service_name
 from shared.sandbox.record import Sandbox
 from shared.settings import Settings
 from shared.store.store import Store
-from shared.store.update import Change, Guard
+from shared.store.update import Precondition, Update
 from worker.kubernetes import client, objects
-from worker.kubernetes.client import PODS, SERVICES, Cluster
+from worker.kubernetes.client import PODS, SERVICES, KubernetesClient
 from worker.kubernetes.labels import SANDBOX_ID
 from worker.reconcile import adoption
-from worker.reconcile.adoption import identity, is_lost
-from worker.reconcile.pod_status import is_worth_a_write, observed, vanished, written
-from worker.reflectors.reflector import Following
+from worker.reconcile.adoption import is_record_lost, sandbox_of
+from worker.reconcile.pod_status import apply_pod, apply_pod_gone, should_write, to_update
+from worker.reflectors.reflector import Reflector
 
 log = structlog.get_logger()
 
@@ -33,13 +33,19 @@ AT_ONCE = 16
 """Pods that are adopted at a time: an emptied Redis has lost them all, and Kubernetes is asked for each."""
 
 
-class Pods(Following[objects.Pod]):
+class PodReflector(Reflector[objects.Pod]):
     resource = PODS
 
     def __init__(
-        self, vitals: Vitals, ours: Ours, store: Store, cluster: Cluster, settings: Settings, guard: Guard
+        self,
+        vitals: Vitals,
+        ours: Ours,
+        store: Store,
+        cluster: KubernetesClient,
+        settings: Settings,
+        precondition: Precondition,
     ) -> None:
-        super().__init__(store, cluster, settings, guard)
+        super().__init__(store, cluster, settings, precondition)
         self._vitals = vitals
         self._ours = ours
         self._scheduled: dict[str, float] = {}
@@ -58,7 +64,7 @@ class Pods(Following[objects.Pod]):
         is_complete = await self._vitals.is_complete()
         pods = await self._cluster.list_all(PODS)
         self._ours.clear()
-        self._ours.update((pod.metadata.uid, of[0]) for pod in pods.items if (of := identity(pod)))
+        self._ours.update((pod.metadata.uid, of[0]) for pod in pods.items if (of := sandbox_of(pod)))
         self._held_back.clear()
         self._scheduled = {uid: at for uid, at in self._scheduled.items() if uid in self._ours}
         orphans = []
@@ -75,20 +81,20 @@ class Pods(Following[objects.Pod]):
 
     async def watched(self) -> None:
         for pod in list(self._held_back.values()):
-            await self._see(*(identity(pod) or ("", "")), pod)
+            await self._see(*(sandbox_of(pod) or ("", "")), pod)
         await self._vitals.observed(self._guard)
 
-    def about(self, change: client.Change[objects.Pod]) -> str:
+    def about(self, change: client.WatchEvent[objects.Pod]) -> str:
         return change.object.metadata.labels.get(SANDBOX_ID, "")
 
-    async def apply(self, changes: Sequence[client.Change[objects.Pod]]) -> None:
+    async def apply(self, changes: Sequence[client.WatchEvent[objects.Pod]]) -> None:
         for change, then in zip(changes, [*changes[1:], None], strict=True):
             if not _is_outdated(change, then):
                 await self._apply(change)
 
-    async def _apply(self, change: client.Change[objects.Pod]) -> None:
+    async def _apply(self, change: client.WatchEvent[objects.Pod]) -> None:
         pod = change.object
-        of = identity(pod)
+        of = sandbox_of(pod)
         if of is None:
             return
         if change.type == "DELETED":
@@ -98,57 +104,61 @@ class Pods(Following[objects.Pod]):
             await self._lost(*of, pod.metadata.uid)
             return
         self._ours[pod.metadata.uid] = of[0]
-        if not await self._see(*of, pod) and not pod.is_dying:
+        if not await self._see(*of, pod) and not pod.is_terminating:
             await self._adopt(pod, await self._cluster.get_service(service_name(*of)))
 
     async def _compare(self, pod: objects.Pod, record: Sandbox | None, *, is_complete: bool) -> bool:
         """False: no record knows this Pod, and one should."""
-        of = identity(pod)
+        of = sandbox_of(pod)
         if of is None:
             log.warning("a Pod with our label is none of ours, and left alone", pod=pod.metadata.name)
-        elif record is not None and record.life == of[1]:
+        elif record is not None and record.incarnation == of[1]:
             await self._see(*of, pod, record)
-        elif pod.is_dying:
+        elif pod.is_terminating:
             pass
-        elif is_lost(record, of[1], is_complete=is_complete):
+        elif is_record_lost(record, of[1], is_complete=is_complete):
             return False
         else:
             await self._outlived(*of)
         return True
 
-    async def _see(self, sandbox_id: str, life: str, pod: objects.Pod, believed: Sandbox | UnsetType = UNSET) -> bool:
+    async def _see(
+        self, sandbox_id: str, incarnation: str, pod: objects.Pod, believed: Sandbox | UnsetType = UNSET
+    ) -> bool:
         """False: there is no record of that id. When the one believed to be there says it all, none is read."""
 
-        def move(record: Sandbox | None) -> Change | None:
-            return self._shown(record, pod) if record is not None and record.life == life else None
+        def mutate(record: Sandbox | None) -> Update | None:
+            return self._shown(record, pod) if record is not None and record.incarnation == incarnation else None
 
-        if believed is not UNSET and move(believed) is None:
+        if believed is not UNSET and mutate(believed) is None:
             return True
-        return await self._change(sandbox_id, move, believed)
+        return await self._change(sandbox_id, mutate, believed)
 
-    def _shown(self, record: Sandbox, pod: objects.Pod) -> Change | None:
+    def _shown(self, record: Sandbox, pod: objects.Pod) -> Update | None:
         """What its own Pod makes of a record."""
         now, uid = self._store.now(), pod.metadata.uid
-        until, scheduled = now + self._retention, self._scheduled.get(uid)
-        new = observed(record, pod, now=now, until=until, scheduled=scheduled)
-        if new == record or is_worth_a_write(record, new):
+        deadline, scheduled = now + self._retention, self._scheduled.get(uid)
+        new = apply_pod(record, pod, now=now, deadline=deadline, scheduled=scheduled)
+        if new == record or should_write(record, new):
             self._held_back.pop(uid, None)
-            return written(record, new)
+            return to_update(record, new)
         self._held_back[uid] = pod
         if new.timings.scheduled:
             self._scheduled.setdefault(uid, new.timings.scheduled)
         return None
 
-    async def _outlived(self, sandbox_id: str, life: str) -> None:
+    async def _outlived(self, sandbox_id: str, incarnation: str) -> None:
         """Its sandbox is in a later life, and the job that should have removed this Pod was lost: here is another."""
 
-        def move(record: Sandbox | None) -> Change | None:
-            if record is None or record.life == life:
+        def mutate(record: Sandbox | None) -> Update | None:
+            if record is None or record.incarnation == incarnation:
                 return None
-            return Change(record, (Job(Work.TERMINATE, record.id, life, int(self._store.now())),), is_touch=True)
+            return Update(
+                record, (Job(JobKind.TERMINATE, record.id, incarnation, int(self._store.now())),), silent=True
+            )
 
-        await self._change(sandbox_id, move)
-        metrics.REPAIRS.labels("outlived").inc()
+        await self._change(sandbox_id, mutate)
+        metrics.REPAIRS.labels("leftover").inc()
 
     async def _adopt_all(self, orphans: Sequence[objects.Pod], *, is_complete: bool) -> None:
         """A few at a time. Raises KubernetesError: the rest is for the next time."""
@@ -157,7 +167,7 @@ class Pods(Following[objects.Pod]):
         services = {s.metadata.name: s for s in (await self._cluster.list_all(SERVICES)).items}
 
         async def adopt(pod: objects.Pod) -> None:
-            service = services.get(service_name(*(identity(pod) or ("", ""))))
+            service = services.get(service_name(*(sandbox_of(pod) or ("", ""))))
             await self._adopt(pod, service, is_complete=is_complete)
 
         for start in range(0, len(orphans), AT_ONCE):
@@ -170,43 +180,47 @@ class Pods(Following[objects.Pod]):
         """Asked for once more: a list or an event may be late, and tell of a Pod that was removed since, and its record
         with it. While jobs make a Pod its record cannot go, so one without a record is nobody's work in progress."""
         there = await self._cluster.get_pod(pod.metadata.name)
-        if there is None or there.is_dying or there.metadata.uid != pod.metadata.uid:
+        if there is None or there.is_terminating or there.metadata.uid != pod.metadata.uid:
             return
-        sandbox_id, life = identity(there) or ("", "")
-        wanted = await self._wanted(sandbox_id, life, there, service)
+        sandbox_id, incarnation = sandbox_of(there) or ("", "")
+        wanted = await self._wanted(sandbox_id, incarnation, there, service)
 
-        def move(record: Sandbox | None) -> Change | None:
-            if record is not None and record.life == life:  # written since the records were read
+        def mutate(record: Sandbox | None) -> Update | None:
+            if record is not None and record.incarnation == incarnation:  # written since the records were read
                 return self._shown(record, there)
-            return wanted if is_lost(record, life, is_complete=is_complete) else None
+            return wanted if is_record_lost(record, incarnation, is_complete=is_complete) else None
 
-        await self._change(sandbox_id, move)
+        await self._change(sandbox_id, mutate)
 
-    async def _wanted(self, sandbox_id: str, life: str, pod: objects.Pod, service: objects.Service | None) -> Change:
+    async def _wanted(
+        self, sandbox_id: str, incarnation: str, pod: objects.Pod, service: objects.Service | None
+    ) -> Update:
         """Its record or, if that was forgotten on purpose, a job: Kubernetes may carry out late what we gave up."""
         ended = await self._store.tombstone(sandbox_id)
-        if ended is not None and ended.life == life:
-            return Change(None, (Job(Work.TERMINATE, sandbox_id, life, int(self._store.now())),))
-        return adoption.adopted(pod, service, self._settings, self._store.now())
+        if ended is not None and ended.incarnation == incarnation:
+            return Update(None, (Job(JobKind.TERMINATE, sandbox_id, incarnation, int(self._store.now())),))
+        return adoption.adopt(pod, service, self._settings, self._store.now())
 
     async def _miss(self, records: Iterable[Sandbox], there: AbstractSet[str]) -> None:
         for record in records:
             if record.pod_uid and record.pod_uid not in there:
-                await self._lost(record.id, record.life, record.pod_uid)
+                await self._lost(record.id, record.incarnation, record.pod_uid)
 
-    async def _lost(self, sandbox_id: str, life: str, uid: str) -> None:
-        def move(record: Sandbox | None) -> Change | None:
+    async def _lost(self, sandbox_id: str, incarnation: str, uid: str) -> None:
+        def mutate(record: Sandbox | None) -> Update | None:
             if record is None:
                 return None
-            return written(record, vanished(record, life, uid, until=self._store.now() + self._retention))
+            return to_update(
+                record, apply_pod_gone(record, incarnation, uid, deadline=self._store.now() + self._retention)
+            )
 
-        await self._change(sandbox_id, move)
+        await self._change(sandbox_id, mutate)
 
 
-def _is_outdated(change: client.Change[objects.Pod], then: client.Change[objects.Pod] | None) -> bool:
+def _is_outdated(change: client.WatchEvent[objects.Pod], then: client.WatchEvent[objects.Pod] | None) -> bool:
     """What a Pod looked like before it looked as it does now is worth nothing; that it was ready once is, and how it
     looked at its end."""
     if then is None or "DELETED" in {change.type, then.type}:
         return False
-    was_ready = change.object.has("Ready") and not then.object.has("Ready")
+    was_ready = change.object.is_condition_true("Ready") and not then.object.is_condition_true("Ready")
     return then.object.metadata.uid == change.object.metadata.uid and not was_ready

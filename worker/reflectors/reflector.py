@@ -16,9 +16,9 @@ from shared.errors import RecordUnreadable
 from shared.sandbox.record import Sandbox, Status
 from shared.settings import Settings
 from shared.store.store import Store
-from shared.store.update import Guard, Move
+from shared.store.update import Mutate, Precondition
 from worker.kubernetes import retry
-from worker.kubernetes.client import Change, Cluster, Resource
+from worker.kubernetes.client import KubernetesClient, Resource, WatchEvent
 from worker.kubernetes.errors import TIMED_OUT, Expired, KubernetesError
 from worker.kubernetes.objects import Kind
 
@@ -54,18 +54,18 @@ class Pause:
         await asyncio.sleep(max(0.0, AT_LEAST_SECONDS - self.elapsed()))
 
 
-class Following(ABC, Generic[Kind]):
+class Reflector(ABC, Generic[Kind]):
     """One leader's, for the time it leads: all it writes is guarded by the lease."""
 
     resource: Resource[Kind]
     leisure = 0.0
     """Seconds before what came meanwhile is taken in: what is not urgent costs less together."""
 
-    def __init__(self, store: Store, cluster: Cluster, settings: Settings, guard: Guard) -> None:
+    def __init__(self, store: Store, cluster: KubernetesClient, settings: Settings, precondition: Precondition) -> None:
         self._store = store
         self._cluster = cluster
         self._settings = settings
-        self._guard = guard
+        self._guard = precondition
         self._known: dict[str, Sandbox] = {}
         self._taken_in: set[tuple[str, str]] = set()
         """Of a stream that is begun again, by uid and version: what is not to be shown its past."""
@@ -75,11 +75,11 @@ class Following(ABC, Generic[Kind]):
         """Take in what is there; the version to watch from. Raises KubernetesError, Expired."""
 
     @abstractmethod
-    def about(self, change: Change[Kind]) -> str:
+    def about(self, change: WatchEvent[Kind]) -> str:
         """Changes that are about the same thing are taken in one after the other; others, at once."""
 
     @abstractmethod
-    async def apply(self, changes: Sequence[Change[Kind]]) -> None:
+    async def apply(self, changes: Sequence[WatchEvent[Kind]]) -> None:
         """Take in what came at once about one thing, in order."""
 
     async def watched(self) -> None:
@@ -114,7 +114,7 @@ class Following(ABC, Generic[Kind]):
                         version, trouble = changes[-1].object.metadata.resource_version, 0
             except KubernetesError as error:
                 trouble += 1
-                if trouble == RESUMES or error.reason == TIMED_OUT or not retry.is_temporary(error):
+                if trouble == RESUMES or error.reason == TIMED_OUT or not retry.is_retryable(error):
                     raise
                 await self._rest(error, trouble)
             else:
@@ -122,9 +122,9 @@ class Following(ABC, Generic[Kind]):
                 await self.watched()
             await pause.rest()
 
-    async def take_in(self, changes: Iterable[Change[Kind]]) -> None:
+    async def take_in(self, changes: Iterable[WatchEvent[Kind]]) -> None:
         """Should one fail, the others are taken in; the stream is then begun again where all of these are to come."""
-        groups: defaultdict[str, list[Change[Kind]]] = defaultdict(list)
+        groups: defaultdict[str, list[WatchEvent[Kind]]] = defaultdict(list)
         for change in changes:
             if change.type != "BOOKMARK" and not self._was_taken_in(change):
                 groups[self.about(change)].append(change)
@@ -138,7 +138,7 @@ class Following(ABC, Generic[Kind]):
             self._taken_in.update(_version(change) for changes in good for change in changes)
             raise failed[0]
 
-    def _was_taken_in(self, change: Change[Kind]) -> bool:
+    def _was_taken_in(self, change: WatchEvent[Kind]) -> bool:
         if _version(change) not in self._taken_in:
             return False
         self._taken_in.remove(_version(change))
@@ -147,7 +147,7 @@ class Following(ABC, Generic[Kind]):
     async def _rest(self, error: KubernetesError, trouble: int) -> None:
         self._restarted("error")
         log.warning("cannot observe for now", resource=self.resource.name, error=str(error))
-        await asyncio.sleep(retry.delay(trouble, error.retry_after))
+        await asyncio.sleep(retry.backoff_seconds(trouble, error.retry_after))
 
     def _restarted(self, reason: str) -> None:
         metrics.WATCHES.labels(self.resource.name, reason).inc()
@@ -162,13 +162,13 @@ class Following(ABC, Generic[Kind]):
         except RecordUnreadable:
             return None
 
-    async def _change(self, sandbox_id: str, move: Move, believed: Sandbox | UnsetType | None = UNSET) -> bool:
+    async def _change(self, sandbox_id: str, mutate: Mutate, believed: Sandbox | UnsetType | None = UNSET) -> bool:
         """False: there is no record. One that cannot be read must not end the following of all others."""
         known = self._known.pop(sandbox_id, None)
         if believed is UNSET and known is not None:
             believed = known
         try:
-            outcome = await self._store.change(sandbox_id, move, believed=believed, guard=self._guard)
+            outcome = await self._store.change(sandbox_id, mutate, believed=believed, precondition=self._guard)
         except RecordUnreadable as error:
             log.warning("record left alone", sandbox_id=sandbox_id, error=error.detail)
             return True
@@ -186,7 +186,7 @@ class Following(ABC, Generic[Kind]):
             del self._known[next(iter(self._known))]
 
 
-def _version(change: Change[Kind]) -> tuple[str, str]:
+def _version(change: WatchEvent[Kind]) -> tuple[str, str]:
     return change.object.metadata.uid, change.object.metadata.resource_version
 
 
@@ -200,4 +200,4 @@ def _say(sandbox_id: str, before: Sandbox | None, record: Sandbox | None) -> Non
 
 
 def _looks(record: Sandbox) -> tuple[str, Status, bool, str]:
-    return record.life, record.status, record.ready, record.reason
+    return record.incarnation, record.status, record.ready, record.reason

@@ -2,17 +2,17 @@
 
 from collections.abc import Sequence
 
-from shared.queue.job import Job, Work
+from shared.queue.job import Job, JobKind
 from shared.sandbox.record import Sandbox
-from shared.sandbox.transitions import another_attempt, unserved
-from shared.store.update import Change
+from shared.sandbox.transitions import next_attempt, without_service
+from shared.store.update import Update
 from worker.kubernetes import client, objects
 from worker.kubernetes.client import PODS, SERVICES
-from worker.kubernetes.labels import SANDBOX_ID, is_older, older_life
-from worker.reflectors.reflector import Following
+from worker.kubernetes.labels import SANDBOX_ID, is_legacy, legacy_incarnation
+from worker.reflectors.reflector import Reflector
 
 
-class Services(Following[objects.Service]):
+class ServiceReflector(Reflector[objects.Service]):
     resource = SERVICES
 
     async def begin(self) -> str:
@@ -26,21 +26,21 @@ class Services(Following[objects.Service]):
         await self._leave_none_over([s for s in services.items if _is_older(s)])
         return services.resource_version
 
-    def about(self, change: client.Change[objects.Service]) -> str:
+    def about(self, change: client.WatchEvent[objects.Service]) -> str:
         return change.object.metadata.labels.get(SANDBOX_ID, "")
 
-    async def apply(self, changes: Sequence[client.Change[objects.Service]]) -> None:
+    async def apply(self, changes: Sequence[client.WatchEvent[objects.Service]]) -> None:
         for metadata in (change.object.metadata for change in changes if change.type == "DELETED"):
             await self._lost(metadata.labels.get(SANDBOX_ID, ""), metadata.uid)
 
     async def _lost(self, sandbox_id: str, uid: str) -> None:
-        def move(record: Sandbox | None) -> Change | None:
-            if record is None or record.service_uid != uid or not record.wants_pod:
+        def mutate(record: Sandbox | None) -> Update | None:
+            if record is None or record.service_uid != uid or not record.is_active:
                 return None
-            again = another_attempt(unserved(record))
-            return Change(again, (Job.of(Work.PROVISION, again),))
+            again = next_attempt(without_service(record))
+            return Update(again, (Job.of(JobKind.PROVISION, again),))
 
-        await self._change(sandbox_id, move)
+        await self._change(sandbox_id, mutate)
 
     async def _leave_none_over(self, services: list[objects.Service]) -> None:
         """The older provisioner's Services had no owner, so they stayed when their Pods went: a job removes them."""
@@ -52,14 +52,14 @@ class Services(Following[objects.Service]):
                 await self._remove(service)
 
     async def _remove(self, service: objects.Service) -> None:
-        sandbox_id, life = service.metadata.labels[SANDBOX_ID], older_life(service.metadata)
+        sandbox_id, incarnation = service.metadata.labels[SANDBOX_ID], legacy_incarnation(service.metadata)
 
-        def move(record: Sandbox | None) -> Change | None:
-            return Change(None, (Job(Work.TERMINATE, sandbox_id, life),)) if record is None else None
+        def mutate(record: Sandbox | None) -> Update | None:
+            return Update(None, (Job(JobKind.TERMINATE, sandbox_id, incarnation),)) if record is None else None
 
-        await self._change(sandbox_id, move)
+        await self._change(sandbox_id, mutate)
 
 
 def _is_older(service: objects.Service) -> bool:
     metadata = service.metadata
-    return is_older(metadata) and not metadata.owner_references and bool(metadata.labels.get(SANDBOX_ID))
+    return is_legacy(metadata) and not metadata.owner_references and bool(metadata.labels.get(SANDBOX_ID))

@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from api.health.metrics import REDIS_SECONDS
 from shared.liveness.vitals import Vitals
-from shared.redis.connection import PROMPT, connect
+from shared.redis.connection import FAIL_FAST, connect
 from shared.sandbox.record import Status
 from shared.settings import read_settings
 from shared.store.store import Store
@@ -29,7 +29,7 @@ SHARED = {
     "deerflow_workers": set(),
     "deerflow_limit": {"limit"},
     "deerflow_limit_left": {"limit"},
-    "deerflow_observed_age_seconds": {"cluster"},
+    "deerflow_sync_age_seconds": {"cluster"},
 }
 """What the API alone exports, and the labels of each."""
 
@@ -52,7 +52,7 @@ def by(family: Metric, label: str) -> dict[str, float]:
 
 @pytest.fixture
 async def away(away_url: str) -> AsyncIterator[Store]:
-    async with connect(read_settings({"REDIS_URL": away_url}), PROMPT) as redis:
+    async with connect(read_settings({"REDIS_URL": away_url}), FAIL_FAST) as redis:
         yield Store(redis)
 
 
@@ -116,10 +116,10 @@ async def test_workers_that_live(api, fake_redis):
 
 
 async def test_the_age_of_the_observation_if_there_ever_was_one(api, fake_redis, clock):
-    assert "deerflow_observed_age_seconds" not in await scrape(api)
+    assert "deerflow_sync_age_seconds" not in await scrape(api)
     await observe(fake_redis, Vitals(fake_redis, clock, "default"))
     clock.advance(20)
-    assert only((await scrape(api))["deerflow_observed_age_seconds"]) == pytest.approx(20, abs=0.01)
+    assert only((await scrape(api))["deerflow_sync_age_seconds"]) == pytest.approx(20, abs=0.01)
 
 
 async def test_limits_and_what_is_left_of_them(serve: Serve):
@@ -158,7 +158,7 @@ async def test_without_redis_there_is_what_the_process_has_counted(serve: Serve,
 async def test_a_redis_that_hangs_is_waited_for_within_the_bound_and_no_longer(serve: Serve, start_valkey: StartValkey):
     """As without Redis; of each command alone, redis-py would wait for longer. Then it goes on where it was."""
     server = start_valkey()
-    async with connect(read_settings({"REDIS_URL": server.url}), PROMPT) as redis:
+    async with connect(read_settings({"REDIS_URL": server.url}), FAIL_FAST) as redis:
         client = await serve(Store(redis))
         await client.post("/api/sandboxes", json={"sandbox_id": "ada"})
         before = await scrape(client)

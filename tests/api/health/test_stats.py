@@ -4,19 +4,24 @@ import pytest
 from arq.constants import in_progress_key_prefix
 from redis.asyncio import Redis
 
-from api.health.stats import BEHIND_SECONDS, State, read_state
+from api.health.stats import BEHIND_SECONDS, QueueStats, read_stats
 from shared.queue import job as queue
-from shared.queue.job import Job, Work
-from shared.sandbox.record import NO_PROGRESS_SECONDS, Spec, Status
-from shared.sandbox.transitions import accepted, terminating
+from shared.queue.job import Job, JobKind
+from shared.sandbox.record import STALLED_SECONDS, Spec, Status
+from shared.sandbox.transitions import new_record, terminating
 from shared.store.indexes import STATUS
 from shared.store.limits import Limit
 from shared.store.store import Store
-from shared.store.update import Change
-from tests.conftest import Clock
-from tests.shared.conftest import created
+from shared.store.update import Update
+from tests.conftest import Clock, created
 
 pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def store(redis: Redis, clock: Clock) -> Store:
+    return Store(redis, clock)
+
 
 NONE = dict.fromkeys(Status, 0)
 ROOM = Limit("MAX_SANDBOXES", 10, (STATUS + Status.PENDING, STATUS + Status.RUNNING))
@@ -38,19 +43,19 @@ async def waiting(redis: Redis) -> list[str]:
 
 async def put_off(store: Store, sandbox_id: str, at: float) -> None:
     """A sandbox whose job is due `at`."""
-    record = accepted(sandbox_id, Spec(), cluster="default", now=store.now())
-    await store.change(sandbox_id, lambda _: Change(record, (Job.of(Work.PROVISION, record, at),)))
+    record = new_record(sandbox_id, Spec(), cluster="default", now=store.now())
+    await store.change(sandbox_id, lambda _: Update(record, (Job.of(JobKind.PROVISION, record, at),)))
 
 
 async def test_an_empty_redis_has_nothing(redis, clock):
-    assert await read_state(redis, clock, (ROOM,)) == State(NONE, 0, 0, 0.0, 0, {"MAX_SANDBOXES": 0})
+    assert await read_stats(redis, clock, (ROOM,)) == QueueStats(NONE, 0, 0, 0.0, 0, {"MAX_SANDBOXES": 0})
 
 
 async def test_sandboxes_are_counted_by_status(redis, store, clock):
     for name in ("ada", "bob", "eve"):
         await store.change(name, created(name, clock()))
-    await store.change("eve", lambda r: Change(terminating(r)) if r else None)
-    state = await read_state(redis, clock, ())
+    await store.change("eve", lambda r: Update(terminating(r)) if r else None)
+    state = await read_stats(redis, clock, ())
     assert state.by_status == NONE | {Status.PENDING: 2, Status.TERMINATING: 1}
 
 
@@ -60,7 +65,7 @@ async def test_the_oldest_job_waits_since_it_was_written(redis, store, clock):
     clock.advance(3)
     await store.change("bob", created("bob", clock()))
     clock.advance(4)
-    state = await read_state(redis, clock, ())
+    state = await read_stats(redis, clock, ())
     assert (state.waiting, state.delayed, state.oldest) == (2, 0, pytest.approx(7.0, abs=0.01))
 
 
@@ -71,9 +76,9 @@ async def test_a_job_that_is_worked_on_does_not_wait(redis, store, clock):
     clock.advance(4)
     first, second = await waiting(redis)
     await begin(redis, first)
-    assert (await read_state(redis, clock, ())).oldest == pytest.approx(4.0, abs=0.01)
+    assert (await read_stats(redis, clock, ())).oldest == pytest.approx(4.0, abs=0.01)
     await begin(redis, second)
-    state = await read_state(redis, clock, ())
+    state = await read_stats(redis, clock, ())
     assert (state.waiting, state.oldest) == (2, 0.0)
 
 
@@ -83,46 +88,46 @@ async def test_a_job_that_ended_as_we_looked_hides_none_that_waits(redis, store,
     await store.change("bob", created("bob", clock()))
     clock.advance(4)
     await end(redis, (await waiting(redis))[0])
-    assert (await read_state(redis, clock, ())).oldest == pytest.approx(4.0, abs=0.01)
+    assert (await read_stats(redis, clock, ())).oldest == pytest.approx(4.0, abs=0.01)
 
 
 async def test_a_job_that_is_put_off_waits_from_its_time_on(redis, store, clock):
     await put_off(store, "ada", clock() + 10)
-    state = await read_state(redis, clock, ())
+    state = await read_stats(redis, clock, ())
     assert (state.waiting, state.delayed, state.oldest) == (0, 1, 0.0)
     clock.advance(12)
-    state = await read_state(redis, clock, ())
+    state = await read_stats(redis, clock, ())
     assert (state.waiting, state.delayed, state.oldest) == (1, 0, pytest.approx(2.0, abs=0.01))
 
 
 async def test_the_oldest_is_found_behind_all_that_many_workers_work_on(redis, store, clock):
     """Ten workers have five hundred jobs in hand: those stand first in the queue."""
-    job = Job(Work.PROVISION, "ada", "1-token")
+    job = Job(JobKind.PROVISION, "ada", "1-token")
     busy = [f"{job.id}{n}" for n in range(1200)]
     await redis.zadd(queue.QUEUE, dict.fromkeys(busy, job.score(clock()) - 1))
     await redis.mset({in_progress_key_prefix + job_id: "worker" for job_id in busy})
     await store.change("ada", created("ada", clock()))
     clock.advance(5)
-    assert (await read_state(redis, clock, ())).oldest == pytest.approx(5.0, abs=0.01)
+    assert (await read_stats(redis, clock, ())).oldest == pytest.approx(5.0, abs=0.01)
 
 
 async def test_a_job_of_a_clock_before_ours_waits_no_negative_time(redis, store):
     await store.change("ada", created("ada", store.now()))
-    assert (await read_state(redis, Clock(store.now() - 1), ())).oldest == 0.0
+    assert (await read_stats(redis, Clock(store.now() - 1), ())).oldest == 0.0
 
 
 async def test_what_no_sweep_has_looked_at_in_time_is_behind(redis, store, clock):
     await store.change("ada", created("ada", clock()))
-    clock.advance(NO_PROGRESS_SECONDS + BEHIND_SECONDS - 1)
-    assert (await read_state(redis, clock, ())).behind == 0
+    clock.advance(STALLED_SECONDS + BEHIND_SECONDS - 1)
+    assert (await read_stats(redis, clock, ())).overdue == 0
     clock.advance(2)
-    assert (await read_state(redis, clock, ())).behind == 1
+    assert (await read_stats(redis, clock, ())).overdue == 1
 
 
 async def test_a_limit_holds_what_all_its_indexes_hold(redis, store, clock):
     for name in ("ada", "bob"):
         await store.change(name, created(name, clock()))
     both = Limit("NODE_PORT_CAPACITY", 10, (STATUS + Status.PENDING, STATUS + Status.TERMINATING))
-    await store.change("bob", lambda r: Change(terminating(r)) if r else None)
-    state = await read_state(redis, clock, (ROOM, both))
+    await store.change("bob", lambda r: Update(terminating(r)) if r else None)
+    state = await read_stats(redis, clock, (ROOM, both))
     assert state.held == {"MAX_SANDBOXES": 1, "NODE_PORT_CAPACITY": 2}

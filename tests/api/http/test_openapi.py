@@ -53,7 +53,7 @@ async def test_each_operation_says_its_errors_and_its_key(serve):
 
 def test_every_code_and_reason_is_in_the_page_of_errors():
     """What a caller may build on is listed: each code of the error family, and each reason of a sandbox."""
-    page = (Path(__file__).parents[2] / "docs" / "errors.md").read_text()
+    page = (Path(__file__).parents[3] / "docs" / "errors.md").read_text()
     codes = {kind.code for kind in ProvisionerError.__subclasses__() if kind not in {InvalidSettings, KubernetesError}}
     for word in (*codes, ProvisionerError.code, *filter(None, Reason)):
         assert f"`{word}`" in page
@@ -62,7 +62,7 @@ def test_every_code_and_reason_is_in_the_page_of_errors():
 async def test_the_answers_have_examples(serve):
     """A reader of the document sees what an answer looks like, and what a problem does."""
     schemas = (await (await serve()).get("/schema/openapi.json")).json()["components"]["schemas"]
-    for name in ("SandboxAnswer", "Problem"):
+    for name in ("SandboxResponse", "Problem"):
         (schema,) = (schema for key, schema in schemas.items() if key.endswith(name))
         assert sum("example" in str(field) for field in schema["properties"].values()) >= 6
 
@@ -89,7 +89,7 @@ def url(valkey_url: str) -> Iterator[str]:
     with Redis.from_url(valkey_url) as redis:
         redis.flushall()
         redis.zadd("workers", {"of-the-future": 2e10})
-        redis.set("observed:default", "2e10")
+        redis.set("synced:default", "2e10")
     environment = {
         "REDIS_URL": valkey_url,
         "PROVISIONER_API_KEY": KEY,

@@ -9,7 +9,7 @@ from fakeredis import FakeAsyncRedis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from shared.redis.connection import PROMPT, connect
+from shared.redis.connection import FAIL_FAST, connect
 from shared.settings import read_settings
 from shared.store.store import Store
 from tests.api.conftest import Serve
@@ -199,7 +199,7 @@ async def test_too_large_in_chunks(api: httpx.AsyncClient, fake_redis: FakeAsync
 
 async def test_redis_away(serve: Serve, away_url: str, fake_redis: FakeAsyncRedis):
     """While Redis is away nothing is claimed of any sandbox: 503, and when to ask again. The process is alive."""
-    async with connect(read_settings({"REDIS_URL": away_url}), PROMPT) as redis:
+    async with connect(read_settings({"REDIS_URL": away_url}), FAIL_FAST) as redis:
         api = await serve(Store(redis))
         answers = await asyncio.gather(
             api.post("/api/sandboxes", json={"sandbox_id": "abc"}),

@@ -8,7 +8,7 @@ import pytest
 from litestar.types import Receive, Scope, Send
 
 from api.app import MAX_BODY_BYTES, create_app
-from api.middleware.request_metrics import metered
+from api.middleware.request_metrics import request_metrics_middleware
 from shared.settings import read_settings
 from shared.store.store import Store
 from tests.api.conftest import KEY
@@ -26,7 +26,9 @@ async def client(store: Store) -> AsyncIterator[httpx.AsyncClient]:
     async with (
         app.lifespan(),
         httpx.AsyncClient(
-            transport=httpx.ASGITransport(metered(app)), base_url="http://provisioner", headers={"X-API-Key": KEY}
+            transport=httpx.ASGITransport(request_metrics_middleware(app)),
+            base_url="http://provisioner",
+            headers={"X-API-Key": KEY},
         ) as client,
     ):
         yield client
@@ -113,7 +115,7 @@ async def test_the_time_that_was_waited_counts(client):
 
 async def test_a_caller_who_goes_before_there_is_an_answer_is_counted_as_499():
     counts = Counts()
-    gone = httpx.ASGITransport(metered(leave))
+    gone = httpx.ASGITransport(request_metrics_middleware(leave))
     async with httpx.AsyncClient(transport=gone, base_url="http://provisioner") as client:
         with pytest.raises(asyncio.CancelledError):
             await client.get("/")
@@ -135,5 +137,5 @@ async def test_what_is_no_request_is_not_counted():
         del receive, send
         passed.append(scope["type"])
 
-    await metered(app)({"type": "lifespan"}, None, None)
+    await request_metrics_middleware(app)({"type": "lifespan"}, None, None)
     assert (passed, counts.gained()) == (["lifespan"], {})

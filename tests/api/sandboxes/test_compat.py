@@ -9,11 +9,11 @@ import httpx
 import pytest
 from msgspec.structs import replace
 
-from api.state.app_state import of
+from api.state.app_state import state_of
 from shared.sandbox.record import Reason, Sandbox, Status
-from shared.sandbox.transitions import Made, provisioned
+from shared.sandbox.transitions import ProvisionedObjects, provisioned
 from shared.store.store import Store
-from shared.store.update import Change
+from shared.store.update import Update
 from tests.api.conftest import Evolve, Serve
 
 pytestmark = pytest.mark.anyio
@@ -44,12 +44,14 @@ def made(store: Store) -> Make:
     """Pod and Service are made: the record has its URL, and these fields."""
 
     async def write(sandbox_id: str = "abc", **fields: Any) -> Sandbox:
-        def move(record: Sandbox | None) -> Change:
+        def mutate(record: Sandbox | None) -> Update:
             assert record is not None
-            done = provisioned(record, Made("sandbox-abc", "uid", "service", record.url or URL), now=store.now())
-            return Change(replace(done, **fields))
+            done = provisioned(
+                record, ProvisionedObjects("sandbox-abc", "uid", "service", record.url or URL), now=store.now()
+            )
+            return Update(replace(done, **fields))
 
-        outcome = await store.change(sandbox_id, move)
+        outcome = await store.change(sandbox_id, mutate)
         assert outcome.record is not None
         return outcome.record
 
@@ -59,7 +61,7 @@ def made(store: Store) -> Make:
 async def held(api: httpx.AsyncClient, call: Awaitable[httpx.Response]) -> asyncio.Task[httpx.Response]:
     """The request, which waits by now."""
     app: Any = cast(httpx.ASGITransport, api._transport).app
-    waiting = of(app).waiting
+    waiting = state_of(app).notifier
     before = sum(len(events) for events in waiting._waiters.values())
     request = asyncio.ensure_future(call)
     async with asyncio.timeout(SECONDS):
@@ -243,7 +245,7 @@ async def test_delete(api: httpx.AsyncClient, plain: httpx.AsyncClient, store: S
     answer = await answered(api.delete(ABC))
     assert (answer.status_code, answer.json()) == (200, {"ok": True, "sandbox_id": "abc"})
     request = await held(api, api.delete(ABC, headers={"Prefer": "wait=60"}))
-    await store.change("abc", lambda record: Change(None) if record else None)
+    await store.change("abc", lambda record: Update(None) if record else None)
     answer = await answered(request)
     assert (answer.status_code, answer.headers["Preference-Applied"]) == (200, "wait=60")
 

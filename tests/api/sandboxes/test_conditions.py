@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from api.http.etags import etag, matches, means
+from api.http.etags import etag, matches, matches_incarnation
 from shared.sandbox.record import Reason, Sandbox, Spec, Status, Timings
-from shared.sandbox.transitions import accepted
+from shared.sandbox.transitions import new_record
 from shared.store.store import Store
-from shared.store.update import Change
+from shared.store.update import Update
 from tests.api.conftest import Evolve
 
 pytestmark = pytest.mark.anyio
@@ -23,7 +23,7 @@ TAG = '"1-0a1b2c3d.3"'
 
 
 def record_of(generation: int = 1, token: str = "0a1b2c3d", revision: int = 3) -> Sandbox:
-    record = accepted("abc", Spec(), cluster="default", now=0.0, generation=generation)
+    record = new_record("abc", Spec(), cluster="default", now=0.0, generation=generation)
     return replace(record, token=token, revision=revision)
 
 
@@ -83,7 +83,7 @@ def test_if_none_match(header: str | None, is_known: bool):
 )
 def test_if_match(header: str, is_meant: bool):
     """A life is meant by the tag of any of its states."""
-    assert means(header, record_of()) is is_meant
+    assert matches_incarnation(header, record_of()) is is_meant
 
 
 GENERATIONS = st.integers(1, 1000)
@@ -94,9 +94,9 @@ RECORDS = st.builds(record_of, GENERATIONS, TOKENS, st.integers(1, 1000))
 @given(RECORDS, RECORDS)
 def test_tags_tell_states_apart(one: Sandbox, other: Sandbox):
     """Two states have one tag only if they are the same one, and a tag means its own life only."""
-    is_same = (one.life, one.revision) == (other.life, other.revision)
+    is_same = (one.incarnation, one.revision) == (other.incarnation, other.revision)
     assert (etag(one) == etag(other)) is matches(etag(one), other) is is_same
-    assert means(etag(one), other) is (one.life == other.life)
+    assert matches_incarnation(etag(one), other) is (one.incarnation == other.incarnation)
 
 
 @given(st.text())
@@ -104,7 +104,7 @@ def test_any_text(header: str):
     """Whatever a header says, it neither breaks anything nor means what it does not name."""
     record = record_of()
     assert not matches(header, record) or header.strip() == "*" or etag(record) in header
-    assert not means(header, record) or header.strip() == "*" or record.life in header
+    assert not matches_incarnation(header, record) or header.strip() == "*" or record.incarnation in header
 
 
 async def test_each_change_has_its_tag(api: httpx.AsyncClient, evolve: Evolve):
@@ -197,7 +197,7 @@ async def test_a_later_life(api: httpx.AsyncClient, evolve: Evolve, fake_redis: 
     answer = await api.delete(ABC + query, headers=headers)
     assert answer.status_code == 412
     assert answer.headers["Content-Type"] == "application/problem+json"
-    assert (answer.json()["code"], answer.json()["generation"]) == ("later_life", 2)
+    assert (answer.json()["code"], answer.json()["generation"]) == ("incarnation_mismatch", 2)
     assert await keys(fake_redis) == before
 
 
@@ -232,7 +232,7 @@ async def test_unknown(api: httpx.AsyncClient, fake_redis: FakeAsyncRedis, query
 async def test_a_life_that_is_gone(api: httpx.AsyncClient, store: Store):
     """To delete a life whose record is gone is done already."""
     tag = (await api.post("/api/sandboxes", json={"sandbox_id": "abc"})).headers["ETag"]
-    await store.change("abc", lambda record: Change(None) if record else None)
+    await store.change("abc", lambda record: Update(None) if record else None)
     assert (await api.delete(ABC, headers={"If-Match": tag})).status_code == 200
 
 

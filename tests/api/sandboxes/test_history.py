@@ -8,7 +8,7 @@ from fakeredis import FakeAsyncRedis
 from shared.sandbox.history import entry
 from shared.sandbox.record import Reason
 from shared.store.store import Store
-from shared.store.update import Change, Guard
+from shared.store.update import Precondition, Update
 from tests.api.conftest import Evolve, Serve
 from tests.conftest import Clock
 
@@ -55,7 +55,7 @@ async def test_newest_last(
     clock.advance(1.25)
     await fake_redis.set("lease", "mine")
     told = entry(clock.now, "kubelet", "Warning", "Unhealthy", "Startup probe failed")
-    await store.tell("abc", [told], Guard("lease", "mine"))
+    await store.append_history("abc", [told], Precondition("lease", "mine"))
     await evolve("abc", ready=False, reason=Reason.PROBE_FAILED, message="Startup probe failed")
     events = (await api.get(EVENTS)).json()["events"]
     assert [event["at"] for event in events] == sorted(event["at"] for event in events)
@@ -88,7 +88,7 @@ async def test_unknown(api: httpx.AsyncClient, store: Store):
     """What is not there, or not there any more, has no history: 404, as of any other question about it."""
     assert (await api.get(EVENTS)).status_code == 404
     await api.post("/api/sandboxes", json={"sandbox_id": "abc"})
-    await store.change("abc", lambda _: Change(None))
+    await store.change("abc", lambda _: Update(None))
     answer = await api.get(EVENTS)
     assert (answer.status_code, answer.json()["code"]) == (404, "sandbox_not_found")
     assert answer.headers["Content-Type"] == "application/problem+json"

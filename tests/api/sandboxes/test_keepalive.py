@@ -12,14 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from api.sandboxes.updates import TOUCH_SECONDS, is_worth_a_touch
-from api.state.usage import Uses
+from api.sandboxes.updates import TOUCH_INTERVAL_SECONDS, needs_touch
+from api.state.usage import UsageTracker
 from shared.errors import StoreUnavailable
-from shared.sandbox.expiry import Terms
-from shared.sandbox.record import EndedBy, Reason, Spec, Status
-from shared.sandbox.transitions import accepted, expired
+from shared.sandbox.expiry import ExpiryPolicy
+from shared.sandbox.record import ExpiryCause, Reason, Spec, Status
+from shared.sandbox.transitions import expired, new_record
 from shared.store.store import Store
-from shared.store.update import Change, Move, Outcome
+from shared.store.update import Mutate, Update, UpdateResult
 from tests.api.conftest import Evolve, Serve
 from tests.conftest import Clock
 
@@ -197,24 +197,24 @@ async def test_over(api: httpx.AsyncClient, evolve: Evolve, status: Status):
     assert "It needed more." in problem["detail"]
 
 
-async def expire(store: Store, by: EndedBy) -> None:
-    await store.change("abc", lambda r: Change(expired(r, by, store.now())) if r else None)
+async def expire(store: Store, by: ExpiryCause) -> None:
+    await store.change("abc", lambda r: Update(expired(r, by, store.now())) if r else None)
 
 
-@pytest.mark.parametrize("by", EndedBy)
+@pytest.mark.parametrize("by", ExpiryCause)
 @pytest.mark.parametrize(("method", "path"), [("GET", ABC), ("POST", KEEP)])
-async def test_expired(api: httpx.AsyncClient, store: Store, clock: Clock, method: str, path: str, by: EndedBy):
+async def test_expired(api: httpx.AsyncClient, store: Store, clock: Clock, method: str, path: str, by: ExpiryCause):
     """While its Pod goes, and for a while after that, whoever asks is told that its time was over, when, and which."""
     await api.post("/api/sandboxes", json=BODY)
     clock.advance(1.5)
     await expire(store, by)
     going = await api.request(method, path)
-    await store.change("abc", lambda _: Change(None))
+    await store.change("abc", lambda _: Update(None))
     gone = await api.request(method, path)
     for answer in (going, gone):
         problem = answer.json()
         assert (answer.status_code, problem["code"]) == (404, "sandbox_expired")
-        assert (problem["ended_at"], problem["ended_by"]) == ("2025-06-15T15:06:41.500000Z", by)
+        assert (problem["expired_at"], problem["expired_by"]) == ("2025-06-15T15:06:41.500000Z", by)
     assert (going.json()["status"], gone.json()["status"]) == ("Terminating", 404)
     assert (await api.get("/api/sandboxes")).json()["count"] == 0
 
@@ -222,9 +222,9 @@ async def test_expired(api: httpx.AsyncClient, store: Store, clock: Clock, metho
 async def test_after_ten_minutes(api: httpx.AsyncClient, store: Store, fake_redis: FakeAsyncRedis):
     """What was told for ten minutes is forgotten: then there is simply no such sandbox."""
     await api.post("/api/sandboxes", json=BODY)
-    await expire(store, EndedBy.IDLE)
-    await store.change("abc", lambda _: Change(None))
-    await fake_redis.expire("sandbox:abc:ended", 0)
+    await expire(store, ExpiryCause.IDLE)
+    await store.change("abc", lambda _: Update(None))
+    await fake_redis.expire("sandbox:abc:tombstone", 0)
     assert (await api.get(ABC)).json()["code"] == "sandbox_not_found"
 
 
@@ -232,7 +232,7 @@ async def test_a_new_life_after_the_end(api: httpx.AsyncClient, store: Store, cl
     """The id may be used at once, and has all its time."""
     await api.post("/api/sandboxes", json=BODY)
     clock.advance(1000)
-    await expire(store, EndedBy.IDLE)
+    await expire(store, ExpiryCause.IDLE)
     again = await api.post("/api/sandboxes", json=BODY)
     assert (again.status_code, again.json()["generation"], left(again, clock)) == (202, 2, (1000, "idle"))
 
@@ -255,12 +255,12 @@ async def test_what_is_a_use(api: httpx.AsyncClient, store: Store, clock: Clock)
         lambda: api.get(ABC),
         lambda: api.get(ABC, headers={"If-None-Match": "*"}),
     ):
-        clock.advance(TOUCH_SECONDS)
+        clock.advance(TOUCH_INTERVAL_SECONDS)
         await ask()
         await until_used(store, clock.now)
     used = clock.now
     for path in ("/api/sandboxes", "/api/sandboxes?limit=10", f"{ABC}/events", "/health", "/api/capabilities"):
-        clock.advance(TOUCH_SECONDS)
+        clock.advance(TOUCH_INTERVAL_SECONDS)
         assert (await api.get(path)).status_code == 200
     assert await last_used(store) == used
 
@@ -279,7 +279,7 @@ async def test_a_touch_is_written_at_most_so_often(api: httpx.AsyncClient, store
 async def test_a_touch_is_no_change(api: httpx.AsyncClient, store: Store, clock: Clock):
     """What is shown keeps its tag and its date; only its end is another."""
     first = await api.post("/api/sandboxes", json=BODY)
-    clock.advance(TOUCH_SECONDS)
+    clock.advance(TOUCH_INTERVAL_SECONDS)
     await api.get(ABC)
     await until_used(store, clock.now)
     after = await api.get(ABC)
@@ -314,13 +314,13 @@ class Slow(Store):
         self.may_end = asyncio.Event()
         self.error: Exception | None = None
 
-    async def change(self, sandbox_id: str, move: Move, **options: Any) -> Outcome:
-        if move.__qualname__.startswith("touched"):
+    async def change(self, sandbox_id: str, mutate: Mutate, **options: Any) -> UpdateResult:
+        if mutate.__qualname__.startswith("record_use"):
             self.writes += 1
             await self.may_end.wait()
             if self.error:
                 raise self.error
-        return await super().change(sandbox_id, move, **options)
+        return await super().change(sandbox_id, mutate, **options)
 
 
 async def test_no_answer_waits_for_a_touch(serve: Serve, fake_redis: FakeAsyncRedis, clock: Clock):
@@ -328,12 +328,12 @@ async def test_no_answer_waits_for_a_touch(serve: Serve, fake_redis: FakeAsyncRe
     slow = Slow(fake_redis, clock)
     api = await serve(slow, **TIMES)
     await api.post("/api/sandboxes", json=BODY)
-    clock.advance(TOUCH_SECONDS)
+    clock.advance(TOUCH_INTERVAL_SECONDS)
     answers = [await api.get(ABC) for _ in range(10)]
     before = await last_used(slow)
     slow.may_end.set()
     assert {answer.status_code for answer in answers} == {200}
-    assert before == clock.now - TOUCH_SECONDS
+    assert before == clock.now - TOUCH_INTERVAL_SECONDS
     await until_used(slow, clock.now)
     assert slow.writes == 1
 
@@ -341,17 +341,17 @@ async def test_no_answer_waits_for_a_touch(serve: Serve, fake_redis: FakeAsyncRe
 async def test_a_touch_that_fails_is_let_go(fake_redis: FakeAsyncRedis, clock: Clock):
     """The next use comes soon."""
     slow = Slow(fake_redis, clock)
-    record = accepted("abc", Spec(), cluster="default", now=clock.now, terms=Terms(1000, 0))
-    await slow.change("abc", lambda _: Change(record))
+    record = new_record("abc", Spec(), cluster="default", now=clock.now, terms=ExpiryPolicy(1000, 0))
+    await slow.change("abc", lambda _: Update(record))
     slow.error = StoreUnavailable(OSError("away"))
     slow.may_end.set()
-    clock.advance(TOUCH_SECONDS)
-    uses = Uses(slow)
+    clock.advance(TOUCH_INTERVAL_SECONDS)
+    uses = UsageTracker(slow)
     async with uses.running():
-        uses.note(record)
+        uses.record_use(record)
     slow.error = None
     async with uses.running():
-        uses.note(record)
+        uses.record_use(record)
     assert slow.writes == 2
     assert await last_used(slow) == clock.now
 
@@ -359,25 +359,25 @@ async def test_a_touch_that_fails_is_let_go(fake_redis: FakeAsyncRedis, clock: C
 async def test_what_was_begun_is_written_before_the_end(fake_redis: FakeAsyncRedis, clock: Clock):
     """A process that is told to stop loses no touch."""
     slow = Slow(fake_redis, clock)
-    record = accepted("abc", Spec(), cluster="default", now=clock.now)
-    await slow.change("abc", lambda _: Change(record))
-    clock.advance(TOUCH_SECONDS)
-    uses = Uses(slow)
+    record = new_record("abc", Spec(), cluster="default", now=clock.now)
+    await slow.change("abc", lambda _: Update(record))
+    clock.advance(TOUCH_INTERVAL_SECONDS)
+    uses = UsageTracker(slow)
     async with uses.running():
-        uses.note(record)
+        uses.record_use(record)
         asyncio.get_running_loop().call_soon(slow.may_end.set)
     assert await last_used(slow) == clock.now
 
 
 async def test_a_touch_of_an_earlier_life(clock: Clock, store: Store):
     """What comes late for one life keeps no later one."""
-    record = accepted("abc", Spec(), cluster="default", now=clock.now)
-    later = accepted("abc", Spec(), cluster="default", now=clock.now, generation=2)
-    await store.change("abc", lambda _: Change(later))
-    clock.advance(TOUCH_SECONDS)
-    uses = Uses(store)
+    record = new_record("abc", Spec(), cluster="default", now=clock.now)
+    later = new_record("abc", Spec(), cluster="default", now=clock.now, generation=2)
+    await store.change("abc", lambda _: Update(later))
+    clock.advance(TOUCH_INTERVAL_SECONDS)
+    uses = UsageTracker(store)
     async with uses.running():
-        uses.note(record)
+        uses.record_use(record)
     assert await last_used(store) == later.last_used_at
 
 
@@ -385,13 +385,13 @@ async def test_a_touch_of_an_earlier_life(clock: Clock, store: Store):
 def test_one_that_is_used_never_ends_as_idle(idle_timeout: int, unnoted: int):
     """A use that is not worth a touch leaves at least three quarters of the idle timeout."""
     now = 1_750_000_000.0
-    record = accepted("abc", Spec(), cluster="default", now=now, terms=Terms(float(idle_timeout), 0))
-    if not is_worth_a_touch(record, now + unnoted) and record.expiry:
+    record = new_record("abc", Spec(), cluster="default", now=now, terms=ExpiryPolicy(float(idle_timeout), 0))
+    if not needs_touch(record, now + unnoted) and record.expiry:
         assert record.expiry.at - (now + unnoted) >= idle_timeout * 3 / 4
 
 
 @pytest.mark.parametrize("status", [Status.FAILED, Status.SUCCEEDED, Status.TERMINATING])
 def test_what_is_over_is_not_touched(status: Status):
-    record = accepted("abc", Spec(), cluster="default", now=0.0)
-    assert is_worth_a_touch(record, 1e6)
-    assert not is_worth_a_touch(replace(record, status=status), 1e6)
+    record = new_record("abc", Spec(), cluster="default", now=0.0)
+    assert needs_touch(record, 1e6)
+    assert not needs_touch(replace(record, status=status), 1e6)

@@ -7,7 +7,7 @@ import pytest
 from redis.asyncio import Redis
 
 from shared.store.store import Store
-from shared.store.update import Change
+from shared.store.update import Update
 from tests.api.conftest import KEY, Evolve, Serve
 from tests.conftest import Clock
 
@@ -65,7 +65,7 @@ async def test_a_node_port_is_free_when_its_sandbox_has_gone(serve: Serve, store
     await create(api, "a")
     await api.delete("/api/sandboxes/a")
     assert (await create(api, "b")).json()["limit"] == "NODE_PORT_CAPACITY"
-    await store.change("a", lambda _: Change(None))
+    await store.change("a", lambda _: Update(None))
     assert (await create(api, "b")).status_code == 202
 
 

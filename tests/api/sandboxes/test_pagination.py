@@ -14,10 +14,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from shared.sandbox.record import Spec, Status
-from shared.sandbox.transitions import accepted
+from shared.sandbox.transitions import new_record
 from shared.store.pagination import Cursor
 from shared.store.store import Store
-from shared.store.update import Change
+from shared.store.update import Update
 from tests.api.conftest import Evolve, Serve
 from tests.conftest import Clock
 
@@ -49,13 +49,15 @@ async def make(store: Store, *ids: str, user_id: str = "default", thread_id: str
 
     async def one(sandbox_id: str) -> None:
         spec = Spec(user_id=user_id, thread_id=thread_id)
-        await store.change(sandbox_id, lambda _: Change(accepted(sandbox_id, spec, cluster="default", now=store.now())))
+        await store.change(
+            sandbox_id, lambda _: Update(new_record(sandbox_id, spec, cluster="default", now=store.now()))
+        )
 
     await asyncio.gather(*(one(sandbox_id) for sandbox_id in ids))
 
 
 async def forget(store: Store, sandbox_id: str) -> None:
-    await store.change(sandbox_id, lambda record: Change(None) if record else None)
+    await store.change(sandbox_id, lambda record: Update(None) if record else None)
 
 
 @pytest.fixture
@@ -234,11 +236,11 @@ async def test_while_sandboxes_come_and_go(
             await happen(api, store, act, sandbox_id)
             present = {(s["sandbox_id"], s["generation"]) for s in (await api.get(LIST)).json()["sandboxes"]}
             throughout &= present
-    lives = [life for life in seen if life in throughout]
-    assert sorted(lives) == sorted(throughout)
+    incarnations = [incarnation for incarnation in seen if incarnation in throughout]
+    assert sorted(incarnations) == sorted(throughout)
     # A record that is forgotten begins to count its lives anew, so that one number may be two lives.
     forgotten = {sandbox_id for step in meanwhile for act, sandbox_id in step if act == "forget"}
-    rest = [life for life in seen if life[0] not in forgotten]
+    rest = [incarnation for incarnation in seen if incarnation[0] not in forgotten]
     assert len(set(rest)) == len(rest)
 
 
@@ -250,7 +252,7 @@ async def happen(api: httpx.AsyncClient, store: Store, act: str, sandbox_id: str
     if act == "forget":
         await forget(store, sandbox_id)
     if act == "change":
-        await store.change(sandbox_id, lambda record: Change(record) if record else None)
+        await store.change(sandbox_id, lambda record: Update(record) if record else None)
 
 
 @pytest.fixture

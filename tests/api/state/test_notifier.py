@@ -12,14 +12,14 @@ import pytest
 from arq.connections import ArqRedis
 from redis.asyncio import Redis
 
-from api.state.app_state import of
-from api.state.notifier import Waiting
-from shared.redis.connection import PROMPT, connect
+from api.state.app_state import state_of
+from api.state.notifier import RecordNotifier
+from shared.redis.connection import FAIL_FAST, connect
 from shared.sandbox.record import Reason, Sandbox, Status
-from shared.sandbox.transitions import Made, provisioned
+from shared.sandbox.transitions import ProvisionedObjects, provisioned
 from shared.settings import read_settings
 from shared.store.store import CHANGES, Store
-from shared.store.update import Change
+from shared.store.update import Update
 from tests.api.conftest import Evolve, Serve
 from tests.conftest import Clock, StartValkey
 
@@ -44,11 +44,13 @@ def store(request: pytest.FixtureRequest, clock: Clock) -> Store:
 async def make_provisioned(store: Store, sandbox_id: str) -> Sandbox:
     """As the worker writes it, once Pod and Service are made."""
 
-    def move(record: Sandbox | None) -> Change:
+    def mutate(record: Sandbox | None) -> Update:
         assert record is not None
-        return Change(provisioned(record, Made(f"sandbox-{record.id}", "uid", "service", URL), now=store.now()))
+        return Update(
+            provisioned(record, ProvisionedObjects(f"sandbox-{record.id}", "uid", "service", URL), now=store.now())
+        )
 
-    outcome = await store.change(sandbox_id, move)
+    outcome = await store.change(sandbox_id, mutate)
     assert outcome.record is not None
     return outcome.record
 
@@ -63,12 +65,12 @@ def provision(store: Store) -> Provision:
 
 async def forget(store: Store, sandbox_id: str) -> None:
     """As the worker does, once all of it is gone."""
-    await store.change(sandbox_id, lambda record: Change(None) if record else None)
+    await store.change(sandbox_id, lambda record: Update(None) if record else None)
 
 
-def waiting_of(api: httpx.AsyncClient) -> Waiting:
+def waiting_of(api: httpx.AsyncClient) -> RecordNotifier:
     app: Any = cast(httpx.ASGITransport, api._transport).app
-    return of(app).waiting
+    return state_of(app).notifier
 
 
 def waiters(api: httpx.AsyncClient) -> dict[str, int]:
@@ -76,9 +78,9 @@ def waiters(api: httpx.AsyncClient) -> dict[str, int]:
     return {sandbox_id: len(events) for sandbox_id, events in waiting_of(api)._waiters.items()}
 
 
-async def eventually(holds: Callable[[], bool]) -> None:
+async def eventually(matches: Callable[[], bool]) -> None:
     async with asyncio.timeout(SECONDS):
-        while not holds():
+        while not matches():
             await asyncio.sleep(0.005)
 
 
@@ -426,7 +428,7 @@ async def test_a_subscription_that_broke(serve: Serve, store: Store, valkey: Arq
         await eventually_subscribed(valkey)
         record = await store.get("abc")
         assert record is not None
-        unheard = provisioned(record, Made("sandbox-abc", "uid", "service", URL), now=store.now())
+        unheard = provisioned(record, ProvisionedObjects("sandbox-abc", "uid", "service", URL), now=store.now())
         await valkey.set("sandbox:abc", msgspec.json.encode(unheard))
         await valkey.client_kill_filter(_type="pubsub")
         assert (await answered(request)).json()["sandbox_url"] == URL
@@ -453,7 +455,7 @@ async def test_rubbish_on_the_channel(serve: Serve, store: Store, valkey: ArqRed
 
 @asynccontextmanager
 async def store_at(url: str) -> AsyncIterator[Store]:
-    async with connect(read_settings({"REDIS_URL": url}), PROMPT) as redis:
+    async with connect(read_settings({"REDIS_URL": url}), FAIL_FAST) as redis:
         yield Store(redis)
 
 

@@ -31,7 +31,7 @@ async def emptied(api: httpx.AsyncClient, running: Evolve, vitals: Vitals, fake_
 def is_unknown(answer: httpx.Response) -> bool:
     """Nothing is claimed: 503, and when to ask again."""
     told = (answer.status_code, answer.json()["code"], answer.headers.get("Retry-After"))
-    return told == (503, "records_missing", "1") and answer.headers["Content-Type"] == "application/problem+json"
+    return told == (503, "not_synced", "1") and answer.headers["Content-Type"] == "application/problem+json"
 
 
 ASKED = [("GET", ABC), ("DELETE", ABC), ("GET", "/api/sandboxes"), ("GET", f"{ABC}/events")]

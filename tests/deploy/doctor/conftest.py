@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from deploy.doctor.checks import CHECKS
-from deploy.doctor.context import admitted
+from deploy.doctor.context import open_context
 from deploy.doctor.findings import Verdict
-from deploy.doctor.runner import Result, examine
+from deploy.doctor.runner import Result, run_checks
 from deploy.local.emulator import kubeconfig
 from deploy.local.emulator.client import Client
 from shared.redis.clock import Clock
@@ -68,8 +68,8 @@ def look(environment: dict[str, str], tmp_path: Path) -> Look:
         **settings: str,
     ) -> Result:
         given = read_settings({**environment, **settings})
-        async with admitted(given, clock=clock, environment=around or {}, root=root) as patient:
-            (found,) = await examine(patient, [each for each in CHECKS if each.name == check])
+        async with open_context(given, clock=clock, environment=around or {}, root=root) as patient:
+            (found,) = await run_checks(patient, [each for each in CHECKS if each.name == check])
             return found
 
     return looked

@@ -12,12 +12,12 @@ from deploy.doctor.nodes import NODE_PORTS, judge_image, judge_node_ports, refer
 from deploy.local.emulator.client import Client
 from deploy.local.stack import free_port
 from shared.sandbox.record import Spec, Status
-from shared.sandbox.transitions import accepted
+from shared.sandbox.transitions import new_record
 from shared.store.store import Store
-from shared.store.update import Change
+from shared.store.update import Update
 from tests.deploy.doctor.conftest import Look, made
 from worker.kubernetes.labels import APP
-from worker.kubernetes.objects import Metadata
+from worker.kubernetes.objects import ObjectMeta
 
 pytestmark = pytest.mark.anyio
 
@@ -101,7 +101,7 @@ async def test_an_image_that_has_been_pulled(look: Look, kubernetes: Client):
 
 
 def node(*names: str) -> Node:
-    return Node(metadata=Metadata(), status=NodeStatus(images=(Image(names=None), Image(names=names))))
+    return Node(metadata=ObjectMeta(), status=NodeStatus(images=(Image(names=None), Image(names=names))))
 
 
 def test_an_image_that_some_nodes_have():
@@ -125,9 +125,9 @@ def test_references(image: str, full: str):
 
 async def ready_at(redis: ArqRedis, url: str, **fields: Any) -> None:
     """A sandbox that is, as far as Redis knows."""
-    record = accepted("abc", Spec(), cluster="default", now=1_750_000_000.0)
+    record = new_record("abc", Spec(), cluster="default", now=1_750_000_000.0)
     there = replace(record, **{"status": Status.RUNNING, "ready": True, "url": url, **fields})
-    await Store(redis).change("abc", lambda _: Change(there))
+    await Store(redis).change("abc", lambda _: Update(there))
 
 
 async def test_a_sandbox_is_reached(look: Look, kubernetes: Client, valkey: ArqRedis):

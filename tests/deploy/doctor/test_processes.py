@@ -6,12 +6,12 @@ from arq.connections import ArqRedis
 from deploy.doctor.findings import Verdict
 from shared.liveness.vitals import ALIVE_SECONDS, FRESH_SECONDS, Vitals
 from shared.store.store import Store
-from shared.store.update import Guard
+from shared.store.update import Precondition
 from tests.deploy.doctor.conftest import Look
 
 pytestmark = pytest.mark.anyio
 
-LEASE = Guard("observer:default", "mine")
+LEASE = Precondition("leader:default", "mine")
 
 
 async def vitals_of(redis: ArqRedis, ago: float, cluster: str = "default") -> Vitals:

@@ -6,25 +6,25 @@ import msgspec
 import pytest
 
 from deploy.doctor.checks import CHECKS
-from deploy.doctor.context import Patient, admitted
+from deploy.doctor.context import Context, open_context
 from deploy.doctor.findings import Check, Finding, Verdict, ok
 from deploy.doctor.report import as_json, as_table, must_mend
-from deploy.doctor.runner import Result, examine
+from deploy.doctor.runner import Result, run_checks
 from deploy.local.stack import free_port
 from shared.settings import read_settings
 
 pytestmark = pytest.mark.anyio
 
 
-async def well(_: Patient) -> Finding:
+async def well(_: Context) -> Finding:
     return ok("all is well")
 
 
-async def breaks(_: Patient) -> Finding:
+async def breaks(_: Context) -> Finding:
     raise ZeroDivisionError("by zero")
 
 
-async def hangs(_: Patient) -> Finding:
+async def hangs(_: Context) -> Finding:
     await asyncio.Event().wait()
     raise AssertionError
 
@@ -32,8 +32,8 @@ async def hangs(_: Patient) -> Finding:
 async def test_each_check_is_for_itself(environment: dict[str, str]):
     """One that breaks says so, one that hangs is given up, and the others go on."""
     checks = [Check("breaks", breaks), Check("hangs", hangs), Check("well", well)]
-    async with admitted(read_settings(environment)) as patient:
-        results = await examine(patient, checks, seconds=0.05)
+    async with open_context(read_settings(environment)) as patient:
+        results = await run_checks(patient, checks, seconds=0.05)
     assert [(found.check, found.verdict) for found in results] == [
         ("breaks", Verdict.UNKNOWN),
         ("hangs", Verdict.UNKNOWN),
@@ -48,12 +48,12 @@ async def test_they_run_at_once(environment: dict[str, str]):
     """Each waits here for the other."""
     barrier = asyncio.Barrier(2)
 
-    async def meets(_: Patient) -> Finding:
+    async def meets(_: Context) -> Finding:
         await barrier.wait()
         return ok("met")
 
-    async with admitted(read_settings(environment)) as patient:
-        results = await examine(patient, [Check("one", meets), Check("two", meets)], seconds=5)
+    async with open_context(read_settings(environment)) as patient:
+        results = await run_checks(patient, [Check("one", meets), Check("two", meets)], seconds=5)
     assert [found.seen for found in results] == ["met", "met"]
 
 
@@ -62,8 +62,8 @@ async def test_nothing_answers(environment: dict[str, str], away_url: str):
     settings = read_settings(
         {**environment, "REDIS_URL": away_url, "K8S_API_SERVER": f"http://127.0.0.1:{free_port()}"}
     )
-    async with admitted(settings) as patient:
-        results = {found.check: found.verdict for found in await examine(patient, CHECKS)}
+    async with open_context(settings) as patient:
+        results = {found.check: found.verdict for found in await run_checks(patient, CHECKS)}
     assert {check for check, verdict in results.items() if verdict is Verdict.BROKEN} == {"redis", "cluster"}
     assert {check for check, verdict in results.items() if verdict is Verdict.OK} == {"settings", "paths", "claims"}
 

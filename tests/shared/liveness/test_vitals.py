@@ -8,14 +8,13 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from api.state.sync_gate import Completeness
-from shared.errors import Fenced, RecordsMissing, StoreUnavailable
+from api.state.sync_gate import SyncGate
+from shared.errors import NotSynced, PreconditionFailed, StoreUnavailable
 from shared.liveness.vitals import ALIVE_SECONDS, BEAT_SECONDS, FRESH_SECONDS, Vitals
-from shared.redis.connection import PROMPT, connect
+from shared.redis.connection import FAIL_FAST, connect
 from shared.settings import read_settings
 from shared.store.store import Store
-from tests.conftest import HELD, Clock, observe
-from tests.shared.conftest import created
+from tests.conftest import HELD, Clock, created, observe
 
 pytestmark = pytest.mark.anyio
 
@@ -40,7 +39,7 @@ async def test_observed(redis: Redis, vitals: Vitals, clock: Clock):
     await observe(redis, vitals)
     assert await vitals.observed_at() == pytest.approx(clock.now, abs=0.001)
     assert await vitals.is_complete()
-    assert await redis.ttl("observed:default") == -1
+    assert await redis.ttl("synced:default") == -1
     assert not await Vitals(redis, clock, "another").is_complete()
 
 
@@ -49,7 +48,7 @@ async def test_observed_by_a_former_leader(redis: Redis, vitals: Vitals, holder:
     """Who has lost the lease may not say that the records are complete."""
     if holder:
         await redis.set(HELD.key, holder)
-    with pytest.raises(Fenced):
+    with pytest.raises(PreconditionFailed):
         await vitals.observed(HELD)
     assert not await vitals.is_complete()
 
@@ -140,82 +139,82 @@ async def test_one_thing_is_missing(redis: Redis, vitals: Vitals, clock: Clock):
 
 async def test_a_new_redis_is_believed(vitals: Vitals):
     """Where nothing ever was, nothing was lost."""
-    completeness = Completeness(vitals)
-    assert await completeness.look()
-    await completeness.check()
+    sync_gate = SyncGate(vitals)
+    assert await sync_gate.is_open()
+    await sync_gate.require()
 
 
 async def test_an_emptied_redis_is_not_believed(redis: Redis, vitals: Vitals):
     """Who has seen the records complete, and then sees that they are not, believes in none that is missing, until a
     worker has said anew that they are."""
-    completeness = Completeness(vitals)
+    sync_gate = SyncGate(vitals)
     await observe(redis, vitals)
-    await completeness.check()
+    await sync_gate.require()
     await redis.flushall()
-    assert not await completeness.look()
+    assert not await sync_gate.is_open()
     for _ in range(2):
-        with pytest.raises(RecordsMissing) as refused:
-            await completeness.check()
+        with pytest.raises(NotSynced) as refused:
+            await sync_gate.require()
         assert refused.value.headers["Retry-After"] == "1"
     await observe(redis, vitals)
-    await completeness.check()
+    await sync_gate.require()
 
 
 async def test_who_comes_after_it_was_emptied(redis: Redis, vitals: Vitals):
     """A process that began after that knows by the workers, who live and have not observed anything, that Redis may
     not be new."""
-    completeness = Completeness(vitals)
+    sync_gate = SyncGate(vitals)
     await vitals.beat("a:1")
-    with pytest.raises(RecordsMissing):
-        await completeness.check()
+    with pytest.raises(NotSynced):
+        await sync_gate.require()
     await observe(redis, vitals)
-    await completeness.check()
+    await sync_gate.require()
 
 
 async def test_settled_before_it_was_emptied(redis: Redis, vitals: Vitals):
     """Whoever has settled while the records were complete knows from then on that there were some."""
     await observe(redis, vitals)
-    completeness = Completeness(vitals)
-    await completeness.settle()
+    sync_gate = SyncGate(vitals)
+    await sync_gate.wait_for_workers()
     await redis.flushall()
-    with pytest.raises(RecordsMissing):
-        await completeness.check()
+    with pytest.raises(NotSynced):
+        await sync_gate.require()
 
 
 async def test_a_step_that_needs_it(redis: Redis, vitals: Vitals, clock: Clock):
     """It is taken while records are complete, and in a Redis that is new; never in one that was emptied, though that
     came about as late as could be."""
-    store, completeness = Store(redis, clock), Completeness(vitals)
+    store, sync_gate = Store(redis, clock), SyncGate(vitals)
 
     async def make(sandbox_id: str) -> bool:
-        return (await completeness.needed(partial(store.change, sandbox_id, created(sandbox_id, clock())))).written
+        return (await sync_gate.needed(partial(store.change, sandbox_id, created(sandbox_id, clock())))).written
 
     assert await make("first")
     await observe(redis, vitals)
     assert await make("second")
     await redis.flushall()
-    with pytest.raises(RecordsMissing):
+    with pytest.raises(NotSynced):
         await make("third")
     assert await store.all() == []
 
 
 async def test_settling(vitals: Vitals):
     """It takes until the first worker is heard of, which says that the records may not be complete yet."""
-    completeness = Completeness(vitals)
-    settling = asyncio.create_task(completeness.settle())
+    sync_gate = SyncGate(vitals)
+    settling = asyncio.create_task(sync_gate.wait_for_workers())
     await vitals.beat("a:1")
     async with asyncio.timeout(BEAT_SECONDS):
         await settling
-    assert not await completeness.look()
+    assert not await sync_gate.is_open()
 
 
 async def test_away(clock: Clock, away_url: str):
     """While Redis is away, whatever is asked says so, and nothing is taken for missing."""
-    async with connect(read_settings({"REDIS_URL": away_url}), PROMPT) as redis:
+    async with connect(read_settings({"REDIS_URL": away_url}), FAIL_FAST) as redis:
         vitals = Vitals(redis, clock, "default")
         asked: list[Awaitable[Any]] = [
             *(vitals.observed(HELD), vitals.observed_at(), vitals.is_complete(), vitals.beat("a"), vitals.gone("a")),
-            *(vitals.workers(), vitals.is_any_alive(["a"]), vitals.missing(), Completeness(vitals).check()),
+            *(vitals.workers(), vitals.is_any_alive(["a"]), vitals.missing(), SyncGate(vitals).require()),
         ]
         errors = await asyncio.gather(*asked, return_exceptions=True)
     assert [type(error) for error in errors] == [StoreUnavailable] * len(asked)

@@ -9,33 +9,33 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.queue import job as queue
-from shared.queue.job import JOB_KEY, QUEUE, Job, Work
+from shared.queue.job import JOB_KEY, QUEUE, Job, JobKind
 from shared.sandbox.record import Spec
-from shared.sandbox.transitions import accepted, another_attempt
+from shared.sandbox.transitions import new_record, next_attempt
 from shared.store.store import Store
-from shared.store.update import Change
+from shared.store.update import Update
 
 pytestmark = pytest.mark.anyio
 
-RECORD = accepted("abc", Spec(), cluster="default", now=1_750_000_000.0)
-JOBS = (Job.of(Work.TERMINATE, RECORD), Job.of(Work.PROVISION, another_attempt(RECORD)))
+RECORD = new_record("abc", Spec(), cluster="default", now=1_750_000_000.0)
+JOBS = (Job.of(JobKind.TERMINATE, RECORD), Job.of(JobKind.PROVISION, next_attempt(RECORD)))
 
 
 async def write(redis: ArqRedis) -> None:
-    await Store(redis).change("abc", lambda _: Change(RECORD, JOBS))
+    await Store(redis).change("abc", lambda _: Update(RECORD, JOBS))
 
 
 def burst(redis: ArqRedis, ran: list[tuple[Any, ...]]) -> Worker:
     """arq's own worker, which goes when the queue is empty; its jobs note their name, id and arguments."""
 
-    def noting(work: Work) -> Any:
+    def noting(work: JobKind) -> Any:
         async def note(context: dict[str, Any], *arguments: Any) -> None:
             ran.append((work, context["job_id"], *arguments))
 
         return func(note, name=work)
 
     return Worker(
-        [noting(work) for work in Work],
+        [noting(work) for work in JobKind],
         redis_pool=redis,
         burst=True,
         poll_delay=0.005,
@@ -52,7 +52,7 @@ async def test_arq_runs_our_jobs(valkey: ArqRedis):
     ran: list[tuple[Any, ...]] = []
     worker = burst(valkey, ran)
     await worker.main()
-    assert sorted(ran) == sorted((job.work, job.id, "abc", RECORD.life, job.attempt) for job in JOBS)
+    assert sorted(ran) == sorted((job.kind, job.id, "abc", RECORD.incarnation, job.attempt) for job in JOBS)
     assert (worker.jobs_complete, worker.jobs_failed, worker.jobs_retried) == (2, 0, 0)
 
 
@@ -72,7 +72,7 @@ async def test_jobs_are_arqs_own(valkey: ArqRedis):
     ours = await written(valkey)
     await valkey.delete(*ours, QUEUE)
     for job in JOBS:
-        await valkey.enqueue_job(job.work, job.sandbox_id, job.life, job.attempt, _job_id=job.id)
+        await valkey.enqueue_job(job.kind, job.sandbox_id, job.incarnation, job.attempt, _job_id=job.id)
     assert ours == await written(valkey)
 
 
@@ -82,7 +82,7 @@ async def written(redis: ArqRedis) -> dict[str, Any]:
     for job_id, score in await redis.zrange(QUEUE, 0, -1, withscores=True):
         key = JOB_KEY + job_id.decode()
         contents = queue.decode(await redis.get(key))
-        head_starts = {0, queue.HEAD_START_SECONDS * 1000, queue.FIRST_SECONDS * 1000}
+        head_starts = {0, queue.CLOCK_SKEW_SECONDS * 1000, queue.CREATE_PRIORITY_SECONDS * 1000}
         assert contents.pop("et") - score in head_starts
         assert queue.EXPIRES_MS - 60_000 < await redis.pttl(key) <= queue.EXPIRES_MS
         found[key] = contents
@@ -93,14 +93,14 @@ async def written(redis: ArqRedis) -> dict[str, Any]:
 async def test_arq_counts_a_written_job_as_there(valkey: ArqRedis):
     """arq does not enqueue a job again that a change has written: to arq, too, its id is what it is."""
     await write(valkey)
-    assert await valkey.enqueue_job(JOBS[0].work, "abc", RECORD.life, 1, _job_id=JOBS[0].id) is None
+    assert await valkey.enqueue_job(JOBS[0].kind, "abc", RECORD.incarnation, 1, _job_id=JOBS[0].id) is None
 
 
 @given(
     st.lists(
         st.builds(
             Job,
-            st.sampled_from(Work),
+            st.sampled_from(JobKind),
             st.sampled_from(["a", "a-1", "1"]),
             st.sampled_from(["1-x", "2-x", "11-x"]),
             st.integers(1, 12),
@@ -131,4 +131,4 @@ def test_encode_an_exception():
 def test_payload_is_msgpack():
     """A job can be read by whoever reads MessagePack; its time is in milliseconds."""
     read = msgspec.msgpack.decode(JOBS[0].payload(1_750_000_000.5))
-    assert (read["f"], read["a"], read["et"]) == ("terminate", ["abc", RECORD.life, 1], 1_750_000_000_500)
+    assert (read["f"], read["a"], read["et"]) == ("terminate", ["abc", RECORD.incarnation, 1], 1_750_000_000_500)

@@ -7,7 +7,7 @@ from redis.exceptions import ReadOnlyError, ResponseError
 
 from shared.errors import StoreUnavailable
 from shared.redis.batching import AT_ONCE, BatchingRedis
-from shared.redis.connection import PROMPT, connect
+from shared.redis.connection import FAIL_FAST, connect
 from shared.settings import read_settings
 from shared.store.store import Store
 
@@ -79,7 +79,7 @@ async def test_one_that_cannot_be_sent(valkey: BatchingRedis):
 
 async def test_closed_with_commands_under_way(valkey_url: str):
     """Nothing of them is left."""
-    redis = connect(read_settings({"REDIS_URL": valkey_url}), PROMPT)
+    redis = connect(read_settings({"REDIS_URL": valkey_url}), FAIL_FAST)
     asked = [asyncio.ensure_future(redis.get("a")) for _ in range(2)]
     while not redis._tasks:
         await asyncio.sleep(0)
@@ -100,7 +100,7 @@ async def test_who_gives_up_takes_nothing_from_the_others(valkey: BatchingRedis)
 
 
 async def test_each_is_told_that_redis_is_away(away_url: str):
-    async with connect(read_settings({"REDIS_URL": away_url}), PROMPT) as redis:
+    async with connect(read_settings({"REDIS_URL": away_url}), FAIL_FAST) as redis:
         store = Store(redis)
         outcomes = await asyncio.gather(store.get("a"), store.get("b"), return_exceptions=True)
     assert [type(outcome) for outcome in outcomes] == [StoreUnavailable, StoreUnavailable]

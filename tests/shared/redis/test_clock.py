@@ -19,11 +19,11 @@ def clock(host: Clock) -> RedisClock:
     return RedisClock(host)
 
 
-def hear(clock: RedisClock, host: Clock, *, late: float = 0.0, ahead: float = AHEAD) -> None:
+def synchronize(clock: RedisClock, host: Clock, *, late: float = 0.0, ahead: float = AHEAD) -> None:
     """Redis says what time it is, and that takes so long to arrive."""
     said = host() + ahead
     host.advance(late)
-    clock.hear(said)
+    clock.synchronize(said)
 
 
 def test_before_anything_was_heard(clock: RedisClock, host: Clock):
@@ -32,11 +32,11 @@ def test_before_anything_was_heard(clock: RedisClock, host: Clock):
 
 def test_the_least_delayed_counts(clock: RedisClock, host: Clock):
     """One that took long makes nothing worse, and one that took less makes it better."""
-    hear(clock, host, late=0.1)
+    synchronize(clock, host, late=0.1)
     assert clock() == pytest.approx(host() + AHEAD - 0.1)
-    hear(clock, host, late=0.01)
+    synchronize(clock, host, late=0.01)
     assert clock() == pytest.approx(host() + AHEAD - 0.01)
-    hear(clock, host, late=0.5)
+    synchronize(clock, host, late=0.5)
     assert clock() == pytest.approx(host() + AHEAD - 0.01)
 
 
@@ -47,38 +47,38 @@ def test_clocks_that_go_apart(clock: RedisClock, host: Clock):
         for _ in range(1000):
             host.advance(2)
             ahead += 2 * drift
-            hear(clock, host, late=0.002, ahead=ahead)
+            synchronize(clock, host, late=0.002, ahead=ahead)
             assert clock() == pytest.approx(host() + ahead, abs=0.02)
 
 
 @pytest.mark.parametrize("step", [3600.0, -3600.0, -(STEP_SECONDS + 0.1), 0.5])
 def test_somebody_sets_a_clock(clock: RedisClock, host: Clock, step: float):
     """The next thing that is heard counts."""
-    hear(clock, host)
-    hear(clock, host, ahead=AHEAD + step)
+    synchronize(clock, host)
+    synchronize(clock, host, ahead=AHEAD + step)
     assert clock() == pytest.approx(host() + AHEAD + step)
 
 
 def test_somebody_sets_a_clock_a_little(clock: RedisClock, host: Clock):
     """That cannot be told from an answer that is late, but for some seconds."""
-    hear(clock, host)
+    synchronize(clock, host)
     for _ in range(21):
-        hear(clock, host, ahead=AHEAD - 0.9)
+        synchronize(clock, host, ahead=AHEAD - 0.9)
         host.advance(1)
     assert clock() == pytest.approx(host() + AHEAD - 0.9)
 
 
 def test_after_a_long_silence(clock: RedisClock, host: Clock):
     """What was heard long ago counts no more."""
-    hear(clock, host)
+    synchronize(clock, host)
     host.advance(3600)
-    hear(clock, host, ahead=AHEAD - 0.5)
+    synchronize(clock, host, ahead=AHEAD - 0.5)
     assert clock() == pytest.approx(host() + AHEAD - 0.5)
 
 
 def test_an_answer_that_is_very_late(clock: RedisClock, host: Clock):
     """It is taken for a clock that was set, until the next one."""
-    hear(clock, host)
-    hear(clock, host, late=3.0)
-    hear(clock, host, late=0.01)
+    synchronize(clock, host)
+    synchronize(clock, host, late=3.0)
+    synchronize(clock, host, late=0.01)
     assert clock() == pytest.approx(host() + AHEAD, abs=0.02)

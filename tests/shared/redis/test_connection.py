@@ -7,14 +7,13 @@ from arq.connections import ArqRedis
 
 from shared.errors import StoreUnavailable
 from shared.queue.job import JOB_KEY
-from shared.redis.connection import PATIENT, PROMPT, connect
+from shared.redis.connection import FAIL_FAST, RETRY_FOREVER, connect
 from shared.sandbox.record import Sandbox, Spec
-from shared.sandbox.transitions import accepted
+from shared.sandbox.transitions import new_record
 from shared.settings import read_settings
 from shared.store.store import Store
-from shared.store.update import Change
-from tests.conftest import StartValkey, Valkey
-from tests.shared.conftest import created
+from shared.store.update import Update
+from tests.conftest import StartValkey, Valkey, created
 from tests.support.lossy_line import LossyLine
 
 pytestmark = pytest.mark.anyio
@@ -23,7 +22,7 @@ PASSWORD = ("--requirepass", "word")
 
 
 def open_at(url: str, **environment: str) -> ArqRedis:
-    return connect(read_settings({"REDIS_URL": url, **environment}), PROMPT)
+    return connect(read_settings({"REDIS_URL": url, **environment}), FAIL_FAST)
 
 
 @asynccontextmanager
@@ -115,7 +114,7 @@ async def test_sentinel_of_another_master(start_valkey: StartValkey):
 
 async def test_away(away_url: str):
     """While Redis is away, whatever is asked of the store says so, and what to do: try again in a second."""
-    record = accepted("abc", Spec(), cluster="default", now=0.0)
+    record = new_record("abc", Spec(), cluster="default", now=0.0)
     async with open_at(away_url) as redis:
         store = Store(redis)
         asked = (
@@ -123,7 +122,7 @@ async def test_away(away_url: str):
             store.all(),
             store.due(1),
             store.change("abc", lambda _: None),
-            store.change("abc", lambda _: Change(record), believed=None),
+            store.change("abc", lambda _: Update(record), believed=None),
             store.provisioning_workers(record),
         )
         errors = await asyncio.gather(*asked, return_exceptions=True)
@@ -175,7 +174,7 @@ async def test_restarted(start_valkey: StartValkey):
 async def test_patience(start_valkey: StartValkey):
     """The client of arq's loop waits for Redis, however long it is away."""
     server = start_valkey()
-    async with connect(read_settings({"REDIS_URL": server.url}), PATIENT) as redis:
+    async with connect(read_settings({"REDIS_URL": server.url}), RETRY_FOREVER) as redis:
         await redis.ping()
         server.stop()
         waiting = asyncio.create_task(redis.ping())
@@ -225,7 +224,7 @@ async def test_patient_survives_dropped_handshakes(valkey_url: str):
 
     async with await asyncio.start_server(handle, "127.0.0.1", 0) as server:
         url = f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}/0"
-        async with connect(read_settings({"REDIS_URL": url}), PATIENT) as redis:
+        async with connect(read_settings({"REDIS_URL": url}), RETRY_FOREVER) as redis:
             assert await redis.ping()
 
 

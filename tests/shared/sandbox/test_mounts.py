@@ -31,7 +31,7 @@ def based_on(base: str) -> Settings:
 
 def refusal(settings: Settings, *asked: Mount) -> InvalidRequest:
     with pytest.raises(InvalidRequest) as caught:
-        mounts.check(asked, settings)
+        mounts.check_mounts(asked, settings)
     return caught.value
 
 
@@ -84,7 +84,7 @@ def test_root(environment: dict[str, str], root: str):
 )
 def test_below_the_base(base: str, path: str):
     """What lies below the base, in the node's own style of paths, may be mounted."""
-    mounts.check([Mount(path, PLACE)], based_on(base))
+    mounts.check_mounts([Mount(path, PLACE)], based_on(base))
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_a_backslash_is_no_separator_on_posix(path: str):
 
 def test_no_way_up_hides_behind_backslashes():
     """A name of backslashes and dots leads to no `..` in a claim's subPath, which Kubernetes would refuse."""
-    assert ".." not in (node_paths.below("/srv/deer/a\\..\\..\\etc", POSIX) or "").split("/")
+    assert ".." not in (node_paths.relative_to("/srv/deer/a\\..\\..\\etc", POSIX) or "").split("/")
 
 
 @pytest.mark.parametrize("environment", [{}, {"THREADS_HOST_PATH": "/srv/deer/data"}, {"SKILLS_HOST_PATH": "/srv"}])
@@ -132,13 +132,13 @@ def test_no_base(environment: dict[str, str]):
 @pytest.mark.parametrize("settings", [read_settings({}), based_on(POSIX)])
 def test_none(settings: Settings):
     """Who asks for no mount is not refused any."""
-    mounts.check([], settings)
+    mounts.check_mounts([], settings)
 
 
 def test_every_place():
     """Each of the seven places may be mounted over, all at once."""
     assert set(PLACES) == mounts.CONTAINER_PATHS
-    mounts.check([Mount(f"/srv/deer/{number}", place) for number, place in enumerate(PLACES)], based_on(POSIX))
+    mounts.check_mounts([Mount(f"/srv/deer/{number}", place) for number, place in enumerate(PLACES)], based_on(POSIX))
 
 
 @pytest.mark.parametrize(
@@ -179,12 +179,14 @@ def test_a_place_twice():
 def test_any_text(path: str, place: str, base: str):
     """Whatever is asked for, it is refused as the caller's, or lies below the base at a place that is known."""
     try:
-        mounts.check([Mount(path, place)], based_on(base))
+        mounts.check_mounts([Mount(path, place)], based_on(base))
     except InvalidRequest as error:
         field = str(error.extra["field"])
     else:
         field = ""
-    assert field.startswith("extra_mounts[0].") or (not field and place in PLACES and node_paths.below(path, base))
+    assert field.startswith("extra_mounts[0].") or (
+        not field and place in PLACES and node_paths.relative_to(path, base)
+    )
 
 
 NAMES = st.text(string.ascii_letters + string.digits + "._-", min_size=1, max_size=6)
@@ -204,6 +206,6 @@ def test_only_what_stays_below(steps: list[str], base: str):
     is_below = len(at) > len(root) and [p.lower() for p in at[: len(root)]] == [p.lower() for p in root]
     asked = [Mount(separator.join([base, *steps]), PLACE)]
     if is_below:
-        mounts.check(asked, based_on(base))
+        mounts.check_mounts(asked, based_on(base))
     else:
         refusal(based_on(base), *asked)

@@ -7,16 +7,15 @@ import pytest
 from msgspec.structs import replace
 from redis.asyncio import Redis
 
-from api.sandboxes.updates import unwanted, wanted
+from api.sandboxes.updates import create_or_keep, request_deletion
 from shared.errors import LimitReached
-from shared.sandbox.record import EndedBy, Reason, Sandbox, Spec, Status
-from shared.sandbox.transitions import Made, expired, failed, next_life, provisioned
+from shared.sandbox.record import ExpiryCause, Reason, Sandbox, Spec, Status
+from shared.sandbox.transitions import ProvisionedObjects, expired, failed, new_incarnation, provisioned
 from shared.settings import Settings, read_settings
 from shared.store.limits import limits
 from shared.store.store import Store
-from shared.store.update import Change
-from tests.conftest import Clock
-from tests.shared.conftest import Connect
+from shared.store.update import Update
+from tests.conftest import Clock, Connect
 
 pytestmark = pytest.mark.anyio
 
@@ -30,18 +29,18 @@ TEN = of(MAX_SANDBOXES="10")
 
 async def create(store: Store, sandbox_id: str, settings: Settings, user_id: str = "ada") -> bool:
     """Whether it was accepted."""
-    move = wanted(sandbox_id, Spec(user_id=user_id), settings, now=store.now())
+    mutate = create_or_keep(sandbox_id, Spec(user_id=user_id), settings, now=store.now())
     try:
-        await store.change(sandbox_id, move, believed=None)
+        await store.change(sandbox_id, mutate, believed=None)
     except LimitReached:
         return False
     return True
 
 
 async def refusal(store: Store, sandbox_id: str, settings: Settings, user_id: str = "bob") -> LimitReached:
-    move = wanted(sandbox_id, Spec(user_id=user_id), settings, now=store.now())
+    mutate = create_or_keep(sandbox_id, Spec(user_id=user_id), settings, now=store.now())
     with pytest.raises(LimitReached) as refused:
-        await store.change(sandbox_id, move, believed=None)
+        await store.change(sandbox_id, mutate, believed=None)
     return refused.value
 
 
@@ -51,7 +50,7 @@ async def fill(store: Store, count: int, settings: Settings, name: str = "s") ->
 
 
 async def evolve(store: Store, sandbox_id: str, record: Sandbox | None) -> None:
-    await store.change(sandbox_id, lambda _: Change(record))
+    await store.change(sandbox_id, lambda _: Update(record))
 
 
 async def read(store: Store, sandbox_id: str) -> Sandbox:
@@ -101,9 +100,9 @@ async def test_64_at_once(open_redis: Connect, redis: Redis, clock: Clock):
         accepted = await asyncio.gather(*(create(stores[n % 3], f"s{n}", TEN) for n in range(64)))
         assert sum(accepted) == 10
         gone = [f"s{n}" for n, was in enumerate(accepted) if was][:4]
-        await asyncio.gather(*(stores[0].change(s, unwanted(lambda _: True)) for s in gone))
+        await asyncio.gather(*(stores[0].change(s, request_deletion(lambda _: True)) for s in gone))
         assert sum(await asyncio.gather(*(create(stores[n % 3], f"t{n}", TEN) for n in range(64)))) == 4
-    assert len([r for r in await Store(redis, clock).all() if r.wants_pod]) == 10
+    assert len([r for r in await Store(redis, clock).all() if r.is_active]) == 10
 
 
 async def test_what_is_there_is_never_refused(store: Store):
@@ -121,7 +120,7 @@ async def test_the_count_is_right_again(store: Store, end: str):
     after = {
         "deleted": replace(record, status=Status.TERMINATING),
         "failed": failed(record, Reason.POD_LOST, "gone"),
-        "expired": expired(record, EndedBy.IDLE, store.now()),
+        "expired": expired(record, ExpiryCause.IDLE, store.now()),
         "removed": None,
     }[end]
     await evolve(store, "s0", after)
@@ -144,9 +143,9 @@ async def test_another_life_takes_no_second_place(store: Store):
     """A life that gives way to the next one, of its own accord, is counted once."""
     await fill(store, 10, TEN)
     record = await read(store, "s0")
-    await evolve(store, "s0", next_life(record, record.spec, now=store.now()))
+    await evolve(store, "s0", new_incarnation(record, record.spec, now=store.now()))
     assert not await create(store, "new", TEN)
-    await store.change("s0", unwanted(lambda _: True))
+    await store.change("s0", request_deletion(lambda _: True))
     assert [await create(store, "new", TEN), await create(store, "newer", TEN)] == [True, False]
 
 
@@ -164,7 +163,7 @@ async def test_node_ports(store: Store):
     """One that is being deleted has its port still; when it is gone, another may have that."""
     settings = of(SANDBOX_SERVICE_TYPE="NodePort", NODE_PORT_CAPACITY="3")
     await fill(store, 3, settings)
-    await store.change("s0", unwanted(lambda _: True))
+    await store.change("s0", request_deletion(lambda _: True))
     assert (await refusal(store, "one-more", settings)).extra == {"limit": "NODE_PORT_CAPACITY"}
     await evolve(store, "s0", None)
     assert [await create(store, "new", settings), await create(store, "newer", settings)] == [True, False]
@@ -198,12 +197,12 @@ async def test_retry_after_when_nothing_is_known(store: Store):
 async def test_what_is_known_of_room_is_bounded(store: Store, redis: Redis):
     """Only the last few that went are remembered; a life that changes otherwise makes no room."""
     await fill(store, 1, TEN, name="stays")
-    made = Made("p", "u", "s", "http://h:1")
+    made = ProvisionedObjects("p", "u", "s", "http://h:1")
     await evolve(store, "stays0", provisioned(await read(store, "stays0"), made, now=store.now()))
     assert not await redis.exists("sandboxes:freed")
     for number in range(20):
         assert await create(store, f"s{number}", TEN)
-        await store.change(f"s{number}", unwanted(lambda _: True))
+        await store.change(f"s{number}", request_deletion(lambda _: True))
         await evolve(store, f"s{number}", None)
     assert await redis.llen("sandboxes:freed") == 16
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.errors import InvalidRequest
-from shared.store.pagination import BEGINNING, Cursor, read_cursor
+from shared.store.pagination import START, Cursor, parse_cursor
 
 CURSORS = st.builds(
     Cursor, st.floats(allow_nan=False, allow_infinity=False), st.text(st.characters(codec="utf-8"), max_size=40)
@@ -15,7 +15,7 @@ CURSORS = st.builds(
 @given(CURSORS)
 def test_there_and_back(cursor: Cursor):
     """A cursor on the wire is the place that it was."""
-    assert read_cursor(str(cursor)) == cursor
+    assert parse_cursor(str(cursor)) == cursor
 
 
 @given(CURSORS)
@@ -29,7 +29,7 @@ def test_any_text(text: str):
     """What is not exactly one of ours is refused as the caller's, and nothing else is raised."""
     found: Cursor | InvalidRequest
     try:
-        found = read_cursor(text)
+        found = parse_cursor(text)
     except InvalidRequest as error:
         found = error
     if isinstance(found, InvalidRequest):
@@ -42,7 +42,7 @@ def test_any_text(text: str):
 @given(CURSORS)
 def test_all_come_after_the_beginning(cursor: Cursor):
     """Nothing comes before the beginning."""
-    assert cursor > BEGINNING
+    assert cursor > START
 
 
 @pytest.mark.parametrize(
@@ -63,4 +63,4 @@ def test_order(earlier: Cursor, later: Cursor):
 def test_the_beginning_is_no_cursor_to_send():
     """The beginning is where one is without a cursor."""
     with pytest.raises(InvalidRequest):
-        read_cursor(str(BEGINNING))
+        parse_cursor(str(START))

@@ -15,25 +15,24 @@ from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
 
 from shared.errors import RecordUnreadable
-from shared.queue.job import FIRST_SECONDS, HEAD_START_SECONDS, IN_PROGRESS_KEY, JOB_KEY, QUEUE, Job, Work
-from shared.sandbox.history import KEPT, OURS, Entry, entry, read_entry
-from shared.sandbox.record import NO_PROGRESS_SECONDS, Reason, Sandbox, Spec, Status
+from shared.queue.job import CLOCK_SKEW_SECONDS, CREATE_PRIORITY_SECONDS, IN_PROGRESS_KEY, JOB_KEY, QUEUE, Job, JobKind
+from shared.sandbox.history import KEPT, OURS, HistoryEntry, entry, read_entry
+from shared.sandbox.record import STALLED_SECONDS, Reason, Sandbox, Spec, Status
 from shared.sandbox.transitions import (
-    Made,
-    another_attempt,
+    ProvisionedObjects,
     failed,
-    next_life,
+    new_incarnation,
+    next_attempt,
     provisioned,
     terminating,
-    troubled,
-    used,
+    touched,
+    with_reason,
 )
 from shared.store.indexes import Selection
-from shared.store.pagination import BEGINNING
-from shared.store.store import CHANGES, Fenced, Store
-from shared.store.update import ANYTHING, Change, Guard, Move
-from tests.conftest import Clock
-from tests.shared.conftest import Connect, created
+from shared.store.pagination import START
+from shared.store.store import CHANGES, PreconditionFailed, Store
+from shared.store.update import ANY_VALUE, Mutate, Precondition, Update
+from tests.conftest import Clock, Connect, created
 
 pytestmark = pytest.mark.anyio
 
@@ -41,22 +40,22 @@ Evolve = Callable[[Sandbox], Sandbox | None]
 FREED = "sandboxes:freed"
 
 
-def evolved(evolve: Evolve) -> Move:
+def evolved(evolve: Evolve) -> Mutate:
     """A move of what is there; of what is not, none."""
-    return lambda current: None if current is None else Change(evolve(current))
+    return lambda current: None if current is None else Update(evolve(current))
 
 
-def made_or(evolve: Evolve) -> Move:
+def made_or(evolve: Evolve) -> Mutate:
     """A move of what is there; of what is not, its create."""
 
-    def move(current: Sandbox | None) -> Change | None:
-        return created("abc", 0.0)(None) if current is None else Change(evolve(current))
+    def mutate(current: Sandbox | None) -> Update | None:
+        return created("abc", 0.0)(None) if current is None else Update(evolve(current))
 
-    return move
+    return mutate
 
 
-def removed(_: Sandbox | None) -> Change:
-    return Change(None)
+def removed(_: Sandbox | None) -> Update:
+    return Update(None)
 
 
 def left(_: Sandbox | None) -> None:
@@ -73,15 +72,15 @@ def meanwhile(happen: Callable[[], Awaitable[object]]) -> None:
         pool.submit(asyncio.run, turn()).result()
 
 
-def overtaken(move: Move, happen: Callable[[], Awaitable[object]]) -> tuple[Move, list[Sandbox | None]]:
+def overtaken(mutate: Mutate, happen: Callable[[], Awaitable[object]]) -> tuple[Mutate, list[Sandbox | None]]:
     """`move`, overtaken the first time it is called; and the records that it was called with."""
     seen: list[Sandbox | None] = []
 
-    def call(current: Sandbox | None) -> Change | None:
+    def call(current: Sandbox | None) -> Update | None:
         seen.append(current)
         if len(seen) == 1:
             meanwhile(happen)
-        return move(current)
+        return mutate(current)
 
     return call, seen
 
@@ -103,7 +102,7 @@ async def keys_of(redis: Redis) -> dict[str, Any]:
             held[key] = {member.decode(): score for member, score in await redis.zrange(key, 0, -1, withscores=True)}
         elif key.endswith(":history"):
             held[key] = [read_entry(raw) for raw in await redis.lrange(key, 0, -1)]
-        elif key.endswith(":ended"):
+        elif key.endswith(":tombstone"):
             continue  # tests/shared/store/test_tombstones.py
         elif key.startswith("sandbox:"):
             held[key] = msgspec.json.decode(await redis.get(key), type=Sandbox)
@@ -123,7 +122,7 @@ def expected(records: Iterable[Sandbox]) -> dict[str, Any]:
     for record in records:
         held[f"sandbox:{record.id}"] = record
         held[f"sandbox:{record.id}:history"] = ANY
-        of_user = (f"user:{record.spec.user_id}", *([f"live:{record.spec.user_id}"] if record.wants_pod else []))
+        of_user = (f"user:{record.spec.user_id}", *([f"live:{record.spec.user_id}"] if record.is_active else []))
         for index in ("created", f"status:{record.status}", *of_user):
             held.setdefault(f"sandboxes:{index}", {})[record.id] = record.created_at
         if record.due_at is not None:
@@ -134,11 +133,11 @@ def expected(records: Iterable[Sandbox]) -> dict[str, Any]:
 async def test_create(store: Store, redis: Redis, clock: Clock):
     """A create writes the record, the beginning of its history, its indexes and its job, and nothing else."""
     record = await make(store)
-    job = Job.of(Work.PROVISION, record)
+    job = Job.of(JobKind.PROVISION, record)
     assert await keys_of(redis) == {
         **expected([record]),
         "sandbox:abc:history": [entry(clock.now, OURS, "Normal", "Accepted", "Life 1 was asked for.")],
-        QUEUE: {job.id: (clock.now - FIRST_SECONDS) * 1000},
+        QUEUE: {job.id: (clock.now - CREATE_PRIORITY_SECONDS) * 1000},
         JOB_KEY + job.id: job.payload(clock.now),
     }
 
@@ -154,7 +153,7 @@ async def test_change(store: Store, redis: Redis, clock: Clock):
     """A change is written whole, counted, and dated."""
     record = await make(store)
     clock.advance(3.125)
-    outcome = await store.change("abc", evolved(lambda r: troubled(r, Reason.QUOTA_EXCEEDED, "full – wait")))
+    outcome = await store.change("abc", evolved(lambda r: with_reason(r, Reason.QUOTA_EXCEEDED, "full – wait")))
     assert outcome.written
     assert outcome.record == replace(
         record, revision=2, updated_at=clock.now, reason=Reason.QUOTA_EXCEEDED, message="full – wait"
@@ -166,7 +165,7 @@ async def test_revisions(store: Store):
     """Each write of one life counts one up, and its next life counts from one again."""
     await make(store)
     revisions = []
-    for evolve in (another_attempt, terminating, lambda r: next_life(r, r.spec, now=store.now()), another_attempt):
+    for evolve in (next_attempt, terminating, lambda r: new_incarnation(r, r.spec, now=store.now()), next_attempt):
         outcome = await store.change("abc", evolved(evolve))
         assert outcome.record is not None
         revisions.append((outcome.record.generation, outcome.record.revision))
@@ -197,13 +196,13 @@ async def test_indexes_follow(store: Store, redis: Redis, clock: Clock):
     """After every step of a life the indexes hold what the record says, beside those of another sandbox."""
     other = await make(store, "other", "bob")
     steps: list[Evolve] = [
-        another_attempt,
-        lambda r: provisioned(r, Made("p", "u", "service", "http://h:1"), now=clock.now),
+        next_attempt,
+        lambda r: provisioned(r, ProvisionedObjects("p", "u", "service", "http://h:1"), now=clock.now),
         lambda r: replace(r, status=Status.RUNNING, ready=True),
         lambda r: replace(r, lifetime=60.5),
-        lambda r: used(r, clock.now, keep_seconds=90),
+        lambda r: touched(r, clock.now, keep_seconds=90),
         lambda r: failed(r, Reason.POD_LOST, "gone"),
-        lambda r: next_life(r, Spec(user_id="bob"), now=clock.now),
+        lambda r: new_incarnation(r, Spec(user_id="bob"), now=clock.now),
         terminating,
     ]
     await make(store)
@@ -217,15 +216,15 @@ async def test_indexes_follow(store: Store, redis: Redis, clock: Clock):
 
 
 STEPS: dict[str, Callable[[Sandbox, float], Sandbox | None]] = {
-    "attempt": lambda r, _: another_attempt(r),
-    "trouble": lambda r, _: troubled(r, Reason.QUOTA_EXCEEDED, "wait"),
-    "provision": lambda r, now: provisioned(r, Made("p", "u", "service", "http://h:1"), now=now),
+    "attempt": lambda r, _: next_attempt(r),
+    "trouble": lambda r, _: with_reason(r, Reason.QUOTA_EXCEEDED, "wait"),
+    "provision": lambda r, now: provisioned(r, ProvisionedObjects("p", "u", "service", "http://h:1"), now=now),
     "run": lambda r, _: replace(r, status=Status.RUNNING, ready=True),
     "expire": lambda r, now: replace(r, lifetime=now - r.created_at + 60),
     "keep": lambda r, _: replace(r, lifetime=0.0),
     "fail": lambda r, _: failed(r, Reason.INVALID, "no"),
     "terminate": lambda r, _: terminating(r),
-    "next life": lambda r, now: next_life(r, Spec(user_id="bob"), now=now),
+    "next life": lambda r, now: new_incarnation(r, Spec(user_id="bob"), now=now),
     "remove": lambda _, __: None,
 }
 
@@ -262,7 +261,7 @@ async def test_any_sequence(sequence: list[tuple[str, str, float, int]]):
             assert of_records(await keys_of(redis)) == expected(records.values())
 
 
-def moves(sandbox_id: str, name: str, now: float) -> Move:
+def moves(sandbox_id: str, name: str, now: float) -> Mutate:
     if name in STEPS:
         return evolved(lambda record: STEPS[name](record, now))
     return created(sandbox_id, now) if name == "create" else left
@@ -272,10 +271,10 @@ def moves(sandbox_id: str, name: str, now: float) -> Move:
 async def test_believed(store: Store, redis: Redis, clock: Clock, believes: str):
     """Whatever the caller believes, right, out of date or wrong, the step is based on what is."""
     old = await make(store)
-    now = (await store.change("abc", evolved(another_attempt))).record
+    now = (await store.change("abc", evolved(next_attempt))).record
     clock.advance(1)
     believed = {"what is": now, "what was": old, "that there is none": None}[believes]
-    outcome = await store.change("abc", made_or(another_attempt), believed=believed)
+    outcome = await store.change("abc", made_or(next_attempt), believed=believed)
     assert outcome.written
     assert outcome.record == replace(old, attempt=3, revision=3, updated_at=clock.now)
     assert of_records(await keys_of(redis)) == expected([outcome.record])
@@ -286,7 +285,7 @@ async def test_believed_gone(store: Store, redis: Redis):
     record = await make(store)
     await store.change("abc", removed)
     before = await keys_of(redis)
-    assert await store.change("abc", evolved(another_attempt), believed=record) == (None, False)
+    assert await store.change("abc", evolved(next_attempt), believed=record) == (None, False)
     assert await keys_of(redis) == before
 
 
@@ -298,8 +297,8 @@ async def test_lost_race(store: Store, redis: Redis, open_redis: Connect, clock:
         async with open_redis() as mine:
             await Store(mine, clock).change("abc", evolved(lambda r: replace(r, url="http://h:1")))
 
-    move, seen = overtaken(evolved(another_attempt), other)
-    outcome = await store.change("abc", move)
+    mutate, seen = overtaken(evolved(next_attempt), other)
+    outcome = await store.change("abc", mutate)
     assert outcome.written
     assert outcome.record == replace(record, url="http://h:1", attempt=2, revision=3)
     assert [(r.url, r.revision) for r in seen if r] == [("", 1), ("http://h:1", 2)]
@@ -313,8 +312,8 @@ async def test_lost_race_to_create(store: Store, redis: Redis, open_redis: Conne
         async with open_redis() as mine:
             await make(Store(mine, clock), user_id="bob")
 
-    move, seen = overtaken(created("abc", clock.now), other)
-    outcome = await store.change("abc", move, believed=None)
+    mutate, seen = overtaken(created("abc", clock.now), other)
+    outcome = await store.change("abc", mutate, believed=None)
     assert not outcome.written
     assert outcome.record is not None
     assert outcome.record.spec.user_id == "bob"
@@ -330,8 +329,8 @@ async def test_lost_race_to_remove(store: Store, redis: Redis, open_redis: Conne
         async with open_redis() as mine:
             await Store(mine, clock).change("abc", removed)
 
-    move, _ = overtaken(evolved(another_attempt), other)
-    assert await store.change("abc", move) == (None, False)
+    mutate, _ = overtaken(evolved(next_attempt), other)
+    assert await store.change("abc", mutate) == (None, False)
     assert of_records(await keys_of(redis)) == {}
 
 
@@ -346,7 +345,7 @@ async def test_concurrent_creates(open_redis: Connect, redis: Redis, clock: Cloc
     assert record is not None
     assert [outcome.record for outcome in outcomes] == [record] * 50
     assert sum(outcome.written for outcome in outcomes) == 1
-    assert await redis.keys(f"{JOB_KEY}*") == [f"{JOB_KEY}{Job.of(Work.PROVISION, record).id}".encode()]
+    assert await redis.keys(f"{JOB_KEY}*") == [f"{JOB_KEY}{Job.of(JobKind.PROVISION, record).id}".encode()]
 
 
 async def test_concurrent_changes(open_redis: Connect, clock: Clock):
@@ -354,7 +353,7 @@ async def test_concurrent_changes(open_redis: Connect, clock: Clock):
     async with open_redis() as redis:
         store = Store(redis, clock)
         await make(store)
-        await asyncio.gather(*(store.change("abc", evolved(another_attempt)) for _ in range(25)))
+        await asyncio.gather(*(store.change("abc", evolved(next_attempt)) for _ in range(25)))
         record = await store.get("abc")
         assert record is not None
         assert (record.attempt, record.revision) == (26, 26)
@@ -365,10 +364,10 @@ async def test_publishes(store: Store, redis: Redis):
     async with redis.pubsub() as pubsub:
         await pubsub.subscribe(CHANGES)
         record = await make(store)
-        await store.change("abc", evolved(another_attempt), believed=record)
+        await store.change("abc", evolved(next_attempt), believed=record)
         await store.change("abc", left)
-        with pytest.raises(Fenced):
-            await store.change("abc", evolved(another_attempt), guard=Guard("lease", "mine"))
+        with pytest.raises(PreconditionFailed):
+            await store.change("abc", evolved(next_attempt), precondition=Precondition("lease", "mine"))
         await make(store, "abd")
         await store.change("abc", removed)
         async with asyncio.timeout(10):
@@ -386,7 +385,7 @@ async def next_change(pubsub: PubSub) -> str:
 async def test_guard(store: Store, redis: Redis):
     """Whoever holds the lease may write."""
     await redis.set("lease", "mine")
-    outcome = await store.change("abc", created("abc", store.now()), guard=Guard("lease", "mine"))
+    outcome = await store.change("abc", created("abc", store.now()), precondition=Precondition("lease", "mine"))
     assert outcome.written
     assert await store.get("abc") == outcome.record
 
@@ -398,39 +397,40 @@ async def test_fenced(store: Store, redis: Redis, holder: str | None):
         await redis.set("lease", holder)
     await make(store)
     before = await keys_of(redis)
-    for sandbox_id, move in (("abc", removed), ("abd", created("abd", store.now()))):
-        with pytest.raises(Fenced):
-            await store.change(sandbox_id, move, guard=Guard("lease", "mine"))
+    for sandbox_id, mutate in (("abc", removed), ("abd", created("abd", store.now()))):
+        with pytest.raises(PreconditionFailed):
+            await store.change(sandbox_id, mutate, precondition=Precondition("lease", "mine"))
     assert await keys_of(redis) == before
 
 
 async def test_a_guard_that_anything_satisfies(store: Store, redis: Redis):
     """It asks only that there is something."""
-    there = Guard("mark", ANYTHING)
-    with pytest.raises(Fenced):
-        await store.change("abc", created("abc", store.now()), guard=there)
+    there = Precondition("mark", ANY_VALUE)
+    with pytest.raises(PreconditionFailed):
+        await store.change("abc", created("abc", store.now()), precondition=there)
     assert await store.get("abc") is None
     await redis.set("mark", "some")
-    assert (await store.change("abc", created("abc", store.now()), guard=there)).written
+    assert (await store.change("abc", created("abc", store.now()), precondition=there)).written
 
 
 async def test_fenced_says_nothing_of_what_is_left_alone(store: Store):
     """A move that decides against it needs no lease."""
     record = await make(store)
-    assert await store.change("abc", left, guard=Guard("lease", "mine")) == (record, False)
+    assert await store.change("abc", left, precondition=Precondition("lease", "mine")) == (record, False)
 
 
 async def test_jobs_of_a_step(store: Store, redis: Redis, clock: Clock):
     """A step may ask for several jobs; each has its own key and place in the queue, due at once."""
     record = await make(store)
     clock.advance(5)
-    following = next_life(failed(record, Reason.INVALID, "no"), record.spec, now=clock.now)
-    jobs = (Job.of(Work.TERMINATE, another_attempt(record)), Job.of(Work.PROVISION, following))
-    await store.change("abc", lambda _: Change(following, jobs))
+    following = new_incarnation(failed(record, Reason.INVALID, "no"), record.spec, now=clock.now)
+    jobs = (Job.of(JobKind.TERMINATE, next_attempt(record)), Job.of(JobKind.PROVISION, following))
+    await store.change("abc", lambda _: Update(following, jobs))
     held = await keys_of(redis)
     assert {job.id: held[JOB_KEY + job.id] for job in jobs} == {job.id: job.payload(clock.now) for job in jobs}
     assert {job.id: held[QUEUE][job.id] for job in jobs} == {
-        job.id: (clock.now - early) * 1000 for job, early in zip(jobs, (HEAD_START_SECONDS, FIRST_SECONDS), strict=True)
+        job.id: (clock.now - early) * 1000
+        for job, early in zip(jobs, (CLOCK_SKEW_SECONDS, CREATE_PRIORITY_SECONDS), strict=True)
     }
     assert 0 < await redis.pttl(JOB_KEY + jobs[0].id) <= 86_400_000
 
@@ -458,14 +458,16 @@ async def test_due(store: Store, clock: Clock):
     for sandbox_id in ("a", "b", "c"):
         await make(store, sandbox_id)
         clock.advance(1)
-    clock.advance(NO_PROGRESS_SECONDS - 3)
+    clock.advance(STALLED_SECONDS - 3)
     assert await due(store) == ["a"]
     clock.advance(1)
     assert await due(store) == ["a", "b"]
     assert await due(store, 1) == ["a"]
-    await store.change("a", evolved(another_attempt))
+    await store.change("a", evolved(next_attempt))
     assert await due(store) == ["b"]
-    await store.change("b", evolved(lambda r: provisioned(r, Made("p", "u", "service", "http://h"), now=clock.now)))
+    await store.change(
+        "b", evolved(lambda r: provisioned(r, ProvisionedObjects("p", "u", "service", "http://h"), now=clock.now))
+    )
     assert await due(store) == []
 
 
@@ -475,7 +477,9 @@ async def test_due_when_it_expires(store: Store, clock: Clock):
     await store.change(
         "abc",
         evolved(
-            lambda r: replace(provisioned(r, Made("p", "u", "service", "http://h"), now=clock.now), idle_timeout=60.0)
+            lambda r: replace(
+                provisioned(r, ProvisionedObjects("p", "u", "service", "http://h"), now=clock.now), idle_timeout=60.0
+            )
         ),
     )
     clock.advance(59)
@@ -488,19 +492,19 @@ async def test_provisioning_workers(store: Store, redis: Redis):
     """A life may be in the making while workers have any of its attempts in hand; another life's are not its own."""
     record = replace(await make(store), attempt=3)
     assert await store.provisioning_workers(record) == set()
-    stranger = next_life(record, record.spec, now=store.now())
-    await redis.set(IN_PROGRESS_KEY + Job.of(Work.PROVISION, stranger).id, "a")
-    await redis.set(IN_PROGRESS_KEY + Job.of(Work.TERMINATE, record).id, "b")
+    stranger = new_incarnation(record, record.spec, now=store.now())
+    await redis.set(IN_PROGRESS_KEY + Job.of(JobKind.PROVISION, stranger).id, "a")
+    await redis.set(IN_PROGRESS_KEY + Job.of(JobKind.TERMINATE, record).id, "b")
     assert await store.provisioning_workers(record) == set()
-    await redis.set(IN_PROGRESS_KEY + Job.of(Work.PROVISION, replace(record, attempt=2)).id, "c")
-    await redis.set(IN_PROGRESS_KEY + Job.of(Work.PROVISION, record).id, "d")
+    await redis.set(IN_PROGRESS_KEY + Job.of(JobKind.PROVISION, replace(record, attempt=2)).id, "c")
+    await redis.set(IN_PROGRESS_KEY + Job.of(JobKind.PROVISION, record).id, "d")
     assert await store.provisioning_workers(record) == {"c", "d"}
 
 
 async def test_declining_on_a_wrong_belief(store: Store, clock: Clock):
     """A move that declines what its caller wrongly believed is asked again with what is there."""
     await store.change("abc", created("abc", clock.now))
-    outcome = await store.change("abc", lambda r: Change(another_attempt(r)) if r else None, believed=None)
+    outcome = await store.change("abc", lambda r: Update(next_attempt(r)) if r else None, believed=None)
     assert outcome.written
 
 
@@ -511,11 +515,13 @@ async def test_a_history_follows_its_record(store: Store, clock: Clock):
     """Each step adds what it tells, of its own time, newest last; what writes nothing tells nothing."""
     record = await make(store)
     clock.advance(1)
-    await store.change("abc", evolved(lambda r: provisioned(r, Made("p", "u", "s", "http://h"), now=clock.now)))
+    await store.change(
+        "abc", evolved(lambda r: provisioned(r, ProvisionedObjects("p", "u", "s", "http://h"), now=clock.now))
+    )
     await store.change("abc", left)
     clock.advance(1)
     await store.change("abc", evolved(terminating))
-    await store.change("abc", evolved(lambda r: next_life(r, r.spec, now=clock.now)))
+    await store.change("abc", evolved(lambda r: new_incarnation(r, r.spec, now=clock.now)))
     assert [(entry.at - record.created_at, entry.reason) for entry in await store.history("abc")] == [
         (0, "Accepted"),
         (1, "Provisioned"),
@@ -538,18 +544,18 @@ async def test_a_history_is_bounded(store: Store):
     """However much happens, the last of it is kept."""
     await make(store)
     for number in range(KEPT + 8):
-        await store.change("abc", evolved(lambda r, n=number: troubled(r, Reason.CLUSTER_UNAVAILABLE, f"try {n}")))
+        await store.change("abc", evolved(lambda r, n=number: with_reason(r, Reason.CLUSTER_UNAVAILABLE, f"try {n}")))
     messages = [entry.message for entry in await store.history("abc")]
     assert messages == [f"try {number}" for number in range(8, KEPT + 8)]
 
 
-HOLDING = Guard("lease", "mine")
+HOLDING = Precondition("lease", "mine")
 """What whoever tells holds."""
 
 
-async def tell(store: Store, reason: str, message: str = "told", sandbox_id: str = "abc") -> Entry:
+async def tell(store: Store, reason: str, message: str = "told", sandbox_id: str = "abc") -> HistoryEntry:
     told = entry(store.now(), "kubelet", "Warning", reason, message)
-    await store.tell(sandbox_id, [told], HOLDING)
+    await store.append_history(sandbox_id, [told], HOLDING)
     return told
 
 
@@ -596,7 +602,7 @@ async def test_telling_is_fenced(store: Store, redis: Redis):
     await redis.set("lease", "another's")
     await make(store)
     before = await keys_of(redis)
-    with pytest.raises(Fenced):
+    with pytest.raises(PreconditionFailed):
         await tell(store, "FailedMount")
     assert await keys_of(redis) == before
 
@@ -610,12 +616,12 @@ UNREADABLE = [b"{", b"[]", b'{"id":"abc"}', b"\xff\xfe", b'{"id":1}']
 async def test_unreadable(store: Store, redis: Redis, raw: bytes):
     """What cannot be read is said, and what it looks like, and is not written over."""
     await redis.set("sandbox:abc", raw)
-    for ask in (store.get("abc"), store.change("abc", made_or(another_attempt))):
+    for ask in (store.get("abc"), store.change("abc", made_or(next_attempt))):
         with pytest.raises(RecordUnreadable) as refused:
             await ask
         assert "no record of this version" in refused.value.detail
     with pytest.raises(RecordUnreadable):
-        await store.change("abc", made_or(another_attempt), believed=None)
+        await store.change("abc", made_or(next_attempt), believed=None)
     assert await redis.get("sandbox:abc") == raw
 
 
@@ -627,7 +633,7 @@ async def test_one_that_is_unreadable_hides_no_other(store: Store, redis: Redis,
         clock.advance(1)
     await redis.set("sandbox:abc", raw)
     assert [record.id for record in await store.all()] == ["a", "b"]
-    page = await store.page(Selection(), BEGINNING, 10)
+    page = await store.page(Selection(), START, 10)
     assert [record.id for record in page.records] == ["a", "b"]
 
 

@@ -3,17 +3,16 @@
 import pytest
 from redis.asyncio import Redis
 
-from shared.sandbox.record import EndedBy, Reason, Sandbox, Spec
-from shared.sandbox.transitions import expired, failed, next_life, terminating
+from shared.sandbox.record import ExpiryCause, Reason, Sandbox, Spec
+from shared.sandbox.transitions import expired, failed, new_incarnation, terminating
 from shared.store.lua import TOMBSTONE_SECONDS
 from shared.store.store import Store, Tombstone
-from shared.store.update import Change
-from tests.conftest import Clock
-from tests.shared.conftest import created
+from shared.store.update import Update
+from tests.conftest import Clock, created
 
 pytestmark = pytest.mark.anyio
 
-KEY = "sandbox:abc:ended"
+KEY = "sandbox:abc:tombstone"
 
 
 async def make(store: Store) -> Sandbox:
@@ -23,19 +22,19 @@ async def make(store: Store) -> Sandbox:
 
 
 async def put(store: Store, record: Sandbox | None) -> None:
-    await store.change("abc", lambda _: Change(record))
+    await store.change("abc", lambda _: Update(record))
 
 
 async def test_when_and_why(store: Store, redis: Redis, clock: Clock):
     """It tells when its time was over, not when its record went, and which time that was; for ten minutes."""
     record = await make(store)
     clock.advance(5)
-    ended_at = clock.now
-    await put(store, expired(record, EndedBy.LIFETIME, ended_at))
+    expired_at = clock.now
+    await put(store, expired(record, ExpiryCause.LIFETIME, expired_at))
     assert await store.tombstone("abc") is None
     clock.advance(9)
     await put(store, None)
-    assert await store.tombstone("abc") == Tombstone(record.life, ended_at, EndedBy.LIFETIME)
+    assert await store.tombstone("abc") == Tombstone(record.incarnation, expired_at, ExpiryCause.LIFETIME)
     assert TOMBSTONE_SECONDS == 600
     assert TOMBSTONE_SECONDS - 60 < await redis.ttl(KEY) <= TOMBSTONE_SECONDS
 
@@ -47,13 +46,13 @@ async def test_of_the_life_only(store: Store, redis: Redis, end):
     gone = end(await make(store))
     await put(store, gone)
     await put(store, None)
-    assert await store.tombstone("abc") == Tombstone(gone.life)
+    assert await store.tombstone("abc") == Tombstone(gone.incarnation)
     assert await redis.ttl(KEY) > 0
 
 
 async def test_a_new_sandbox_has_none(store: Store):
     """An id that begins anew is not told of what was before."""
-    await put(store, expired(await make(store), EndedBy.IDLE, store.now()))
+    await put(store, expired(await make(store), ExpiryCause.IDLE, store.now()))
     await put(store, None)
     await make(store)
     assert await store.tombstone("abc") is None
@@ -62,8 +61,8 @@ async def test_a_new_sandbox_has_none(store: Store):
 async def test_the_next_life_of_what_is_going_leaves_none(store: Store):
     """It began while the last one's Pod was still going, and was deleted: that is what is told."""
     record = await make(store)
-    await put(store, expired(record, EndedBy.IDLE, store.now()))
-    following = next_life(record, Spec(), now=store.now())
+    await put(store, expired(record, ExpiryCause.IDLE, store.now()))
+    following = new_incarnation(record, Spec(), now=store.now())
     await put(store, following)
     await put(store, None)
-    assert await store.tombstone("abc") == Tombstone(following.life)
+    assert await store.tombstone("abc") == Tombstone(following.incarnation)

@@ -13,7 +13,7 @@ from deploy.local.processes import Process
 from tests.system.conftest import System
 from tests.system.load import AGAIN_SECONDS
 from tests.system.walk.model import Model
-from worker.kubernetes.labels import LIFE
+from worker.kubernetes.labels import INCARNATION
 
 Rules = tuple[dict[str, object], ...]
 
@@ -109,8 +109,8 @@ class Faults:
             if not sandbox_id or not answer.get("ready"):
                 return False
             for pod in await self._insist(lambda: self._system.pods(sandbox_id)) or []:
-                is_dying = pod.metadata.deletion_timestamp is not None
-                if not is_dying and _generation(pod) == answer["generation"]:
+                is_terminating = pod.metadata.deletion_timestamp is not None
+                if not is_terminating and _generation(pod) == answer["generation"]:
                     self._model.lose(sandbox_id, answer["generation"])
                     await self._delete(self._system.core.delete_namespaced_pod, pod, random.choice((None, 0)))
                     return True
@@ -147,7 +147,7 @@ class Faults:
 
 
 def _generation(pod: Any) -> int:
-    return int(pod.metadata.labels[LIFE].partition("-")[0])
+    return int(pod.metadata.labels[INCARNATION].partition("-")[0])
 
 
 class Fault(NamedTuple):

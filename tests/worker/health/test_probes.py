@@ -11,13 +11,12 @@ from structlog.testing import capture_logs
 
 from deploy.local.stack import free_port
 from shared.liveness.vitals import Vitals
-from shared.redis.connection import PROMPT, connect
+from shared.redis.connection import FAIL_FAST, connect
 from shared.settings import Settings
-from shared.store.update import Guard
+from shared.store.update import Precondition
 from tests.support.records import settings_of
 from tests.worker.conftest import eventually
-from worker.health import heartbeat
-from worker.health.heartbeat import beating
+from worker.health.heartbeat import heartbeat, host_name, worker_name
 from worker.health.probes import serving
 
 pytestmark = pytest.mark.anyio
@@ -44,7 +43,7 @@ def url(settings: Settings, path: str) -> str:
     return f"http://{settings.worker_metrics_host}:{settings.worker_metrics_port}{path}"
 
 
-async def test_ready(vitals: Vitals, served: Settings, leading: Guard, outside: httpx.AsyncClient):
+async def test_ready(vitals: Vitals, served: Settings, leading: Precondition, outside: httpx.AsyncClient):
     """It is ready when a worker lives and the cluster is observed, and names what is missing while that is not so."""
     async with serving(vitals, served):
         answer = await outside.get(url(served, "/health/ready"))
@@ -61,7 +60,7 @@ async def test_ready(vitals: Vitals, served: Settings, leading: Guard, outside: 
 async def test_redis_away(served: Settings, away_url: str, outside: httpx.AsyncClient):
     """Without Redis it lives, is not ready, and says why."""
     async with (
-        connect(settings_of(REDIS_URL=away_url), PROMPT) as away,
+        connect(settings_of(REDIS_URL=away_url), FAIL_FAST) as away,
         serving(Vitals(away, time.time, "default"), served),
     ):
         answer = await outside.get(url(served, "/health/ready"))
@@ -109,28 +108,31 @@ async def test_beating(vitals: Vitals):
     """A worker counts as alive as soon as it has begun, by a name that begins with its host's, until it ends."""
 
     async def alive() -> bool:
-        return await vitals.workers() == [heartbeat.name()]
+        return await vitals.workers() == [worker_name()]
 
-    async with beating(vitals):
+    async with heartbeat(vitals):
         await eventually(alive, "it has said that it lives")
-    assert heartbeat.name().startswith(f"{heartbeat.host()}:")
+    assert worker_name().startswith(f"{host_name()}:")
     assert await vitals.workers() == []
 
 
 async def test_beating_without_redis(away_url: str):
     """A worker that cannot say that it lives works on."""
-    async with connect(settings_of(REDIS_URL=away_url), PROMPT) as away, beating(Vitals(away, time.time, "default")):
+    async with (
+        connect(settings_of(REDIS_URL=away_url), FAIL_FAST) as away,
+        heartbeat(Vitals(away, time.time, "default")),
+    ):
         pass
 
 
 async def test_beating_again(vitals: Vitals, valkey: ArqRedis, monkeypatch: pytest.MonkeyPatch):
     """It says so again and again: a Redis that was emptied meanwhile hears of it by itself."""
-    monkeypatch.setattr(heartbeat, "BEAT_SECONDS", 0.02)
+    monkeypatch.setattr("worker.health.heartbeat.BEAT_SECONDS", 0.02)
 
     async def alive() -> bool:
         return bool(await vitals.workers())
 
-    async with beating(vitals):
+    async with heartbeat(vitals):
         await eventually(alive, "it has said that it lives")
         await valkey.flushall()
         await eventually(alive, "it has said so again")

@@ -6,9 +6,9 @@ from arq import Retry
 from arq.connections import ArqRedis
 
 from shared.liveness.vitals import Vitals
-from shared.queue.job import IN_PROGRESS_KEY, Job, Work
-from shared.redis.connection import PROMPT, connect
-from shared.sandbox.record import NO_PROGRESS_SECONDS
+from shared.queue.job import IN_PROGRESS_KEY, Job, JobKind
+from shared.redis.connection import FAIL_FAST, connect
+from shared.sandbox.record import STALLED_SECONDS
 from shared.sandbox.transitions import terminating
 from shared.settings import Settings, read_settings
 from shared.store.store import Store
@@ -16,14 +16,14 @@ from tests.conftest import Clock
 from tests.support.records import record_of, settings_of
 from tests.worker.conftest import Kubernetes, put, queued, read
 from worker.jobs import functions
-from worker.jobs.cleanup_throttle import Pacing
+from worker.jobs.cleanup_throttle import CleanupThrottle
 from worker.jobs.provisioner import Provisioner
-from worker.kubernetes.client import Cluster
+from worker.kubernetes.client import KubernetesClient
 
 pytestmark = pytest.mark.anyio
 
 ACCEPTED = record_of("abc")
-ABOUT = ("abc", ACCEPTED.life, 1)
+ABOUT = ("abc", ACCEPTED.incarnation, 1)
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def context(store: Store, provisioner: Provisioner) -> dict[Any, Any]:
     return {
         "store": store,
         "provisioner": provisioner,
-        "pacing": Pacing(store.redis, store.now),
+        "throttle": CleanupThrottle(store.redis, store.now),
         "settings": read_settings({}),
         "job_id": "the-job",
         "job_try": 1,
@@ -104,20 +104,20 @@ async def test_each_try_waits_longer(context: dict[Any, Any], store: Store, kube
 async def test_still_provisioning(context: dict[Any, Any], store: Store, valkey: ArqRedis):
     """A terminate that must wait for a provision looks again soon."""
     await put(store, terminating(ACCEPTED))
-    await valkey.set(IN_PROGRESS_KEY + Job.of(Work.PROVISION, ACCEPTED).id, b"somebody")
+    await valkey.set(IN_PROGRESS_KEY + Job.of(JobKind.PROVISION, ACCEPTED).id, b"somebody")
     with pytest.raises(Retry) as put_off:
         await functions.terminate(context, *ABOUT)
     assert 0 < (put_off.value.defer_score or 0) <= 1000
 
 
-async def test_redis_away(cluster: Cluster, settings: Settings, away_url: str):
+async def test_redis_away(cluster: KubernetesClient, settings: Settings, away_url: str):
     """A job that cannot read its record is put off; a sweep that cannot is left to the next one."""
-    async with connect(settings_of(REDIS_URL=away_url), PROMPT) as away:
+    async with connect(settings_of(REDIS_URL=away_url), FAIL_FAST) as away:
         store = Store(away)
         context = {
             "store": store,
             "provisioner": Provisioner(store, Vitals(away, store.now, "default"), cluster, settings),
-            "pacing": Pacing(away, store.now),
+            "throttle": CleanupThrottle(away, store.now),
             "settings": settings,
             "job_id": "j",
             "job_try": 1,
@@ -130,7 +130,7 @@ async def test_redis_away(cluster: Cluster, settings: Settings, away_url: str):
 async def test_sweep(context: dict[Any, Any], store: Store, clock: Clock, valkey: ArqRedis):
     """The scheduled job sweeps."""
     await put(store, ACCEPTED)
-    clock.advance(NO_PROGRESS_SECONDS)
+    clock.advance(STALLED_SECONDS)
     await functions.sweep(context)
     assert len(await queued(valkey)) == 1
 

@@ -8,19 +8,27 @@ from arq.connections import ArqRedis
 from msgspec.structs import replace
 
 from shared.liveness.vitals import ALIVE_SECONDS, Vitals
-from shared.queue.job import IN_PROGRESS_KEY, Job, Work
+from shared.queue.job import IN_PROGRESS_KEY, Job, JobKind
 from shared.sandbox.record import Reason, Sandbox, Status
-from shared.sandbox.transitions import Made, another_attempt, failed, next_life, provisioned, terminating, unserved
+from shared.sandbox.transitions import (
+    ProvisionedObjects,
+    failed,
+    new_incarnation,
+    next_attempt,
+    provisioned,
+    terminating,
+    without_service,
+)
 from shared.settings import Settings, read_settings
 from shared.store.store import Store
-from shared.store.update import Change, Guard
+from shared.store.update import Precondition, Update
 from tests.conftest import Clock
 from tests.support.records import record_of
 from tests.worker.conftest import Kubernetes, answers, eventually, put, queued, read
 from worker import manifests
-from worker.jobs.provisioner import NotGone, NotObserved, Provisioner
+from worker.jobs.provisioner import CleanupPending, ClusterNotSynced, Provisioner
 from worker.kubernetes import labels as labelling
-from worker.kubernetes.client import Cluster
+from worker.kubernetes.client import KubernetesClient
 from worker.kubernetes.errors import KubernetesError
 
 pytestmark = pytest.mark.anyio
@@ -28,7 +36,7 @@ pytestmark = pytest.mark.anyio
 ID = "abc"
 POD, SERVICE = "sandbox-abc", "sandbox-abc-svc"
 ACCEPTED = record_of(ID)
-LIFE = ACCEPTED.life
+LIFE = ACCEPTED.incarnation
 SECOND = "sandbox-abc-2"
 FULL = "Internal error occurred: failed to allocate a nodePort: range is full"
 
@@ -71,7 +79,7 @@ async def test_provision(provisioner: Provisioner, store: Store, kubernetes: Kub
 
 
 async def test_cluster_ip(
-    store: Store, vitals: Vitals, cluster: Cluster, environment: dict[str, str], kubernetes: Kubernetes
+    store: Store, vitals: Vitals, cluster: KubernetesClient, environment: dict[str, str], kubernetes: Kubernetes
 ):
     """With ClusterIP the URL that the record was accepted with stays."""
     settings = read_settings({**environment, "SANDBOX_SERVICE_TYPE": "ClusterIP"})
@@ -104,7 +112,7 @@ async def test_provision_once_more(provisioner: Provisioner, store: Store, kuber
 async def test_provision_after_a_worker_died(
     provisioner: Provisioner,
     store: Store,
-    cluster: Cluster,
+    cluster: KubernetesClient,
     kubernetes: Kubernetes,
     settings: Settings,
     service_too: bool,
@@ -121,7 +129,7 @@ async def test_provision_after_a_worker_died(
 
 
 async def test_a_service_made_before_the_node_ports_ran_out(
-    provisioner: Provisioner, store: Store, cluster: Cluster, kubernetes: Kubernetes, settings: Settings
+    provisioner: Provisioner, store: Store, cluster: KubernetesClient, kubernetes: Kubernetes, settings: Settings
 ):
     """A full range, which Kubernetes finds before it finds the name, does not hide what an earlier try has made."""
     accepted = await put(store, ACCEPTED)
@@ -160,13 +168,13 @@ async def test_the_next_try_finds_the_pod_whose_answer_was_lost(
     await provisioner.provision(ID, LIFE, 1)
     record = await read(store, ID)
     await is_whole(kubernetes, record)
-    assert (record.life, record.pod_uid) == (LIFE, uid(pod))
+    assert (record.incarnation, record.pod_uid) == (LIFE, uid(pod))
 
 
 @pytest.mark.usefixtures("accepted")
-@pytest.mark.parametrize("life", [None, "1-ffffffff"], ids=["nobody's", "an earlier life's that Redis forgot"])
+@pytest.mark.parametrize("incarnation", [None, "1-ffffffff"], ids=["nobody's", "an earlier life's that Redis forgot"])
 async def test_the_next_try_finds_a_pod_that_is_not_its_own(
-    provisioner: Provisioner, store: Store, kubernetes: Kubernetes, valkey: ArqRedis, life: str | None
+    provisioner: Provisioner, store: Store, kubernetes: Kubernetes, valkey: ArqRedis, incarnation: str | None
 ):
     """Nothing came of the first try, and another Pod has the name meanwhile: it is not taken for the one whose answer
     was lost, and the next life begins."""
@@ -174,12 +182,12 @@ async def test_the_next_try_finds_a_pod_that_is_not_its_own(
     with pytest.raises(KubernetesError):
         await provisioner.provision(ID, LIFE, 1)
     await kubernetes.misbehave()
-    labels = {labelling.SANDBOX_ID: ID} | ({labelling.LIFE: life} if life else {})
+    labels = {labelling.SANDBOX_ID: ID} | ({labelling.INCARNATION: incarnation} if incarnation else {})
     other = await kubernetes.made_pod(POD, labels=labels)
     await provisioner.provision(ID, LIFE, 1)
     following = await read(store, ID)
     assert (following.generation, following.is_provisioned) == (2, False)
-    assert await queued(valkey) == [Job.of(Work.PROVISION, following).id]
+    assert await queued(valkey) == [Job.of(JobKind.PROVISION, following).id]
     assert [uid(pod) for pod in await kubernetes.found("pods")] == [uid(other)]
     assert await kubernetes.names("services") == []
 
@@ -194,8 +202,8 @@ async def test_name_taken_by_a_foreign_pod(
     following = await read(store, ID)
     assert (following.generation, following.status, following.url) == (2, Status.PENDING, "")
     assert following.spec == ACCEPTED.spec
-    assert await queued(valkey) == [Job.of(Work.PROVISION, following).id]
-    await provisioner.provision(ID, following.life, 1)
+    assert await queued(valkey) == [Job.of(JobKind.PROVISION, following).id]
+    await provisioner.provision(ID, following.incarnation, 1)
     assert await kubernetes.names("pods") == [POD, SECOND]
     assert await kubernetes.names("services") == [f"{SECOND}-svc"]
     assert (await read(store, ID)).pod_name == SECOND
@@ -215,7 +223,7 @@ async def test_emptied_between_two_reads(
 
     monkeypatch.setattr(vitals, "epoch", epoch)
     await kubernetes.call("DELETE", "/emulator/calls")
-    with pytest.raises(NotObserved):
+    with pytest.raises(ClusterNotSynced):
         await provisioner.provision(ID, LIFE, 1)
     assert (await kubernetes.call("GET", "/emulator/calls")).body == {}
 
@@ -227,12 +235,12 @@ async def test_the_life_after_a_name_that_was_taken(provisioner: Provisioner, st
     await provisioner.provision(ID, LIFE, 1)
     following = await read(store, ID)
     assert (following.generation, following.idle_timeout, following.lifetime) == (2, 60.0, 600.0)
-    assert following.until == ACCEPTED.until, "nor has it longer to be made"
+    assert following.deadline == ACCEPTED.deadline, "nor has it longer to be made"
 
 
 @pytest.mark.usefixtures("accepted")
 async def test_its_own_pod_is_dying(
-    provisioner: Provisioner, store: Store, cluster: Cluster, kubernetes: Kubernetes, settings: Settings
+    provisioner: Provisioner, store: Store, cluster: KubernetesClient, kubernetes: Kubernetes, settings: Settings
 ):
     """A Pod that is terminating is never taken for the sandbox. This life's own was its one, though nobody had said so
     yet: the life ends with it."""
@@ -253,12 +261,12 @@ async def test_its_own_pod_is_dying(
 
 async def test_ids_whose_names_meet(provisioner: Provisioner, store: Store, kubernetes: Kubernetes):
     """A later life of one id and the first of another may want one name: each gets a Pod and a Service of its own."""
-    second = await put(store, next_life(ACCEPTED, ACCEPTED.spec, now=ACCEPTED.created_at))
-    await provisioner.provision(ID, second.life, 1)
+    second = await put(store, new_incarnation(ACCEPTED, ACCEPTED.spec, now=ACCEPTED.created_at))
+    await provisioner.provision(ID, second.incarnation, 1)
     other = await put(store, record_of("abc-2"))
-    await provisioner.provision("abc-2", other.life, 1)
+    await provisioner.provision("abc-2", other.incarnation, 1)
     following = await read(store, "abc-2")
-    await provisioner.provision("abc-2", following.life, 1)
+    await provisioner.provision("abc-2", following.incarnation, 1)
     assert (await read(store, ID)).pod_name == SECOND
     assert (await read(store, "abc-2")).pod_name == "sandbox-abc-2-2"
     assert await kubernetes.names("services") == ["sandbox-abc-2-2-svc", f"{SECOND}-svc"]
@@ -303,7 +311,7 @@ async def has_no_pods(kubernetes: Kubernetes) -> bool:
 
 
 async def test_the_namespace_is_made(
-    store: Store, vitals: Vitals, cluster: Cluster, environment: dict[str, str], kubernetes: Kubernetes
+    store: Store, vitals: Vitals, cluster: KubernetesClient, environment: dict[str, str], kubernetes: Kubernetes
 ):
     """A namespace that is missing is made with the first sandbox."""
     assert (await kubernetes.delete("namespaces", kubernetes.namespace)).status == 200
@@ -323,20 +331,22 @@ async def test_the_namespace_is_made(
 NOT_WANTED: dict[str, Callable[[Sandbox], Sandbox]] = {
     "being deleted": terminating,
     "failed": lambda record: failed(record, Reason.FORBIDDEN, "no"),
-    "at a later attempt": another_attempt,
-    "followed by another life": lambda record: next_life(record, record.spec, now=record.created_at),
-    "made": lambda record: provisioned(record, Made(POD, "u", "service", "http://n:1"), now=record.created_at),
+    "at a later attempt": next_attempt,
+    "followed by another life": lambda record: new_incarnation(record, record.spec, now=record.created_at),
+    "made": lambda record: provisioned(
+        record, ProvisionedObjects(POD, "u", "service", "http://n:1"), now=record.created_at
+    ),
 }
 
 
 async def test_what_an_earlier_try_left(
-    provisioner: Provisioner, store: Store, cluster: Cluster, kubernetes: Kubernetes, settings: Settings
+    provisioner: Provisioner, store: Store, cluster: KubernetesClient, kubernetes: Kubernetes, settings: Settings
 ):
     """A try that made a Pod, and died before it could see that nobody wants it any more: the next one removes it."""
     await cluster.create_namespace()
     pod = await cluster.create_pod(manifests.pod(ACCEPTED, settings))
     await cluster.create_service(manifests.service(ACCEPTED, pod.metadata.uid, settings))
-    await put(store, next_life(ACCEPTED, ACCEPTED.spec, now=ACCEPTED.created_at))
+    await put(store, new_incarnation(ACCEPTED, ACCEPTED.spec, now=ACCEPTED.created_at))
     await provisioner.provision(ID, LIFE, 1)
     await kubernetes.until_empty()
 
@@ -363,7 +373,7 @@ async def test_no_record(provisioner: Provisioner, store: Store, kubernetes: Kub
 ENDS: dict[str, Callable[[Sandbox], Sandbox | None]] = {
     "deleted": terminating,
     "deleted and forgotten": lambda _: None,
-    "replaced": lambda record: next_life(record, record.spec, now=record.created_at),
+    "replaced": lambda record: new_incarnation(record, record.spec, now=record.created_at),
 }
 
 
@@ -381,12 +391,12 @@ async def test_ended_in_the_middle(
     after: bool,
 ):
     """Ended while its Pod or Service is being made, a life leaves nothing behind, and its record is not touched."""
-    await valkey.set(IN_PROGRESS_KEY + Job.of(Work.PROVISION, ACCEPTED).id, b"this worker")
+    await valkey.set(IN_PROGRESS_KEY + Job.of(JobKind.PROVISION, ACCEPTED).id, b"this worker")
     slow = {"kind": "delay", "seconds": 0.3, "verb": "create", "resource": resource, "after": after}
     await kubernetes.misbehave(slow)
     provisioning = asyncio.create_task(provisioner.provision(ID, LIFE, 1))
     await kubernetes.until_struck()
-    outcome = await store.change(ID, lambda record: Change(ends(record)) if record else None)
+    outcome = await store.change(ID, lambda record: Update(ends(record)) if record else None)
     await provisioning
     await kubernetes.until_empty()
     assert await store.get(ID) == outcome.record
@@ -410,7 +420,7 @@ async def test_refused_for_good(provisioner: Provisioner, store: Store, kubernet
     record = await read(store, ID)
     assert (record.status, record.reason) == (Status.FAILED, Reason.FORBIDDEN)
     assert 'violates PodSecurity "baseline:latest": hostPath volumes' in record.message
-    assert await queued(valkey) == [Job.of(Work.TERMINATE, record).id]
+    assert await queued(valkey) == [Job.of(JobKind.TERMINATE, record).id]
     await kubernetes.until_empty()
 
 
@@ -499,7 +509,7 @@ async def test_the_deadline(
 ):
     """Trouble that lasts longer than provisioning may take ends the life, with the last that was in its way."""
     await kubernetes.made("resourcequotas", "none", spec={"hard": {"pods": "0"}})
-    await put(store, replace(ACCEPTED, until=clock.now + settings.provision_timeout_seconds))
+    await put(store, replace(ACCEPTED, deadline=clock.now + settings.provision_timeout_seconds))
     clock.advance(settings.provision_timeout_seconds - 1)
     with pytest.raises(KubernetesError):
         await provisioner.provision(ID, LIFE, 1)
@@ -508,25 +518,25 @@ async def test_the_deadline(
     record = await read(store, ID)
     assert (record.status, record.reason) == (Status.FAILED, Reason.PROVISIONING_TIMED_OUT)
     assert "exceeded quota: none" in record.message
-    assert await queued(valkey) == [Job.of(Work.TERMINATE, record).id]
+    assert await queued(valkey) == [Job.of(JobKind.TERMINATE, record).id]
 
 
 # What is in the cluster has to be known
 
 
 @pytest.fixture
-def unobserved(store: Store, valkey: ArqRedis, cluster: Cluster, settings: Settings) -> Provisioner:
+def unobserved(store: Store, valkey: ArqRedis, cluster: KubernetesClient, settings: Settings) -> Provisioner:
     """Of a worker that knows nothing of the cluster yet: Redis is new, or was emptied."""
     return Provisioner(store, Vitals(valkey, store.now, settings.cluster_name), cluster, settings)
 
 
 @pytest.mark.usefixtures("accepted")
 async def test_not_observed(
-    unobserved: Provisioner, store: Store, kubernetes: Kubernetes, valkey: ArqRedis, leading: Guard
+    unobserved: Provisioner, store: Store, kubernetes: Kubernetes, valkey: ArqRedis, leading: Precondition
 ):
     """Nothing is made before it is known what is there, and the record says why; then the same job makes it."""
     for _ in range(2):
-        with pytest.raises(NotObserved):
+        with pytest.raises(ClusterNotSynced):
             await unobserved.provision(ID, LIFE, 1)
     waiting = await read(store, ID)
     assert (waiting.status, waiting.reason) == (Status.PENDING, Reason.CLUSTER_UNAVAILABLE)
@@ -540,11 +550,11 @@ async def test_not_observed(
 
 
 async def test_not_observed_and_no_record(
-    unobserved: Provisioner, store: Store, cluster: Cluster, kubernetes: Kubernetes, settings: Settings
+    unobserved: Provisioner, store: Store, cluster: KubernetesClient, kubernetes: Kubernetes, settings: Settings
 ):
     """A Pod whose record Redis has lost is not taken for what a job left behind."""
     await cluster.create_pod(manifests.pod(ACCEPTED, settings))
-    with pytest.raises(NotObserved):
+    with pytest.raises(ClusterNotSynced):
         await unobserved.provision(ID, LIFE, 1)
     assert await store.get(ID) is None
     (pod,) = await kubernetes.found("pods")
@@ -553,7 +563,7 @@ async def test_not_observed_and_no_record(
 
 async def test_not_observed_in_time(unobserved: Provisioner, store: Store, kubernetes: Kubernetes):
     """A life that cannot be begun within its time has failed: nobody waits for ever."""
-    await put(store, replace(ACCEPTED, until=store.now()))
+    await put(store, replace(ACCEPTED, deadline=store.now()))
     await unobserved.provision(ID, LIFE, 1)
     assert (await read(store, ID)).reason == Reason.PROVISIONING_TIMED_OUT
     await kubernetes.until_empty()
@@ -565,7 +575,7 @@ async def test_emptied_in_the_middle(
     provisioner: Provisioner, store: Store, kubernetes: Kubernetes, valkey: ArqRedis, resource: str
 ):
     """When Redis is emptied while a Pod is being made, the record is put back by the job that has the only copy."""
-    await valkey.set(IN_PROGRESS_KEY + Job.of(Work.PROVISION, ACCEPTED).id, b"this worker")
+    await valkey.set(IN_PROGRESS_KEY + Job.of(JobKind.PROVISION, ACCEPTED).id, b"this worker")
     await kubernetes.misbehave({"kind": "delay", "seconds": 0.3, "verb": "create", "resource": resource})
     provisioning = asyncio.create_task(provisioner.provision(ID, LIFE, 1))
     await kubernetes.until_struck()
@@ -573,7 +583,7 @@ async def test_emptied_in_the_middle(
     await provisioning
     record = await read(store, ID)
     await is_whole(kubernetes, record)
-    assert (record.life, record.spec) == (LIFE, ACCEPTED.spec)
+    assert (record.incarnation, record.spec) == (LIFE, ACCEPTED.spec)
 
 
 @pytest.mark.usefixtures("accepted")
@@ -595,7 +605,9 @@ async def test_emptied_in_the_middle_and_asked_for_again(
 
 
 @pytest.fixture
-async def unserved_one(provisioner: Provisioner, store: Store, cluster: Cluster, kubernetes: Kubernetes) -> Sandbox:
+async def unserved_one(
+    provisioner: Provisioner, store: Store, cluster: KubernetesClient, kubernetes: Kubernetes
+) -> Sandbox:
     """A life that was ready, and has lost its Service since."""
     await put(store, ACCEPTED)
     await provisioner.provision(ID, LIFE, 1)
@@ -603,7 +615,7 @@ async def unserved_one(provisioner: Provisioner, store: Store, cluster: Cluster,
     made = await read(store, ID)
     await cluster.delete_service(SERVICE, made.service_uid)
     ready = replace(made, status=Status.RUNNING, ready=True)
-    return await put(store, another_attempt(unserved(ready)))
+    return await put(store, next_attempt(without_service(ready)))
 
 
 async def test_another_service(
@@ -634,14 +646,14 @@ async def test_its_pod_is_gone(
     await provisioner.provision(ID, LIFE, unserved_one.attempt)
     record = await read(store, ID)
     assert (record.status, record.reason) == (Status.FAILED, Reason.POD_LOST)
-    assert record.until is not None
-    assert await queued(valkey) == [Job.of(Work.TERMINATE, record).id]
+    assert record.deadline is not None
+    assert await queued(valkey) == [Job.of(JobKind.TERMINATE, record).id]
     assert await kubernetes.names("pods") == ([POD] if taken else [])
     assert await kubernetes.names("services") == []
 
 
 async def test_its_pod_is_going(
-    provisioner: Provisioner, store: Store, kubernetes: Kubernetes, cluster: Cluster, unserved_one: Sandbox
+    provisioner: Provisioner, store: Store, kubernetes: Kubernetes, cluster: KubernetesClient, unserved_one: Sandbox
 ):
     """While its Pod goes nothing is made for it, and its end is the observer's to see."""
     kept = {"metadata": {"finalizers": ["test/keep"]}}
@@ -696,7 +708,7 @@ async def test_terminate_what_the_record_knows(
     """Nothing is looked for: a delete of the Service, a delete of the Pod."""
     ending = await put(store, terminating(running))
     await kubernetes.call("DELETE", "/emulator/calls")
-    await provisioner.terminate(ID, ending.life, ending.attempt)
+    await provisioner.terminate(ID, ending.incarnation, ending.attempt)
     asked = (await kubernetes.call("GET", "/emulator/calls")).body
     assert asked == {"delete services": 1, "delete pods": 1}
 
@@ -706,7 +718,7 @@ async def test_terminate_what_the_record_does_not_know(
 ):
     """Another Pod and Service of this very life than those it names go, too."""
     ending = await put(store, terminating(replace(running, pod_uid="another", service_uid="another")))
-    await provisioner.terminate(ID, ending.life, ending.attempt)
+    await provisioner.terminate(ID, ending.incarnation, ending.attempt)
     await kubernetes.until_empty()
 
 
@@ -741,8 +753,8 @@ async def test_terminate_what_was_forgotten(
     provisioner: Provisioner, store: Store, kubernetes: Kubernetes, running: Sandbox
 ):
     """A life without a record leaves no Pod and no Service either."""
-    await store.change(ID, lambda _: Change(None))
-    await provisioner.terminate(ID, running.life, 1)
+    await store.change(ID, lambda _: Update(None))
+    await provisioner.terminate(ID, running.incarnation, 1)
     await kubernetes.until_empty()
 
 
@@ -757,10 +769,10 @@ async def test_terminate_an_earlier_life(
     provisioner: Provisioner, store: Store, kubernetes: Kubernetes, running: Sandbox
 ):
     """The end of an earlier life takes its own Pod and Service, and nothing of the life that followed."""
-    following = await put(store, next_life(running, running.spec, now=running.created_at))
-    await provisioner.provision(ID, following.life, 1)
+    following = await put(store, new_incarnation(running, running.spec, now=running.created_at))
+    await provisioner.provision(ID, following.incarnation, 1)
     following = await read(store, ID)
-    await provisioner.terminate(ID, running.life, 1)
+    await provisioner.terminate(ID, running.incarnation, 1)
 
     async def alone() -> bool:
         pods, services = await kubernetes.names("pods"), await kubernetes.names("services")
@@ -775,7 +787,7 @@ async def test_terminate_of_an_older_attempt(
     provisioner: Provisioner, store: Store, kubernetes: Kubernetes, running: Sandbox
 ):
     """A job that another has followed does nothing: its follower does it."""
-    ending = await put(store, another_attempt(terminating(running)))
+    ending = await put(store, next_attempt(terminating(running)))
     await provisioner.terminate(ID, LIFE, 1)
     assert await read(store, ID) == ending
     (pod,) = await kubernetes.found("pods")
@@ -787,9 +799,9 @@ async def test_terminate_while_provisioning(
 ):
     """While a job may still make a Pod for this life, its record is kept, to come back for what that job makes."""
     ending = await put(store, terminating(ACCEPTED))
-    job = Job.of(Work.PROVISION, ACCEPTED)
+    job = Job.of(JobKind.PROVISION, ACCEPTED)
     await valkey.set(IN_PROGRESS_KEY + job.id, b"1")
-    with pytest.raises(NotGone):
+    with pytest.raises(CleanupPending):
         await provisioner.terminate(ID, LIFE, 1)
     assert await read(store, ID) == ending
     await valkey.delete(IN_PROGRESS_KEY + job.id)
@@ -801,8 +813,8 @@ async def test_terminate_while_provisioning(
 async def test_terminate_while_an_earlier_attempt_provisions(provisioner: Provisioner, store: Store, valkey: ArqRedis):
     """It is not only the last attempt that may still be at it."""
     await put(store, terminating(replace(ACCEPTED, attempt=3)))
-    await valkey.set(IN_PROGRESS_KEY + Job.of(Work.PROVISION, ACCEPTED).id, b"1")
-    with pytest.raises(NotGone):
+    await valkey.set(IN_PROGRESS_KEY + Job.of(JobKind.PROVISION, ACCEPTED).id, b"1")
+    with pytest.raises(CleanupPending):
         await provisioner.terminate(ID, LIFE, 3)
 
 
@@ -812,10 +824,10 @@ async def test_terminate_while_a_worker_may_be_dead(
 ):
     """A worker that was killed makes no Pod any more, though its mark lasts: nobody waits for it."""
     await put(store, terminating(ACCEPTED))
-    await valkey.set(IN_PROGRESS_KEY + Job.of(Work.PROVISION, ACCEPTED).id, b"host:1")
+    await valkey.set(IN_PROGRESS_KEY + Job.of(JobKind.PROVISION, ACCEPTED).id, b"host:1")
     await vitals.beat("host:1")
     if beat == "of now":
-        with pytest.raises(NotGone):
+        with pytest.raises(CleanupPending):
             await provisioner.terminate(ID, LIFE, 1)
         assert await store.get(ID)
         return
@@ -844,15 +856,15 @@ async def test_delete_then_create_again_and_again(
     provisioner: Provisioner, store: Store, kubernetes: Kubernetes, running: Sandbox, number: int
 ):
     """However the jobs of an id's lives interleave, the last life has its Pod and Service, and no other is left."""
-    lives = [running]
+    incarnations = [running]
     for _ in range(number + 1):
-        await put(store, terminating(lives[-1]))
-        lives.append(await put(store, next_life(lives[-1], running.spec, now=running.created_at)))
-    ends = [provisioner.terminate(ID, life.life, 1) for life in lives[:-1]]
-    begins = [provisioner.provision(ID, life.life, 1) for life in lives]
+        await put(store, terminating(incarnations[-1]))
+        incarnations.append(await put(store, new_incarnation(incarnations[-1], running.spec, now=running.created_at)))
+    ends = [provisioner.terminate(ID, incarnation.incarnation, 1) for incarnation in incarnations[:-1]]
+    begins = [provisioner.provision(ID, incarnation.incarnation, 1) for incarnation in incarnations]
     await asyncio.gather(*begins, *ends)
     last = await read(store, ID)
-    assert last.life == lives[-1].life
+    assert last.incarnation == incarnations[-1].incarnation
 
     async def alone() -> bool:
         return await kubernetes.names("pods") == [last.pod_name]
@@ -865,11 +877,11 @@ async def test_terminate_before_an_earlier_life_is_gone(provisioner: Provisioner
     """A record outlives every Pod of its id: one without a record would be taken for one whose record was lost."""
     first = await put(store, ACCEPTED)
     await provisioner.provision(ID, LIFE, 1)
-    await put(store, terminating(next_life(first, first.spec, now=first.created_at)))
+    await put(store, terminating(new_incarnation(first, first.spec, now=first.created_at)))
     second = await read(store, ID)
-    with pytest.raises(NotGone):
-        await provisioner.terminate(ID, second.life, 1)
+    with pytest.raises(CleanupPending):
+        await provisioner.terminate(ID, second.incarnation, 1)
     assert await read(store, ID) == second
     await kubernetes.until_empty()
-    await provisioner.terminate(ID, second.life, 1)
+    await provisioner.terminate(ID, second.incarnation, 1)
     assert await store.get(ID) is None

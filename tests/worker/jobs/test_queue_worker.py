@@ -17,14 +17,14 @@ from arq.worker import Worker, func
 
 from shared.liveness.vitals import ALIVE_SECONDS, WORKERS
 from shared.queue import job as queue
-from shared.queue.job import IN_PROGRESS_KEY, JOB_KEY, NEWS, QUEUE, Job, Work
-from shared.redis.connection import PATIENT, connect
+from shared.queue.job import IN_PROGRESS_KEY, JOB_KEY, QUEUE, WAKEUP_CHANNEL, Job, JobKind
+from shared.redis.connection import RETRY_FOREVER, connect
 from shared.settings import read_settings
 from tests.conftest import StartValkey
 from tests.support.lossy_line import LossyLine
 from tests.worker.conftest import SECONDS, eventually
 from worker.health import heartbeat
-from worker.jobs.queue_worker import Runner
+from worker.jobs.queue_worker import QueueWorker
 
 pytestmark = [
     pytest.mark.anyio,
@@ -37,7 +37,7 @@ NAME: ContextVar[str] = ContextVar("name", default="this-host:1")
 
 
 def job(number: int = 0) -> Job:
-    return Job(Work.PROVISION, f"s{number}", "1-0a1b2c3d")
+    return Job(JobKind.PROVISION, f"s{number}", "1-0a1b2c3d")
 
 
 JOBS = [job(number) for number in range(20)]
@@ -104,11 +104,11 @@ Started = Callable[..., AbstractAsyncContextManager[Worker]]
 @pytest.fixture
 def started(did: Did, valkey_url: str, monkeypatch: pytest.MonkeyPatch) -> Started:
     """While it is entered, a worker of this name runs; that it does not end by itself is part of every test."""
-    monkeypatch.setattr(heartbeat, "name", NAME.get)  # a process has one, and here are several workers in one
+    monkeypatch.setattr(heartbeat, "worker_name", NAME.get)  # a process has one, and here are several workers in one
 
     @asynccontextmanager
     async def start(
-        name: str = "host:1", *, kind: type[Worker] = Runner, url: str = valkey_url, **options: Any
+        name: str = "host:1", *, kind: type[Worker] = QueueWorker, url: str = valkey_url, **options: Any
     ) -> AsyncIterator[Worker]:
         worker = made(did, url, kind, **options)
 
@@ -135,11 +135,11 @@ def started(did: Did, valkey_url: str, monkeypatch: pytest.MonkeyPatch) -> Start
     return start
 
 
-def made(did: Did, url: str, kind: type[Worker] = Runner, **options: Any) -> Worker:
+def made(did: Did, url: str, kind: type[Worker] = QueueWorker, **options: Any) -> Worker:
     return kind(
         **{
-            "functions": [func(did.provision, name=Work.PROVISION)],
-            "redis_pool": connect(read_settings({"REDIS_URL": url}), PATIENT),
+            "functions": [func(did.provision, name=JobKind.PROVISION)],
+            "redis_pool": connect(read_settings({"REDIS_URL": url}), RETRY_FOREVER),
             "job_serializer": queue.encode,
             "job_deserializer": queue.decode,
             "handle_signals": False,
@@ -158,7 +158,7 @@ async def enqueue(redis: ArqRedis, *jobs: Job, due_in: float = 0.0, silently: bo
             step.set(JOB_KEY + each.id, each.payload(time.time()))
             step.zadd(QUEUE, {each.id: due})
         if not silently:
-            step.publish(NEWS, "")
+            step.publish(WAKEUP_CHANNEL, "")
         await step.execute()
 
 
@@ -173,7 +173,7 @@ async def until_empty(redis: ArqRedis) -> None:
 
 async def until_listening(redis: ArqRedis, count: int = 1) -> None:
     async def listening() -> bool:
-        ((_, subscribed),) = await redis.pubsub_numsub(NEWS)
+        ((_, subscribed),) = await redis.pubsub_numsub(WAKEUP_CHANNEL)
         return bool(subscribed == count)
 
     await eventually(listening, "it listens for news")
@@ -207,7 +207,7 @@ async def test_as_arq_does(valkey: ArqRedis, valkey_url: str, options: dict[str,
         await enqueue(valkey, *JOBS[:8])
         await valkey.delete(JOB_KEY + JOBS[4].id)  # it has expired
         await valkey.set(JOB_KEY + JOBS[5].id, b"rubbish")
-        unknown = Job(Work.TERMINATE, "s8", "1-0a1b2c3d")
+        unknown = Job(JobKind.TERMINATE, "s8", "1-0a1b2c3d")
         await enqueue(valkey, unknown)
         worker = made(did, valkey_url, kind, burst=True, poll_delay=0.05, **options)
         async with asyncio.timeout(SECONDS):
@@ -216,7 +216,7 @@ async def test_as_arq_does(valkey: ArqRedis, valkey_url: str, options: dict[str,
         await worker.close()
         return sorted(did.begun), sorted(did.done), counts, sorted(await valkey.keys())
 
-    assert await burst(Runner) == await burst(Worker)
+    assert await burst(QueueWorker) == await burst(Worker)
 
 
 async def test_a_job_leaves_nothing(valkey: ArqRedis, started: Started, did: Did):
@@ -351,7 +351,7 @@ async def test_the_rest_is_anothers(valkey: ArqRedis, started: Started, did: Did
 # Beside arq's own worker
 
 
-@pytest.mark.parametrize("kind", [Arqs, Runner])
+@pytest.mark.parametrize("kind", [Arqs, QueueWorker])
 @pytest.mark.parametrize("mark", [b"1", b"host:9"], ids=["arq's mark", "ours"])
 async def test_a_mark_is_respected(valkey: ArqRedis, started: Started, did: Did, kind: type[Worker], mark: bytes):
     """What another has begun is left to it, by arq's worker and by ours, whoever of the two that is."""
@@ -435,7 +435,7 @@ async def test_what_the_dead_have_claimed(valkey: ArqRedis, started: Started, di
 async def test_redis_restarts(start_valkey: StartValkey, started: Started, did: Did):
     """A worker whose Redis went away, scripts, subscriptions and all, goes on when it is back."""
     server = start_valkey()
-    async with connect(read_settings({"REDIS_URL": server.url}), PATIENT) as redis, started(url=server.url):
+    async with connect(read_settings({"REDIS_URL": server.url}), RETRY_FOREVER) as redis, started(url=server.url):
         await enqueue(redis, JOBS[0])
         await did.until_done(JOBS[0])
         server.stop()

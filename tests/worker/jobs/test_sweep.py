@@ -7,14 +7,14 @@ from msgspec.structs import replace
 
 from shared.errors import StoreUnavailable
 from shared.queue.job import JOB_KEY, QUEUE
-from shared.redis.connection import PROMPT, connect
-from shared.sandbox.record import NO_PROGRESS_SECONDS, Reason, Sandbox, Status
-from shared.sandbox.transitions import Made, failed, provisioned, terminating, troubled
+from shared.redis.connection import FAIL_FAST, connect
+from shared.sandbox.record import STALLED_SECONDS, Reason, Sandbox, Status
+from shared.sandbox.transitions import ProvisionedObjects, failed, provisioned, terminating, with_reason
 from shared.store.store import Store
 from tests.conftest import Clock
 from tests.support.records import record_of, settings_of
 from tests.worker.conftest import put, queued, read
-from worker.jobs.cleanup_throttle import Pacing
+from worker.jobs.cleanup_throttle import CleanupThrottle
 from worker.jobs.sweep import sweep as sweep_once
 
 pytestmark = pytest.mark.anyio
@@ -26,19 +26,21 @@ RETENTION = 600.0
 async def sweep(store: Store, **environment: str) -> int:
     """With these settings, as the scheduled job does."""
     settings = settings_of(FAILED_RETENTION_SECONDS=str(RETENTION), **environment)
-    return await sweep_once(store, Pacing(store.redis, store.now), settings)
+    return await sweep_once(store, CleanupThrottle(store.redis, store.now), settings)
 
 
 def made() -> Sandbox:
     record = record_of(ID)
-    return provisioned(record, Made("sandbox-abc", "u", "service", "http://node:30001"), now=record.created_at)
+    return provisioned(
+        record, ProvisionedObjects("sandbox-abc", "u", "service", "http://node:30001"), now=record.created_at
+    )
 
 
 WAITS_FOR_POD = record_of(ID)
 BEING_DELETED = terminating(made())
 DUE = {
     "accepted, and no job came": (WAITS_FOR_POD, "provision:abc:1-0a1b2c3d:2"),
-    "in trouble": (troubled(WAITS_FOR_POD, Reason.QUOTA_EXCEEDED, "full"), "provision:abc:1-0a1b2c3d:2"),
+    "in trouble": (with_reason(WAITS_FOR_POD, Reason.QUOTA_EXCEEDED, "full"), "provision:abc:1-0a1b2c3d:2"),
     "being deleted": (BEING_DELETED, "terminate:abc:1-0a1b2c3d:2"),
     "being deleted, never made": (terminating(WAITS_FOR_POD), "terminate:abc:1-0a1b2c3d:2"),
     "at its fifth attempt": (record_of(ID, attempt=5), "provision:abc:1-0a1b2c3d:6"),
@@ -50,7 +52,7 @@ DUE = {
 async def test_no_progress(valkey: ArqRedis, store: Store, clock: Clock, record: Sandbox, job: str):
     """What waits for a job and has not moved gets one more, under the next attempt's name; nothing else changes."""
     await put(store, record)
-    clock.advance(NO_PROGRESS_SECONDS)
+    clock.advance(STALLED_SECONDS)
     assert await sweep(store) == 1
     assert await queued(valkey) == [job]
     assert await valkey.exists(JOB_KEY + job)
@@ -61,9 +63,9 @@ async def test_no_progress(valkey: ArqRedis, store: Store, clock: Clock, record:
 async def test_once_is_enough(valkey: ArqRedis, store: Store, clock: Clock):
     """What has just got a job gets none from the next sweep; when that made no progress either, another."""
     await put(store, WAITS_FOR_POD)
-    clock.advance(NO_PROGRESS_SECONDS)
+    clock.advance(STALLED_SECONDS)
     assert [await sweep(store), await sweep(store)] == [1, 0]
-    clock.advance(NO_PROGRESS_SECONDS)
+    clock.advance(STALLED_SECONDS)
     assert await sweep(store) == 1
     assert await queued(valkey) == ["provision:abc:1-0a1b2c3d:2", "provision:abc:1-0a1b2c3d:3"]
 
@@ -78,7 +80,7 @@ NOT_DUE = {
 async def test_nothing_to_do(valkey: ArqRedis, store: Store, clock: Clock, record: Sandbox):
     """What waits for no job gets none, however long it stands."""
     await put(store, record)
-    clock.advance(NO_PROGRESS_SECONDS * 100)
+    clock.advance(STALLED_SECONDS * 100)
     assert await sweep(store) == 0
     assert await queued(valkey) == []
 
@@ -86,9 +88,9 @@ async def test_nothing_to_do(valkey: ArqRedis, store: Store, clock: Clock, recor
 async def test_progress_in_time(valkey: ArqRedis, store: Store, clock: Clock):
     """A record that moved is left its time anew."""
     await put(store, WAITS_FOR_POD)
-    clock.advance(NO_PROGRESS_SECONDS - 1)
-    await put(store, troubled(await read(store, ID), Reason.QUOTA_EXCEEDED, "full"))
-    clock.advance(NO_PROGRESS_SECONDS - 1)
+    clock.advance(STALLED_SECONDS - 1)
+    await put(store, with_reason(await read(store, ID), Reason.QUOTA_EXCEEDED, "full"))
+    clock.advance(STALLED_SECONDS - 1)
     assert await sweep(store) == 0
     assert await queued(valkey) == []
 
@@ -97,7 +99,7 @@ async def test_two_at_once(valkey: ArqRedis, store: Store, clock: Clock):
     """Two workers that sweep at once, over many, make one job for each."""
     for number in range(30):
         await put(store, record_of(f"s{number}"))
-    clock.advance(NO_PROGRESS_SECONDS)
+    clock.advance(STALLED_SECONDS)
     assert sum(await asyncio.gather(sweep(store), sweep(store))) == 30
     assert await queued(valkey) == sorted(f"provision:s{number}:1-0a1b2c3d:2" for number in range(30))
 
@@ -105,7 +107,7 @@ async def test_two_at_once(valkey: ArqRedis, store: Store, clock: Clock):
 async def test_a_job_is_due_at_once(valkey: ArqRedis, store: Store, clock: Clock):
     """The new job waits for nothing."""
     await put(store, WAITS_FOR_POD)
-    clock.advance(NO_PROGRESS_SECONDS)
+    clock.advance(STALLED_SECONDS)
     await sweep(store)
     ((_, due),) = await valkey.zrange(QUEUE, 0, -1, withscores=True)
     assert due <= clock.now * 1000
@@ -116,7 +118,7 @@ async def test_an_unreadable_record(valkey: ArqRedis, store: Store, clock: Clock
     for sandbox_id in ("a", "b", "c"):
         await put(store, record_of(sandbox_id))
     await valkey.set("sandbox:b", b"{}")
-    clock.advance(NO_PROGRESS_SECONDS)
+    clock.advance(STALLED_SECONDS)
     assert await sweep(store) == 2
     assert await queued(valkey) == ["provision:a:1-0a1b2c3d:2", "provision:c:1-0a1b2c3d:2"]
     assert await valkey.get("sandbox:b") == b"{}"
@@ -135,7 +137,7 @@ async def test_what_never_moves_is_tried_less_often(valkey: ArqRedis, store: Sto
 @pytest.fixture
 async def away(away_url: str, clock: Clock) -> AsyncIterator[Store]:
     """Of a Redis that is away."""
-    async with connect(settings_of(REDIS_URL=away_url), PROMPT) as redis:
+    async with connect(settings_of(REDIS_URL=away_url), FAIL_FAST) as redis:
         yield Store(redis, clock)
 
 
@@ -147,23 +149,23 @@ async def test_redis_away(away: Store):
 
 async def test_what_was_never_ready_in_its_time_has_failed(valkey: ArqRedis, store: Store, clock: Clock):
     """It keeps the cause that was last known, and a job removes what was made."""
-    stuck = replace(troubled(made(), Reason.UNSCHEDULABLE, "no room"), until=clock.now + 300)
+    stuck = replace(with_reason(made(), Reason.UNSCHEDULABLE, "no room"), deadline=clock.now + 300)
     await put(store, stuck)
     clock.advance(299)
     assert await sweep(store) == 0
     clock.advance(1)
     assert await sweep(store) == 0, "nobody has looked since: it may be ready by now"
-    await valkey.set("observed:default", f"{clock.now} epoch")
+    await valkey.set("synced:default", f"{clock.now} epoch")
     assert await sweep(store) == 1
     after = await read(store, ID)
-    assert (after.status, after.reason, after.until) == (Status.FAILED, Reason.UNSCHEDULABLE, clock.now + RETENTION)
+    assert (after.status, after.reason, after.deadline) == (Status.FAILED, Reason.UNSCHEDULABLE, clock.now + RETENTION)
     assert "no room" in after.message
     assert await queued(valkey) == ["terminate:abc:1-0a1b2c3d:2"]
 
 
 async def test_what_failed_long_ago_is_removed(valkey: ArqRedis, store: Store, clock: Clock):
     """A failed sandbox can be read for its retention; then its record is ended like any other."""
-    await put(store, failed(made(), Reason.CRASH_LOOP, "exit code 3", until=clock.now + RETENTION))
+    await put(store, failed(made(), Reason.CRASH_LOOP, "exit code 3", deadline=clock.now + RETENTION))
     clock.advance(RETENTION)
     assert await sweep(store) == 1
     assert (await read(store, ID)).status is Status.TERMINATING

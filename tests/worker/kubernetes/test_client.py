@@ -13,7 +13,7 @@ from tests.support.records import record_of, settings_of
 from tests.worker.conftest import SECONDS, Kubernetes
 from worker import manifests
 from worker.kubernetes import manifest_types, retry
-from worker.kubernetes.client import PAGE, PODS, Change, Cluster
+from worker.kubernetes.client import PAGE, PODS, KubernetesClient, WatchEvent
 from worker.kubernetes.config import configuration
 from worker.kubernetes.errors import NO_ANSWER, TIMED_OUT, AlreadyExists, Expired, KubernetesError, NamespaceMissing
 from worker.kubernetes.http import QUICK_TRIES
@@ -27,13 +27,13 @@ CreatePod = Callable[..., Awaitable[Pod]]
 
 
 @pytest.fixture
-def wanted(settings: Settings) -> manifest_types.Pod:
+def wanted(settings: Settings) -> manifest_types.PodManifest:
     """A Pod of ours, not made yet."""
     return manifests.pod(record_of("abc"), settings)
 
 
 @pytest.fixture
-def create_pod(cluster: Cluster, settings: Settings) -> CreatePod:
+def create_pod(cluster: KubernetesClient, settings: Settings) -> CreatePod:
     """Makes the Pod of a sandbox id."""
 
     async def create(sandbox_id: str = "abc") -> Pod:
@@ -42,7 +42,7 @@ def create_pod(cluster: Cluster, settings: Settings) -> CreatePod:
     return create
 
 
-async def test_pod(cluster: Cluster, create_pod: CreatePod, kubernetes: Kubernetes):
+async def test_pod(cluster: KubernetesClient, create_pod: CreatePod, kubernetes: Kubernetes):
     """A Pod is made, read, and deleted; what is read is what was made."""
     made = await create_pod()
     assert made.metadata.name == "sandbox-abc"
@@ -54,7 +54,7 @@ async def test_pod(cluster: Cluster, create_pod: CreatePod, kubernetes: Kubernet
     await kubernetes.until_empty()
 
 
-async def test_service(cluster: Cluster, create_pod: CreatePod, settings: Settings):
+async def test_service(cluster: KubernetesClient, create_pod: CreatePod, settings: Settings):
     """A Service's node port is in the answer of its create; it is read, with its owner, and deleted."""
     pod = await create_pod()
     made = await cluster.create_service(manifests.service(record_of("abc"), pod.metadata.uid, settings))
@@ -68,14 +68,14 @@ async def test_service(cluster: Cluster, create_pod: CreatePod, settings: Settin
     assert await cluster.get_service("sandbox-abc-svc") is None
 
 
-async def test_a_service_without_node_port(cluster: Cluster, environment: dict[str, str]):
+async def test_a_service_without_node_port(cluster: KubernetesClient, environment: dict[str, str]):
     """A ClusterIP Service has none."""
     settings = settings_of(**environment, SANDBOX_SERVICE_TYPE="ClusterIP")
     made = await cluster.create_service(manifests.service(record_of("abc"), UNKNOWN_UID, settings))
     assert made.node_port is None
 
 
-async def test_what_is_not_there(cluster: Cluster):
+async def test_what_is_not_there(cluster: KubernetesClient):
     """Reading what is not there is no error; deleting it says so."""
     assert await cluster.get_pod("absent") is None
     assert await cluster.get_service("absent") is None
@@ -83,7 +83,7 @@ async def test_what_is_not_there(cluster: Cluster):
     assert not await cluster.delete_service("absent", UNKNOWN_UID)
 
 
-async def test_delete_of_another_uid(cluster: Cluster, create_pod: CreatePod, kubernetes: Kubernetes):
+async def test_delete_of_another_uid(cluster: KubernetesClient, create_pod: CreatePod, kubernetes: Kubernetes):
     """A delete that names the uid of an earlier object of this name touches nothing."""
     await create_pod()
     assert not await cluster.delete_pod("sandbox-abc", UNKNOWN_UID)
@@ -98,11 +98,11 @@ async def test_name_taken(create_pod: CreatePod):
         await create_pod()
 
 
-async def test_namespace(settings: Settings, wanted: manifest_types.Pod, kubernetes: Kubernetes):
+async def test_namespace(settings: Settings, wanted: manifest_types.PodManifest, kubernetes: Kubernetes):
     """A Pod in a namespace that is missing is refused as such; the namespace is made, and may be there already."""
     name = f"{kubernetes.namespace}-new"
     pod = msgspec.structs.replace(wanted, metadata=msgspec.structs.replace(wanted.metadata, namespace=name))
-    async with Cluster(await configuration(settings), name, 10) as cluster:
+    async with KubernetesClient(await configuration(settings), name, 10) as cluster:
         with pytest.raises(NamespaceMissing, match=f'namespaces "{name}" not found'):
             await cluster.create_pod(pod)
         await cluster.create_namespace()
@@ -111,7 +111,7 @@ async def test_namespace(settings: Settings, wanted: manifest_types.Pod, kuberne
     await kubernetes.delete("namespaces", name)
 
 
-async def test_list_has_ours_only(cluster: Cluster, create_pod: CreatePod, kubernetes: Kubernetes):
+async def test_list_has_ours_only(cluster: KubernetesClient, create_pod: CreatePod, kubernetes: Kubernetes):
     """The list holds the Pods with our label, and the version it is of."""
     await kubernetes.made_pod("foreign")
     made = await create_pod()
@@ -120,14 +120,14 @@ async def test_list_has_ours_only(cluster: Cluster, create_pod: CreatePod, kuber
     assert int(pods.resource_version) >= int(made.metadata.resource_version)
 
 
-async def test_list_of_nothing(cluster: Cluster):
+async def test_list_of_nothing(cluster: KubernetesClient):
     """No Pods are no error, and still of a version to watch from."""
     pods = await cluster.list_all(PODS)
     assert pods.items == []
     assert pods.resource_version
 
 
-async def test_list_of_more_than_a_page(cluster: Cluster, kubernetes: Kubernetes):
+async def test_list_of_more_than_a_page(cluster: KubernetesClient, kubernetes: Kubernetes):
     """However many Pods there are, the list has each of them once."""
     key, _, value = SELECTOR.partition("=")
     names = {f"p{number}" for number in range(int(PAGE) + 1)}
@@ -158,13 +158,13 @@ def wrong_token(settings: Settings, tmp_path: Path) -> Settings:
 
 async def test_a_wrong_token(wrong_token: Settings, kubernetes: Kubernetes):
     """A token that is not the cluster's: 401, as Kubernetes says it."""
-    async with Cluster(await configuration(wrong_token), kubernetes.namespace, 10) as cluster:
+    async with KubernetesClient(await configuration(wrong_token), kubernetes.namespace, 10) as cluster:
         with pytest.raises(KubernetesError) as refused:
             await cluster.list_all(PODS)
     assert (refused.value.http_status, refused.value.reason) == (401, "Unauthorized")
 
 
-async def test_an_invalid_pod(cluster: Cluster, wanted: manifest_types.Pod):
+async def test_an_invalid_pod(cluster: KubernetesClient, wanted: manifest_types.PodManifest):
     """What breaks a rule of Kubernetes: 422, with its words for what is wrong."""
     (sandbox,) = wanted.spec.containers
     twice = msgspec.structs.replace(sandbox, volume_mounts=sandbox.volume_mounts * 2)
@@ -180,13 +180,13 @@ async def test_a_full_quota(create_pod: CreatePod, kubernetes: Kubernetes):
     with pytest.raises(KubernetesError, match="exceeded quota: none") as refused:
         await create_pod()
     assert refused.value.http_status == 403
-    assert retry.is_temporary(refused.value)
+    assert retry.is_retryable(refused.value)
 
 
 async def test_no_answer_in_time(settings: Settings, kubernetes: Kubernetes):
     """A call that takes longer than it may ends, is said to have timed out, and is not tried again at once."""
     await kubernetes.misbehave({"kind": "delay", "seconds": 60, "verb": "list"})
-    async with Cluster(await configuration(settings), kubernetes.namespace, 0.2) as cluster:
+    async with KubernetesClient(await configuration(settings), kubernetes.namespace, 0.2) as cluster:
         with pytest.raises(KubernetesError) as failed:
             await cluster.list_all(PODS)
     assert (failed.value.http_status, failed.value.reason) == (NO_ANSWER, TIMED_OUT)
@@ -196,22 +196,22 @@ async def test_no_answer_in_time(settings: Settings, kubernetes: Kubernetes):
 async def test_nobody_listens(settings: Settings):
     """A server that is away is no answer, and temporary."""
     away = msgspec.structs.replace(settings, k8s_api_server=f"http://127.0.0.1:{free_port()}")
-    async with Cluster(await configuration(away), "any", 10) as cluster:
+    async with KubernetesClient(await configuration(away), "any", 10) as cluster:
         with pytest.raises(KubernetesError) as failed:
             await cluster.get_pod("any")
     assert failed.value.http_status == NO_ANSWER
-    assert retry.is_temporary(failed.value)
+    assert retry.is_retryable(failed.value)
 
 
 @pytest.mark.parametrize("status", [500, 502, 503])
-async def test_a_blip(cluster: Cluster, kubernetes: Kubernetes, status: int):
+async def test_a_blip(cluster: KubernetesClient, kubernetes: Kubernetes, status: int):
     """A call that fails quickly is tried again at once, and nobody notices."""
     await kubernetes.misbehave({"kind": "error", "status": status, "times": QUICK_TRIES - 1})
     assert (await cluster.list_all(PODS)).items == []
     assert await kubernetes.struck() == [QUICK_TRIES - 1]
 
 
-async def test_trouble_that_stays(cluster: Cluster, kubernetes: Kubernetes):
+async def test_trouble_that_stays(cluster: KubernetesClient, kubernetes: Kubernetes):
     """After a few quick tries a call fails with the server's own word: its job is put off, not kept waiting."""
     await kubernetes.misbehave({"kind": "error", "status": 503})
     with pytest.raises(KubernetesError) as failed:
@@ -238,7 +238,7 @@ async def gibberish() -> AsyncIterator[str]:
 async def test_an_answer_that_is_no_json(settings: Settings, gibberish: str):
     """What a proxy before Kubernetes answers in its place is a failure of the call, like any other."""
     elsewhere = msgspec.structs.replace(settings, k8s_api_server=gibberish)
-    async with Cluster(await configuration(elsewhere), "any", 10) as cluster:
+    async with KubernetesClient(await configuration(elsewhere), "any", 10) as cluster:
         with pytest.raises(KubernetesError):
             await cluster.list_all(PODS)
         with pytest.raises(KubernetesError):
@@ -259,14 +259,14 @@ async def test_the_environments_proxy(
     monkeypatch.setenv("http_proxy", gibberish.replace("http:", scheme))
     monkeypatch.setenv("no_proxy", bypassed)
     elsewhere = msgspec.structs.replace(settings, k8s_api_server="http://kubernetes.test")
-    async with Cluster(await configuration(elsewhere), "any", 10) as cluster:
+    async with KubernetesClient(await configuration(elsewhere), "any", 10) as cluster:
         with pytest.raises(KubernetesError) as failed:
             await cluster.get_pod("any")
     assert ("not Kubernetes" in failed.value.message) == (who_answers == "proxy")
 
 
 @pytest.mark.parametrize(("status", "seconds"), [(429, 7), (503, 3)])
-async def test_retry_after(cluster: Cluster, kubernetes: Kubernetes, status: int, seconds: int):
+async def test_retry_after(cluster: KubernetesClient, kubernetes: Kubernetes, status: int, seconds: int):
     """A server that says when to come back is not asked before: no quick try, and its word goes with the error."""
     await kubernetes.misbehave({"kind": "error", "status": status, "retry_after": seconds})
     with pytest.raises(KubernetesError) as failed:
@@ -275,7 +275,7 @@ async def test_retry_after(cluster: Cluster, kubernetes: Kubernetes, status: int
     assert await kubernetes.struck() == [1]
 
 
-async def test_an_answer_that_is_not_kubernetes(cluster: Cluster, kubernetes: Kubernetes):
+async def test_an_answer_that_is_not_kubernetes(cluster: KubernetesClient, kubernetes: Kubernetes):
     """Text instead of a Status, as a proxy has it or the server's own 429, ends up in the message."""
     await kubernetes.misbehave({"kind": "error", "status": 429})
     with pytest.raises(KubernetesError, match="Too many requests, please try again later"):
@@ -298,7 +298,7 @@ async def test_an_answer_lost_after_the_write(create_pod: CreatePod, kubernetes:
     assert await kubernetes.names("pods") == ["sandbox-abc"]
 
 
-async def test_the_answer_of_a_delete_lost(cluster: Cluster, create_pod: CreatePod, kubernetes: Kubernetes):
+async def test_the_answer_of_a_delete_lost(cluster: KubernetesClient, create_pod: CreatePod, kubernetes: Kubernetes):
     """A delete made again, because its answer was lost, succeeds: the Pod is going."""
     pod = await create_pod()
     await kubernetes.misbehave({"kind": "reset", "verb": "delete", "after": True, "times": 1})
@@ -309,9 +309,9 @@ async def test_the_answer_of_a_delete_lost(cluster: Cluster, create_pod: CreateP
 # Watching
 
 
-async def until(stream: AsyncIterator[list[Change[Pod]]], type_: str) -> list[Change[Pod]]:
+async def until(stream: AsyncIterator[list[WatchEvent[Pod]]], type_: str) -> list[WatchEvent[Pod]]:
     """What comes up to the first event of this type."""
-    seen: list[Change[Pod]] = []
+    seen: list[WatchEvent[Pod]] = []
     async with asyncio.timeout(SECONDS):
         async for events in stream:
             assert events
@@ -322,7 +322,7 @@ async def until(stream: AsyncIterator[list[Change[Pod]]], type_: str) -> list[Ch
     return pytest.fail(f"the watch ended before {type_}: {seen}")
 
 
-async def test_watch(cluster: Cluster, create_pod: CreatePod, kubernetes: Kubernetes):
+async def test_watch(cluster: KubernetesClient, create_pod: CreatePod, kubernetes: Kubernetes):
     """A watch tells one Pod's life from the version on that it is asked from; of others' Pods it says nothing."""
     version = (await cluster.list_all(PODS)).resource_version
     await kubernetes.made_pod("foreign")
@@ -333,12 +333,12 @@ async def test_watch(cluster: Cluster, create_pod: CreatePod, kubernetes: Kubern
         seen = await until(events, "DELETED")
     assert {event.object.metadata.uid for event in seen} == {pod.metadata.uid}
     assert [event.type for event in seen] == ["ADDED", *["MODIFIED"] * (len(seen) - 2), "DELETED"]
-    assert any(event.object.has("Ready") for event in seen)
+    assert any(event.object.is_condition_true("Ready") for event in seen)
     versions = [int(event.object.metadata.resource_version) for event in seen]
     assert versions == sorted(set(versions))
 
 
-async def test_a_watch_of_a_large_pod(cluster: Cluster, kubernetes: Kubernetes):
+async def test_a_watch_of_a_large_pod(cluster: KubernetesClient, kubernetes: Kubernetes):
     """A Pod as large as its annotations may be, 256 KiB, is an event like any other."""
     key, _, value = SELECTOR.partition("=")
     version = (await cluster.list_all(PODS)).resource_version
@@ -349,7 +349,7 @@ async def test_a_watch_of_a_large_pod(cluster: Cluster, kubernetes: Kubernetes):
 
 
 async def test_a_watch_goes_on_where_the_last_one_ended(
-    cluster: Cluster, create_pod: CreatePod, kubernetes: Kubernetes
+    cluster: KubernetesClient, create_pod: CreatePod, kubernetes: Kubernetes
 ):
     """From the last version seen, nothing is told twice and nothing is left out."""
     version = (await cluster.list_all(PODS)).resource_version
@@ -362,7 +362,7 @@ async def test_a_watch_goes_on_where_the_last_one_ended(
     assert int(following.object.metadata.resource_version) > int(added.object.metadata.resource_version)
 
 
-async def test_a_watch_that_the_server_ends(cluster: Cluster, kubernetes: Kubernetes):
+async def test_a_watch_that_the_server_ends(cluster: KubernetesClient, kubernetes: Kubernetes):
     """The regular end of a stream is no error."""
     version = (await cluster.list_all(PODS)).resource_version
     await kubernetes.misbehave({"kind": "watch-close", "seconds": 0})
@@ -370,7 +370,7 @@ async def test_a_watch_that_the_server_ends(cluster: Cluster, kubernetes: Kubern
         assert [event async for some in events for event in some if event.type != "BOOKMARK"] == []
 
 
-async def test_what_has_come_is_one_list(cluster: Cluster, create_pod: CreatePod):
+async def test_what_has_come_is_one_list(cluster: KubernetesClient, create_pod: CreatePod):
     """Whoever is behind a watch gets what it missed together, in order, and all of it."""
     version = (await cluster.list_all(PODS)).resource_version
     for number in range(40):
@@ -385,7 +385,7 @@ async def test_what_has_come_is_one_list(cluster: Cluster, create_pod: CreatePod
     assert len(lists) < 40
 
 
-async def test_a_line_that_cannot_be_read(cluster: Cluster, monkeypatch: pytest.MonkeyPatch):
+async def test_a_line_that_cannot_be_read(cluster: KubernetesClient, monkeypatch: pytest.MonkeyPatch):
     """What came before it counts."""
     good = b'{"type": "MODIFIED", "object": {"metadata": {"name": "a", "resourceVersion": "5"}}}'
 
@@ -399,7 +399,7 @@ async def test_a_line_that_cannot_be_read(cluster: Cluster, monkeypatch: pytest.
         await anext(stream)
 
 
-async def test_a_watch_from_too_long_ago(cluster: Cluster, create_pod: CreatePod, kubernetes: Kubernetes):
+async def test_a_watch_from_too_long_ago(cluster: KubernetesClient, create_pod: CreatePod, kubernetes: Kubernetes):
     """410 comes as an event of a stream that began well, and is raised as Expired."""
     version = (await cluster.list_all(PODS)).resource_version
     await create_pod()
@@ -409,7 +409,7 @@ async def test_a_watch_from_too_long_ago(cluster: Cluster, create_pod: CreatePod
             await until(events, "ADDED")
 
 
-async def test_a_watch_that_is_refused(cluster: Cluster, kubernetes: Kubernetes):
+async def test_a_watch_that_is_refused(cluster: KubernetesClient, kubernetes: Kubernetes):
     """A stream that does not begin fails as any other call does."""
     await kubernetes.misbehave({"kind": "error", "status": 503, "verb": "watch"})
     async with aclosing(cluster.watch(PODS, "1")) as events:
@@ -418,11 +418,11 @@ async def test_a_watch_that_is_refused(cluster: Cluster, kubernetes: Kubernetes)
     assert failed.value.http_status == 503
 
 
-async def test_a_watch_whose_connection_is_cut(cluster: Cluster, kubernetes: Kubernetes):
+async def test_a_watch_whose_connection_is_cut(cluster: KubernetesClient, kubernetes: Kubernetes):
     """A stream that breaks in the middle is an error, and temporary; it is never taken for a regular end."""
     version = (await cluster.list_all(PODS)).resource_version
 
-    async def follow() -> list[Change[Pod]]:
+    async def follow() -> list[WatchEvent[Pod]]:
         async with aclosing(cluster.watch(PODS, version)) as events:
             return [event async for some in events for event in some]
 
@@ -437,4 +437,4 @@ async def test_a_watch_whose_connection_is_cut(cluster: Cluster, kubernetes: Kub
         async with asyncio.timeout(SECONDS):
             await watching
     assert failed.value.http_status == NO_ANSWER
-    assert retry.is_temporary(failed.value)
+    assert retry.is_retryable(failed.value)

@@ -31,9 +31,9 @@ RECORDED = {
 @pytest.mark.parametrize(("error", "reason"), RECORDED.values(), ids=RECORDED)
 def test_final(error: KubernetesError, reason: Reason):
     """What the same request would be told again is final, is not tried again at once, and has its word."""
-    assert not retry.is_temporary(error)
-    assert not retry.is_blip(error)
-    assert retry.reason(error) is reason
+    assert not retry.is_retryable(error)
+    assert not retry.is_transient(error)
+    assert retry.reason_for(error) is reason
 
 
 TEMPORARY = {
@@ -57,14 +57,14 @@ TEMPORARY = {
 @pytest.mark.parametrize(("error", "reason"), TEMPORARY.values(), ids=TEMPORARY)
 def test_temporary(error: KubernetesError, reason: Reason):
     """What may be otherwise later is temporary, and has its word."""
-    assert retry.is_temporary(error)
-    assert retry.reason(error) is reason
+    assert retry.is_retryable(error)
+    assert retry.reason_for(error) is reason
 
 
 @given(st.integers(500, 599))
 def test_every_error_of_the_server_is_temporary(status: int):
     """5xx says nothing about the request."""
-    assert retry.is_temporary(answer(status))
+    assert retry.is_retryable(answer(status))
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_every_error_of_the_server_is_temporary(status: int):
 )
 def test_blip(error: KubernetesError, blip: bool):
     """Only what failed quickly, without a word to wait, is worth another try at once."""
-    assert retry.is_blip(error) is blip
+    assert retry.is_transient(error) is blip
 
 
 ATTEMPTS = st.integers(1, 10_000)
@@ -94,19 +94,19 @@ SECONDS = st.none() | st.floats(0, 3600)
 @given(ATTEMPTS, SECONDS)
 def test_never_before_the_servers_word(attempt: int, retry_after: float | None):
     """Whoever is told to wait waits at least that long."""
-    assert retry.delay(attempt, retry_after) >= (retry_after or 0)
+    assert retry.backoff_seconds(attempt, retry_after) >= (retry_after or 0)
 
 
 @given(ATTEMPTS)
 def test_delays_stay_within_their_bounds(attempt: int):
     """Never at once, and never longer than the cap, however often it failed."""
     ceiling = min(retry.CAP_SECONDS, retry.BASE_SECONDS * 2.0 ** min(attempt - 1, 50))
-    assert ceiling / 2 <= retry.delay(attempt) <= ceiling
+    assert ceiling / 2 <= retry.backoff_seconds(attempt) <= ceiling
 
 
 def test_delays_grow_up_to_the_cap():
     """Each attempt waits at least as long as the one before could at most, until the cap."""
-    delays = [retry.delay(attempt) for attempt in range(1, 30)]
+    delays = [retry.backoff_seconds(attempt) for attempt in range(1, 30)]
     growing = list(itertools.takewhile(lambda seconds: seconds < retry.CAP_SECONDS / 2, delays))
     assert growing == sorted(growing)
     assert len(growing) >= 3
@@ -115,4 +115,4 @@ def test_delays_grow_up_to_the_cap():
 
 def test_delays_are_spread():
     """Many that failed at once do not come back at once."""
-    assert len({retry.delay(10) for _ in range(100)}) > 50
+    assert len({retry.backoff_seconds(10) for _ in range(100)}) > 50

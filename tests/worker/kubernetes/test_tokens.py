@@ -11,7 +11,7 @@ from kubernetes_asyncio.client import Configuration
 
 from tests.conftest import Clock
 from tests.support.records import settings_of
-from worker.kubernetes.config import TOKEN_SECONDS, FreshToken, configuration
+from worker.kubernetes.config import TOKEN_SECONDS, TokenRefresher, configuration
 
 pytestmark = pytest.mark.anyio
 
@@ -60,8 +60,8 @@ class Kubeconfig:
     async def followed(self, clock: Clock) -> Configuration:
         """As the worker opens it, but with the test's time."""
         found = await configuration(settings_of(KUBECONFIG_PATH=str(self.path)))
-        assert isinstance(found.refresh_api_key_hook, FreshToken)
-        found.refresh_api_key_hook = FreshToken(self.path, clock)
+        assert isinstance(found.refresh_api_key_hook, TokenRefresher)
+        found.refresh_api_key_hook = TokenRefresher(self.path, clock)
         return found
 
 

@@ -9,21 +9,21 @@ from msgspec.structs import replace
 
 from shared.errors import StoreUnavailable
 from shared.liveness.vitals import Vitals
-from shared.redis.connection import PROMPT, connect
+from shared.redis.connection import FAIL_FAST, connect
 from shared.sandbox.record import Reason, Sandbox, Status
 from shared.sandbox.transitions import terminating
 from shared.settings import Settings
-from shared.store.store import Fenced, Store
-from shared.store.update import Guard
+from shared.store.store import PreconditionFailed, Store
+from shared.store.update import Precondition
 from tests.conftest import StartValkey
 from tests.support.records import record_of, settings_of
 from tests.worker.conftest import Kubernetes, eventually, put, queued, read
 from worker.jobs.provisioner import Provisioner
-from worker.kubernetes.client import Cluster
+from worker.kubernetes.client import KubernetesClient
 from worker.kubernetes.errors import KubernetesError
-from worker.leader.leader import Observer, lease_name
+from worker.leader.leader import Leader, lease_name
 from worker.leader.lease import RETRY_SECONDS, Lease
-from worker.reflectors.pods import Pods
+from worker.reflectors.pods import PodReflector
 
 pytestmark = pytest.mark.anyio
 
@@ -41,19 +41,21 @@ def provision(provisioner: Provisioner, store: Store) -> Provision:
 
     async def begin(sandbox_id: str = ID) -> Sandbox:
         record = await put(store, record_of(sandbox_id))
-        await provisioner.provision(sandbox_id, record.life, 1)
+        await provisioner.provision(sandbox_id, record.incarnation, 1)
         return await read(store, sandbox_id)
 
     return begin
 
 
 @pytest.fixture
-def observing(store: Store, vitals: Vitals, valkey: ArqRedis, cluster: Cluster, settings: Settings) -> Observing:
+def observing(
+    store: Store, vitals: Vitals, valkey: ArqRedis, cluster: KubernetesClient, settings: Settings
+) -> Observing:
     """While it is entered, an observer runs; that it does not end by itself is part of every test."""
 
     @asynccontextmanager
     async def run() -> AsyncIterator[None]:
-        task = asyncio.create_task(Observer(store, vitals, valkey, cluster, settings).run())
+        task = asyncio.create_task(Leader(store, vitals, valkey, cluster, settings).run())
         try:
             yield
         finally:
@@ -65,11 +67,13 @@ def observing(store: Store, vitals: Vitals, valkey: ArqRedis, cluster: Cluster, 
 
 
 @pytest.fixture
-async def pods(store: Store, vitals: Vitals, valkey: ArqRedis, cluster: Cluster, settings: Settings) -> Pods:
+async def pods(
+    store: Store, vitals: Vitals, valkey: ArqRedis, cluster: KubernetesClient, settings: Settings
+) -> PodReflector:
     """One leader's, which holds the lease."""
     lease = Lease(valkey, lease_name(settings.cluster_name))
-    await lease.wait()
-    return Pods(vitals, {}, store, cluster, settings, lease.guard)
+    await lease.acquire()
+    return PodReflector(vitals, {}, store, cluster, settings, lease.precondition)
 
 
 async def stopped(task: asyncio.Task[None]) -> int:
@@ -246,7 +250,7 @@ async def test_deleted_by_us(
     async with observing():
         await provision()
         ending = await put(store, terminating(await until_ready(store)))
-        await provisioner.terminate(ID, ending.life, 1)
+        await provisioner.terminate(ID, ending.incarnation, 1)
         await until_forgotten(store)
     await kubernetes.until_empty()
 
@@ -262,7 +266,7 @@ async def test_gone_while_nobody_observed(
 
 
 @pytest.mark.parametrize("uid", [UID, ""], ids=["a Pod that is gone", "never a Pod"])
-async def test_compare(store: Store, pods: Pods, uid: str):
+async def test_compare(store: Store, pods: PodReflector, uid: str):
     """What was never there cannot be lost: a record that waits for its Pod goes on waiting."""
     before = await put(store, replace(ACCEPTED, pod_uid=uid))
     await pods.begin()
@@ -273,14 +277,16 @@ async def test_compare(store: Store, pods: Pods, uid: str):
         assert record == before
 
 
-async def test_records_of_another_cluster(store: Store, pods: Pods):
+async def test_records_of_another_cluster(store: Store, pods: PodReflector):
     """What this cluster lacks may be another's: its records are left alone."""
     before = await put(store, replace(ACCEPTED, cluster="another", pod_uid=UID))
     await pods.begin()
     assert await read(store, ID) == before
 
 
-async def test_nothing_new_is_not_written(store: Store, pods: Pods, provision: Provision, kubernetes: Kubernetes):
+async def test_nothing_new_is_not_written(
+    store: Store, pods: PodReflector, provision: Provision, kubernetes: Kubernetes
+):
     """Looking again at what has not changed writes nothing."""
     await provision()
     await kubernetes.ready(POD)
@@ -291,7 +297,7 @@ async def test_nothing_new_is_not_written(store: Store, pods: Pods, provision: P
 
 
 async def test_a_pod_of_an_earlier_life(
-    store: Store, pods: Pods, provision: Provision, kubernetes: Kubernetes, valkey: ArqRedis
+    store: Store, pods: PodReflector, provision: Provision, kubernetes: Kubernetes, valkey: ArqRedis
 ):
     """The old Pod of an id that has come back tells nothing about the new life; a job removes it."""
     first = await provision()
@@ -300,8 +306,8 @@ async def test_a_pod_of_an_earlier_life(
     await pods.begin()
     after = await read(store, ID)
     assert (after.status, after.ready, after.pod_uid) == (Status.PENDING, False, "")
-    assert after.life == following.life
-    assert f"terminate:{ID}:{first.life}:" in " ".join(await queued(valkey))
+    assert after.incarnation == following.incarnation
+    assert f"terminate:{ID}:{first.incarnation}:" in " ".join(await queued(valkey))
 
 
 # What goes wrong
@@ -369,7 +375,7 @@ async def test_a_cluster_in_trouble(
         assert (await until_lost(store)).reason == Reason.POD_LOST
 
 
-async def test_a_list_that_fails(store: Store, pods: Pods, kubernetes: Kubernetes):
+async def test_a_list_that_fails(store: Store, pods: PodReflector, kubernetes: Kubernetes):
     """A list that cannot be had is no empty list: nobody is lost by it."""
     before = await put(store, replace(ACCEPTED, pod_uid=UID, status=Status.RUNNING))
     await kubernetes.misbehave({"kind": "error", "status": 500})
@@ -382,13 +388,13 @@ async def test_a_list_that_fails(store: Store, pods: Pods, kubernetes: Kubernete
 
 
 async def test_only_the_holder_writes(
-    store: Store, pods: Pods, provision: Provision, kubernetes: Kubernetes, valkey: ArqRedis, settings: Settings
+    store: Store, pods: PodReflector, provision: Provision, kubernetes: Kubernetes, valkey: ArqRedis, settings: Settings
 ):
     """A leader that has lost its lease is refused its first write, and ends."""
     before = await provision()
     await kubernetes.ready(POD)
     await valkey.delete(lease_name(settings.cluster_name))
-    with pytest.raises(Fenced):
+    with pytest.raises(PreconditionFailed):
         await pods.begin()
     assert await read(store, ID) == before
 
@@ -438,36 +444,38 @@ async def test_the_lease_is_given_back(observing: Observing, valkey: ArqRedis, k
 
 
 async def test_stopped_at_any_moment(
-    store: Store, vitals: Vitals, valkey: ArqRedis, cluster: Cluster, settings: Settings
+    store: Store, vitals: Vitals, valkey: ArqRedis, cluster: KubernetesClient, settings: Settings
 ):
     """Whatever an observer is about, it ends when told once: a worker's shutdown waits for that."""
     for moment in range(60):
-        task = asyncio.create_task(Observer(store, vitals, valkey, cluster, settings).run())
+        task = asyncio.create_task(Leader(store, vitals, valkey, cluster, settings).run())
         for _ in range(moment):
             await asyncio.sleep(0)
         assert await stopped(task) <= 1, f"told once, {moment} turns of the loop after its start, it went on"
         await valkey.delete(lease_name(settings.cluster_name))
 
 
-async def test_redis_away(cluster: Cluster, settings: Settings, away_url: str):
+async def test_redis_away(cluster: KubernetesClient, settings: Settings, away_url: str):
     """What cannot be read is not compared, and says so."""
-    async with connect(settings_of(REDIS_URL=away_url), PROMPT) as away:
-        nobodys = Guard(lease_name(settings.cluster_name), "none")
+    async with connect(settings_of(REDIS_URL=away_url), FAIL_FAST) as away:
+        nobodys = Precondition(lease_name(settings.cluster_name), "none")
         store = Store(away)
         with pytest.raises(StoreUnavailable):
-            await Pods(Vitals(away, store.now, settings.cluster_name), {}, store, cluster, settings, nobodys).begin()
+            await PodReflector(
+                Vitals(away, store.now, settings.cluster_name), {}, store, cluster, settings, nobodys
+            ).begin()
 
 
 async def test_redis_comes_back(
-    start_valkey: StartValkey, cluster: Cluster, settings: Settings, kubernetes: Kubernetes
+    start_valkey: StartValkey, cluster: KubernetesClient, settings: Settings, kubernetes: Kubernetes
 ):
     """An observer outlives its Redis: it leads again when there is one, and looks at everything anew."""
     server = start_valkey()
     await calls(kubernetes)
-    async with connect(settings_of(REDIS_URL=server.url), PROMPT) as redis:
+    async with connect(settings_of(REDIS_URL=server.url), FAIL_FAST) as redis:
         store = Store(redis)
         vitals = Vitals(redis, store.now, settings.cluster_name)
-        observing = asyncio.create_task(Observer(store, vitals, redis, cluster, settings).run())
+        observing = asyncio.create_task(Leader(store, vitals, redis, cluster, settings).run())
         await until_watching(kubernetes)
         server.stop()
         server.start()

@@ -11,10 +11,10 @@ import yaml
 from msgspec.structs import replace
 
 from shared.sandbox.request import read_create
-from shared.sandbox.transitions import accepted
+from shared.sandbox.transitions import new_record
 from tests.support.records import CLUSTER, settings_of
 from worker import manifests
-from worker.kubernetes.labels import LIFE, RECORD
+from worker.kubernetes.labels import INCARNATION, RECORD
 
 pytestmark = pytest.mark.anyio
 
@@ -90,8 +90,8 @@ async def test_what_would_be_made(root: Path, body: dict[str, Any], environment:
     pod, service = yaml.safe_load_all(ended.output)
     settings = settings_of(**environment)
     asked = read_create(request)
-    record = accepted(body.get("sandbox_id", "server-made-id"), asked.spec(), cluster=CLUSTER, now=0.0)
-    record = replace(record, token=pod["metadata"]["labels"][LIFE].partition("-")[2])
+    record = new_record(body.get("sandbox_id", "server-made-id"), asked.spec(), cluster=CLUSTER, now=0.0)
+    record = replace(record, token=pod["metadata"]["labels"][INCARNATION].partition("-")[2])
     uid = service["metadata"]["ownerReferences"][0]["uid"]
     assert timeless(pod) == timeless(sent(manifests.pod(record, settings)))
     assert timeless(service) == timeless(sent(manifests.service(record, uid, settings)))

@@ -12,7 +12,7 @@ from shared.sandbox.record import Sandbox
 from shared.settings import Settings
 from tests.support.records import record_of, settings_of
 from worker import manifests
-from worker.kubernetes.manifest_types import Container, Pod, Volume, VolumeMount
+from worker.kubernetes.manifest_types import Container, PodManifest, Volume, VolumeMount
 
 BASE = "/srv/df"
 SKILLS = f"""
@@ -33,7 +33,7 @@ def source(volume: Volume, mount: VolumeMount) -> str:
     return "empty"
 
 
-def mounts(pod: Pod, container: Container) -> list[str]:
+def mounts(pod: PodManifest, container: Container) -> list[str]:
     volumes = {volume.name: volume for volume in pod.spec.volumes}
     prefix = "" if container.name == "sandbox" else f"{container.name}: "
     return [

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.queue.job import Job, Work
+from shared.queue.job import Job, JobKind
 from shared.sandbox.names import object_name, service_name
 from shared.sandbox.record import Mount, Reason, Sandbox, Spec, Status
 from shared.settings import Settings
@@ -14,7 +14,7 @@ from tests.worker.transcripts import pod_of
 from worker import manifests
 from worker.kubernetes.labels import RECORD
 from worker.kubernetes.objects import Pod, Service
-from worker.reconcile.adoption import adopted, identity, is_lost
+from worker.reconcile.adoption import adopt, is_record_lost, sandbox_of
 
 UID = "4bac641e-9787-412d-8533-464a73917551"
 OLDER_LIFE = "1-older-4bac641e"
@@ -57,7 +57,7 @@ def service(pod: Pod, *, owner: str = UID, node_port: int = 30123) -> Service:
 
 def taken(pod: Pod, of: Service | None, settings: Settings = SETTINGS) -> tuple[Sandbox, tuple[Job, ...]]:
     """The record that is made anew, and its jobs."""
-    change = adopted(pod, of, settings, LATER)
+    change = adopt(pod, of, settings, LATER)
     assert change.record is not None
     return change.record, change.jobs
 
@@ -67,8 +67,8 @@ def taken(pod: Pod, of: Service | None, settings: Settings = SETTINGS) -> tuple[
 
 def test_identity():
     """A Pod of ours is of the id and the life on its labels; one of the older provisioner's of a life of its own."""
-    assert identity(made(record_of("abc", generation=3))) == ("abc", "3-0a1b2c3d")
-    assert identity(older()) == ("abc", OLDER_LIFE)
+    assert sandbox_of(made(record_of("abc", generation=3))) == ("abc", "3-0a1b2c3d")
+    assert sandbox_of(older()) == ("abc", OLDER_LIFE)
 
 
 STRANGE: dict[str, dict[str, Any]] = {
@@ -81,14 +81,26 @@ STRANGE: dict[str, dict[str, Any]] = {
     "a later life's name": {"name": "sandbox-abc-2", "labels": {"sandbox-id": "abc"}},
     "a first life's name": {
         "name": "sandbox-abc",
-        "labels": {"sandbox-id": "abc", "provisioner.deer-flow/life": "2-0a1b2c3d"},
+        "labels": {"sandbox-id": "abc", "provisioner.deer-flow/incarnation": "2-0a1b2c3d"},
     },
     **{
-        f"the life {life!r}": {
+        f"the life {incarnation!r}": {
             "name": "sandbox-abc",
-            "labels": {"sandbox-id": "abc", "provisioner.deer-flow/life": life},
+            "labels": {"sandbox-id": "abc", "provisioner.deer-flow/incarnation": incarnation},
         }
-        for life in ("1", "1-", "-a", "0-a", "x-a", "01-a", "1-a b", "1-A", "1-" + "a" * 17, "9" * 10 + "-a", "1-a\n")
+        for incarnation in (
+            "1",
+            "1-",
+            "-a",
+            "0-a",
+            "x-a",
+            "01-a",
+            "1-a b",
+            "1-A",
+            "1-" + "a" * 17,
+            "9" * 10 + "-a",
+            "1-a\n",
+        )
     },
 }
 
@@ -96,14 +108,14 @@ STRANGE: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("metadata", STRANGE.values(), ids=STRANGE)
 def test_none_of_ours(metadata: dict[str, Any]):
     """What has our label, and does not look like a Pod that we would have made, is nobody's sandbox."""
-    assert identity(pod_of({"metadata": {"uid": UID, **metadata}})) is None
+    assert sandbox_of(pod_of({"metadata": {"uid": UID, **metadata}})) is None
 
 
 @given(st.from_regex(r"[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?", fullmatch=True), st.integers(1, 99_999_999))
 def test_each_of_ours_is_known(sandbox_id: str, generation: int):
     """Whatever id and life it has, a Pod that we make is known again."""
     record = record_of(sandbox_id, generation=generation)
-    assert identity(made(record)) == (sandbox_id, record.life)
+    assert sandbox_of(made(record)) == (sandbox_id, record.incarnation)
 
 
 # The record made anew
@@ -116,11 +128,11 @@ def test_with_annotations():
     )
     pod = made(record)
     again, jobs = taken(pod, service(pod))
-    assert (again.id, again.life, again.cluster) == ("abc", record.life, CLUSTER)
+    assert (again.id, again.incarnation, again.cluster) == ("abc", record.incarnation, CLUSTER)
     assert (again.spec, again.created_at) == (record.spec, record.created_at)
     assert (again.status, again.ready, again.url) == (Status.RUNNING, True, "http://10.0.0.7:30123")
     assert (again.pod_name, again.pod_uid, again.service_uid) == ("sandbox-abc-2", UID, "service")
-    assert (again.until, again.reason) == (None, Reason.NONE)
+    assert (again.deadline, again.reason) == (None, Reason.NONE)
     assert jobs == ()
 
 
@@ -155,10 +167,13 @@ def test_without_annotations():
     """A Pod of the older provisioner gets the defaults, its own time, and a life by which it is known from then on."""
     pod = older()
     again, jobs = taken(pod, service(pod, owner=""))
-    assert (again.life, again.generation, again.spec) == (OLDER_LIFE, 1, Spec())
+    assert (again.incarnation, again.generation, again.spec) == (OLDER_LIFE, 1, Spec())
     assert again.created_at == NOW - 400
     assert (again.status, again.ready, again.url) == (Status.RUNNING, True, "http://10.0.0.7:30123")
-    assert (object_name("abc", again.life), service_name("abc", again.life)) == ("sandbox-abc", "sandbox-abc-svc")
+    assert (object_name("abc", again.incarnation), service_name("abc", again.incarnation)) == (
+        "sandbox-abc",
+        "sandbox-abc-svc",
+    )
     assert jobs == ()
 
 
@@ -170,7 +185,7 @@ def test_garbage_annotations(text: str):
     """What somebody wrote over our annotation is as if there were none: the Pod lives all the same."""
     pod = made(record_of("abc", spec={"user_id": "ada"}), annotations={RECORD: text.encode(errors="replace").decode()})
     again, _ = taken(pod, service(pod))
-    assert (again.life, again.spec, again.created_at) == ("1-0a1b2c3d", Spec(), NOW)
+    assert (again.incarnation, again.spec, again.created_at) == ("1-0a1b2c3d", Spec(), NOW)
     assert again.is_provisioned
 
 
@@ -180,7 +195,7 @@ def test_a_service_of_another_pod(owner: str):
     pod = made(record_of("abc"))
     again, jobs = taken(pod, service(pod, owner=owner))
     assert (again.is_provisioned, again.url) == (False, "")
-    assert jobs == (Job.of(Work.PROVISION, again),)
+    assert jobs == (Job.of(JobKind.PROVISION, again),)
 
 
 @pytest.mark.parametrize("pod", [made(record_of("abc")), older()], ids=["ours", "the older provisioner's"])
@@ -188,7 +203,7 @@ def test_without_a_service(pod: Pod):
     """A Pod that nobody can reach is adopted, runs, and gets a Service by a job; it is due again without progress."""
     again, jobs = taken(pod, None)
     assert (again.status, again.ready, again.url, again.is_provisioned) == (Status.RUNNING, True, "", False)
-    assert jobs == (Job.of(Work.PROVISION, again),)
+    assert jobs == (Job.of(JobKind.PROVISION, again),)
     assert again.due_at is not None
 
 
@@ -197,7 +212,7 @@ def test_what_was_never_ready():
     pod = made(record_of("abc"), {"phase": "Pending"})
     again, _ = taken(pod, service(pod))
     assert (again.status, again.ready) == (Status.PENDING, False)
-    assert again.until == LATER + SETTINGS.provision_timeout_seconds
+    assert again.deadline == LATER + SETTINGS.provision_timeout_seconds
 
 
 def test_what_has_ended():
@@ -206,7 +221,7 @@ def test_what_has_ended():
     pod = made(record_of("abc"), {"phase": "Failed", "reason": "Evicted", "message": "low on memory"})
     again, jobs = taken(pod, None)
     assert (again.status, again.reason, again.message) == (Status.FAILED, Reason.EVICTED, "low on memory")
-    assert again.until == LATER + SETTINGS.failed_retention_seconds
+    assert again.deadline == LATER + SETTINGS.failed_retention_seconds
     assert jobs == ()
 
 
@@ -238,9 +253,9 @@ LOST = [
 
 
 @pytest.mark.parametrize(
-    ("record", "life", "emptied", "complete"), [case[1:] for case in LOST], ids=[case[0] for case in LOST]
+    ("record", "incarnation", "emptied", "complete"), [case[1:] for case in LOST], ids=[case[0] for case in LOST]
 )
-def test_is_lost(record: Sandbox | None, life: str, emptied: bool, complete: bool):
+def test_is_lost(record: Sandbox | None, incarnation: str, emptied: bool, complete: bool):
     """Whether a living Pod's record is lost: when Redis may have been emptied, and when all records are known."""
-    assert is_lost(record, life, is_complete=False) is emptied
-    assert is_lost(record, life, is_complete=True) is complete
+    assert is_record_lost(record, incarnation, is_complete=False) is emptied
+    assert is_record_lost(record, incarnation, is_complete=True) is complete

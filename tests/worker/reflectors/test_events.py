@@ -13,15 +13,15 @@ from msgspec.structs import replace
 from shared.sandbox.record import Reason, Sandbox, Status
 from shared.sandbox.transitions import terminating
 from shared.settings import Settings
-from shared.store.store import Fenced, Store
-from shared.store.update import Guard
+from shared.store.store import PreconditionFailed, Store
+from shared.store.update import Precondition
 from tests.support.records import record_of
 from tests.worker.conftest import Kubernetes, eventually, put, read
 from worker.jobs.provisioner import Provisioner
-from worker.kubernetes.client import Change, Cluster
-from worker.kubernetes.objects import Happening
-from worker.reconcile.diagnosis import PROBES, told
-from worker.reflectors.events import Happenings
+from worker.kubernetes.client import KubernetesClient, WatchEvent
+from worker.kubernetes.objects import Event
+from worker.reconcile.diagnosis import MIN_PROBE_FAILURES, diagnose_event
+from worker.reflectors.events import EventReflector
 
 pytestmark = pytest.mark.anyio
 
@@ -30,7 +30,7 @@ NO_MOUNT = 'MountVolume.SetUp failed for volume "user-data" : hostPath type chec
 PROBE = "Startup probe failed: dial tcp 10.0.0.9:8080: connect: connection refused"
 
 
-def happening(reason: str, message: str = "told", *, pod: str = POD, uid: str = UID, **fields: Any) -> Happening:
+def happening(reason: str, message: str = "told", *, pod: str = POD, uid: str = UID, **fields: Any) -> Event:
     """As Kubernetes writes it."""
     document = {
         "metadata": {"name": f"{pod}.17f", "uid": "event"},
@@ -43,17 +43,17 @@ def happening(reason: str, message: str = "told", *, pod: str = POD, uid: str = 
         "reportingComponent": "kubelet",
         **fields,
     }
-    return msgspec.json.decode(msgspec.json.encode(document), type=Happening)
+    return msgspec.json.decode(msgspec.json.encode(document), type=Event)
 
 
 @pytest.fixture
-def happenings(store: Store, cluster: Cluster, settings: Settings, leading: Guard) -> Happenings:
-    return Happenings({}, store, cluster, settings, leading)
+def happenings(store: Store, cluster: KubernetesClient, settings: Settings, leading: Precondition) -> EventReflector:
+    return EventReflector({}, store, cluster, settings, leading)
 
 
-async def hear(happenings: Happenings, *heard: Happening, kind: str = "ADDED") -> None:
+async def hear(happenings: EventReflector, *heard: Event, kind: str = "ADDED") -> None:
     for each in heard:
-        await happenings.take_in([Change(kind, each)])
+        await happenings.take_in([WatchEvent(kind, each)])
 
 
 async def story(store: Store, sandbox_id: str = ID) -> list[tuple[str, str]]:
@@ -71,7 +71,7 @@ async def waiting(store: Store) -> Sandbox:
 
 
 @pytest.mark.usefixtures("waiting")
-async def test_a_pods_story(store: Store, happenings: Happenings):
+async def test_a_pods_story(store: Store, happenings: EventReflector):
     """What the scheduler and the kubelet say of a Pod stands in its sandbox' history, with who said it."""
     scheduler = {"source": {}, "reportingComponent": "default-scheduler", "count": None, "type": "Normal"}
     normal = {"type": "Normal"}
@@ -93,10 +93,10 @@ async def test_a_pods_story(store: Store, happenings: Happenings):
 
 
 async def test_a_pod_that_is_known_by_its_uid(
-    store: Store, cluster: Cluster, settings: Settings, leading: Guard, waiting: Sandbox
+    store: Store, cluster: KubernetesClient, settings: Settings, leading: Precondition, waiting: Sandbox
 ):
     """Whose story it is, is not looked for. Trouble of a Pod that is not the present life's is no trouble of it."""
-    happenings = Happenings({UID: ID, "earlier": ID, "gone": "gone"}, store, cluster, settings, leading)
+    happenings = EventReflector({UID: ID, "earlier": ID, "gone": "gone"}, store, cluster, settings, leading)
     await hear(happenings, happening("Pulled", pod="any"), happening("FailedMount", NO_MOUNT, uid="earlier"))
     await hear(happenings, happening("Killing", uid="gone"))
     assert await story(store) == [("kubelet", "Pulled"), ("kubelet", "FailedMount")]
@@ -104,17 +104,17 @@ async def test_a_pod_that_is_known_by_its_uid(
     assert await store.history("gone") == []
 
 
-async def test_pods_that_are_not_seen_yet(store: Store, happenings: Happenings):
+async def test_pods_that_are_not_seen_yet(store: Store, happenings: EventReflector):
     """What is told at once of two of them, by name and without a uid, is told to each."""
     await put(store, record_of(ID))
     await put(store, record_of("abd"))
-    told = [happening("Pulled", uid=""), happening("Created", uid="", pod="sandbox-abd")]
-    await happenings.take_in([Change("ADDED", each) for each in told])
+    diagnose_event = [happening("Pulled", uid=""), happening("Created", uid="", pod="sandbox-abd")]
+    await happenings.take_in([WatchEvent("ADDED", each) for each in diagnose_event])
     assert await story(store) == [("kubelet", "Pulled")]
     assert await story(store, "abd") == [("kubelet", "Created")]
 
 
-async def test_what_is_told_again(store: Store, happenings: Happenings, waiting: Sandbox):
+async def test_what_is_told_again(store: Store, happenings: EventReflector, waiting: Sandbox):
     """An event that is counted up is one entry, the newest; what it says nothing new of writes no record."""
     await hear(happenings, happening("BackOff"), happening("Pulling"))
     await hear(happenings, happening("BackOff", count=2), happening("BackOff", count=3), kind="MODIFIED")
@@ -142,7 +142,7 @@ async def test_what_is_told_again(store: Store, happenings: Happenings, waiting:
     ],
 )
 async def test_what_is_not_about_it(
-    store: Store, happenings: Happenings, waiting: Sandbox, heard: Happening, kind: str
+    store: Store, happenings: EventReflector, waiting: Sandbox, heard: Event, kind: str
 ):
     """What is said of other Pods is not told of this sandbox, nor that Kubernetes forgets what it said."""
     await hear(happenings, heard, kind=kind)
@@ -151,7 +151,7 @@ async def test_what_is_not_about_it(
 
 
 @pytest.mark.parametrize("sandbox_id", ["abc", "abc-2"])
-async def test_names_that_meet(store: Store, happenings: Happenings, sandbox_id: str):
+async def test_names_that_meet(store: Store, happenings: EventReflector, sandbox_id: str):
     """`sandbox-abc-2` is the first life of one id or the second of another: of whichever has that Pod."""
     first_of_one = record_of("abc-2", pod_uid=UID if sandbox_id == "abc-2" else "other")
     second_of_other = record_of("abc", generation=2, pod_uid=UID if sandbox_id == "abc" else "other")
@@ -162,7 +162,7 @@ async def test_names_that_meet(store: Store, happenings: Happenings, sandbox_id:
     assert await story(store, "abc" if sandbox_id == "abc-2" else "abc-2") == []
 
 
-async def test_before_the_pod_was_seen(store: Store, happenings: Happenings):
+async def test_before_the_pod_was_seen(store: Store, happenings: EventReflector):
     """Events may come before the Pod itself was observed: the name says whose they are."""
     await put(store, record_of(ID))
     await hear(happenings, happening("FailedScheduling"))
@@ -174,9 +174,9 @@ async def test_before_the_pod_was_seen(store: Store, happenings: Happenings):
 MEANS = [
     ("a volume cannot be mounted", happening("FailedMount", NO_MOUNT), Reason.MOUNT_FAILED),
     ("a volume cannot be attached", happening("FailedAttachVolume", NO_MOUNT), Reason.MOUNT_FAILED),
-    ("a probe has failed for some time", happening("Unhealthy", PROBE, count=PROBES), Reason.PROBE_FAILED),
+    ("a probe has failed for some time", happening("Unhealthy", PROBE, count=MIN_PROBE_FAILURES), Reason.PROBE_FAILED),
     ("a probe fails and fails", happening("Unhealthy", PROBE, count=300), Reason.PROBE_FAILED),
-    ("a probe failed while it starts", happening("Unhealthy", PROBE, count=PROBES - 1), None),
+    ("a probe failed while it starts", happening("Unhealthy", PROBE, count=MIN_PROBE_FAILURES - 1), None),
     ("a probe failed, and nobody counts", happening("Unhealthy", PROBE, count=None), None),
     ("what the Pod shows itself", happening("FailedScheduling", "0/1 nodes"), None),
     ("what is said of any Pod", happening("Pulled"), None),
@@ -185,14 +185,14 @@ MEANS = [
 
 @pytest.mark.usefixtures("waiting")
 @pytest.mark.parametrize(("heard", "reason"), [case[1:] for case in MEANS], ids=[case[0] for case in MEANS])
-async def test_reasons(store: Store, happenings: Happenings, heard: Happening, reason: Reason | None):
+async def test_reasons(store: Store, happenings: EventReflector, heard: Event, reason: Reason | None):
     """What no Pod shows by itself becomes the sandbox' reason, with Kubernetes' words; it is not failed by it."""
     await hear(happenings, heard)
     record = await read(store, ID)
     assert (record.reason, record.message) == ((reason, heard.message) if reason else ("", ""))
     assert record.status is Status.PENDING
-    cause = told(heard)
-    assert cause is None or not cause.is_hopeless
+    cause = diagnose_event(heard)
+    assert cause is None or not cause.is_permanent
 
 
 UNTOUCHED = {
@@ -204,7 +204,9 @@ UNTOUCHED = {
 
 
 @pytest.mark.parametrize("fields", UNTOUCHED.values(), ids=UNTOUCHED)
-async def test_what_it_does_not_touch(store: Store, happenings: Happenings, waiting: Sandbox, fields: dict[str, Any]):
+async def test_what_it_does_not_touch(
+    store: Store, happenings: EventReflector, waiting: Sandbox, fields: dict[str, Any]
+):
     """What is well, over, or explained by its Pod, is told of and left as it is."""
     record = await put(store, replace(waiting, **fields))
     await hear(happenings, happening("FailedMount", NO_MOUNT))
@@ -212,7 +214,9 @@ async def test_what_it_does_not_touch(store: Store, happenings: Happenings, wait
     assert await story(store) == [("kubelet", "FailedMount")]
 
 
-async def test_a_record_that_cannot_be_read(store: Store, happenings: Happenings, waiting: Sandbox, valkey: ArqRedis):
+async def test_a_record_that_cannot_be_read(
+    store: Store, happenings: EventReflector, waiting: Sandbox, valkey: ArqRedis
+):
     """What is said of one that cannot be read is not heard, and stops nothing."""
     await valkey.set(f"sandbox:{waiting.id}", b"{}")
     await put(store, record_of("other"))
@@ -221,15 +225,15 @@ async def test_a_record_that_cannot_be_read(store: Store, happenings: Happenings
 
 
 @pytest.mark.usefixtures("waiting")
-async def test_a_former_leader(store: Store, happenings: Happenings, valkey: ArqRedis, leading: Guard):
+async def test_a_former_leader(store: Store, happenings: EventReflector, valkey: ArqRedis, leading: Precondition):
     """Whoever has lost the lease tells nothing."""
     await valkey.set(leading.key, "another's")
-    with pytest.raises(Fenced):
+    with pytest.raises(PreconditionFailed):
         await hear(happenings, happening("FailedMount", NO_MOUNT))
     assert await story(store) == []
 
 
-async def test_of_what_is_being_deleted(store: Store, happenings: Happenings, waiting: Sandbox):
+async def test_of_what_is_being_deleted(store: Store, happenings: EventReflector, waiting: Sandbox):
     """The end of a Pod is a part of its story."""
     await put(store, terminating(waiting))
     await hear(happenings, happening("Killing", "Stopping container sandbox", type="Normal"))
@@ -240,7 +244,7 @@ async def test_of_what_is_being_deleted(store: Store, happenings: Happenings, wa
 
 
 @asynccontextmanager
-async def following(happenings: Happenings) -> AsyncIterator[None]:
+async def following(happenings: EventReflector) -> AsyncIterator[None]:
     """While it is entered, events are heard from now on."""
     version = await happenings.begin()
     task = asyncio.create_task(follow(happenings, version))
@@ -252,7 +256,7 @@ async def following(happenings: Happenings) -> AsyncIterator[None]:
     assert task.cancelled(), task
 
 
-async def follow(happenings: Happenings, version: str) -> None:
+async def follow(happenings: EventReflector, version: str) -> None:
     async for changes in happenings._cluster.watch(happenings.resource, version):
         await happenings.take_in(changes)
 
@@ -267,7 +271,7 @@ async def follow(happenings: Happenings, version: str) -> None:
 )
 async def test_trouble_that_no_pod_shows(
     store: Store,
-    happenings: Happenings,
+    happenings: EventReflector,
     provisioner: Provisioner,
     kubernetes: Kubernetes,
     trouble: dict[str, Any],
@@ -278,7 +282,7 @@ async def test_trouble_that_no_pod_shows(
     await kubernetes.misbehave(trouble)
     record = await put(store, record_of(ID))
     async with following(happenings):
-        await provisioner.provision(ID, record.life, 1)
+        await provisioner.provision(ID, record.incarnation, 1)
 
         async def is_said() -> bool:
             return (await read(store, ID)).reason == reason

@@ -8,24 +8,24 @@ from arq.connections import ArqRedis
 from msgspec.structs import replace
 
 from shared.liveness.vitals import Vitals
-from shared.queue.job import Job, Work
+from shared.queue.job import Job, JobKind
 from shared.sandbox.names import object_name
 from shared.sandbox.record import Reason, Sandbox, Status
-from shared.sandbox.transitions import next_life, terminating
+from shared.sandbox.transitions import new_incarnation, terminating
 from shared.settings import Settings
-from shared.store.store import Fenced, Store
-from shared.store.update import Change, Guard
+from shared.store.store import PreconditionFailed, Store
+from shared.store.update import Precondition, Update
 from tests.conftest import Clock
 from tests.support.records import record_of
 from tests.worker.conftest import Kubernetes, answers, empty, eventually, put, queued, read
 from worker.jobs.provisioner import Provisioner
 from worker.kubernetes import client as clusters
 from worker.kubernetes import objects
-from worker.kubernetes.client import PODS, Cluster
+from worker.kubernetes.client import PODS, KubernetesClient
 from worker.kubernetes.errors import KubernetesError
-from worker.kubernetes.labels import LIFE, SANDBOX_ID
+from worker.kubernetes.labels import INCARNATION, SANDBOX_ID
 from worker.reflectors import reflector
-from worker.reflectors.pods import Pods
+from worker.reflectors.pods import PodReflector
 
 pytestmark = pytest.mark.anyio
 
@@ -34,8 +34,10 @@ Provision = Callable[..., Awaitable[Sandbox]]
 
 
 @pytest.fixture
-def pods(store: Store, vitals: Vitals, cluster: Cluster, settings: Settings, leading: Guard) -> Pods:
-    return Pods(vitals, {}, store, cluster, settings, leading)
+def pods(
+    store: Store, vitals: Vitals, cluster: KubernetesClient, settings: Settings, leading: Precondition
+) -> PodReflector:
+    return PodReflector(vitals, {}, store, cluster, settings, leading)
 
 
 @pytest.fixture
@@ -44,7 +46,7 @@ def provision(provisioner: Provisioner, store: Store, kubernetes: Kubernetes) ->
 
     async def begin(sandbox_id: str = ID, **fields: Any) -> Sandbox:
         record = await put(store, record_of(sandbox_id, **fields))
-        await provisioner.provision(sandbox_id, record.life, record.attempt)
+        await provisioner.provision(sandbox_id, record.incarnation, record.attempt)
         made = await read(store, sandbox_id)
         await kubernetes.ready(made.pod_name)
         return made
@@ -52,10 +54,10 @@ def provision(provisioner: Provisioner, store: Store, kubernetes: Kubernetes) ->
     return begin
 
 
-async def as_event(cluster: Cluster, name: str = POD, kind: str = "MODIFIED") -> clusters.Change[Any]:
+async def as_event(cluster: KubernetesClient, name: str = POD, kind: str = "MODIFIED") -> clusters.WatchEvent[Any]:
     """What a watch would tell of this Pod now."""
     (pod,) = (pod for pod in (await cluster.list_all(PODS)).items if pod.metadata.name == name)
-    return clusters.Change(kind, pod)
+    return clusters.WatchEvent(kind, pod)
 
 
 async def story(store: Store, sandbox_id: str = ID) -> list[str]:
@@ -65,14 +67,14 @@ async def story(store: Store, sandbox_id: str = ID) -> list[str]:
 # Redis has lost a record
 
 
-async def test_emptied(store: Store, pods: Pods, provision: Provision, valkey: ArqRedis, vitals: Vitals):
+async def test_emptied(store: Store, pods: PodReflector, provision: Provision, valkey: ArqRedis, vitals: Vitals):
     """From what is in the cluster each record is made anew, as it was: the same life, Pod, Service and URL."""
     before = [await provision(sandbox_id, spec={"user_id": "ada"}) for sandbox_id in ("a", "b", "c")]
     await empty(valkey)
     await pods.begin()
     for lost in before:
         found = await read(store, lost.id)
-        assert (found.life, found.spec, found.created_at) == (lost.life, lost.spec, lost.created_at)
+        assert (found.incarnation, found.spec, found.created_at) == (lost.incarnation, lost.spec, lost.created_at)
         assert (found.pod_uid, found.service_uid, found.url) == (lost.pod_uid, lost.service_uid, lost.url)
         assert (found.status, found.ready) == (Status.RUNNING, True)
         assert (await story(store, lost.id))[0] == "Adopted"
@@ -80,7 +82,9 @@ async def test_emptied(store: Store, pods: Pods, provision: Provision, valkey: A
     assert await vitals.is_complete()
 
 
-async def test_more_than_are_adopted_at_once(store: Store, pods: Pods, kubernetes: Kubernetes, valkey: ArqRedis):
+async def test_more_than_are_adopted_at_once(
+    store: Store, pods: PodReflector, kubernetes: Kubernetes, valkey: ArqRedis
+):
     """However many there are."""
     ids = [f"s{number}" for number in range(40)]
     for sandbox_id in ids:
@@ -91,7 +95,7 @@ async def test_more_than_are_adopted_at_once(store: Store, pods: Pods, kubernete
 
 
 async def test_its_service_is_gone_too(
-    store: Store, pods: Pods, provision: Provision, cluster: Cluster, valkey: ArqRedis
+    store: Store, pods: PodReflector, provision: Provision, cluster: KubernetesClient, valkey: ArqRedis
 ):
     """A Pod without a Service is adopted with the job that makes it."""
     lost = await provision()
@@ -100,41 +104,46 @@ async def test_its_service_is_gone_too(
     await pods.begin()
     found = await read(store, ID)
     assert (found.ready, found.is_provisioned) == (True, False)
-    assert await queued(valkey) == [Job.of(Work.PROVISION, found).id]
+    assert await queued(valkey) == [Job.of(JobKind.PROVISION, found).id]
 
 
 async def lose(store: Store) -> None:
     """As a Redis that went back in time would: without a word."""
-    await store.change(ID, lambda _: Change(None))
-    await store.redis.delete(f"sandbox:{ID}:ended")
+    await store.change(ID, lambda _: Update(None))
+    await store.redis.delete(f"sandbox:{ID}:tombstone")
 
 
 async def test_a_pod_that_kubernetes_makes_late(
-    store: Store, pods: Pods, provision: Provision, provisioner: Provisioner, valkey: ArqRedis, kubernetes: Kubernetes
+    store: Store,
+    pods: PodReflector,
+    provision: Provision,
+    provisioner: Provisioner,
+    valkey: ArqRedis,
+    kubernetes: Kubernetes,
 ):
     """Its sandbox was deleted and forgotten: it is removed, by a job, and comes not back."""
     made = await provision()
     await valkey.delete("arq:queue")
-    await store.change(ID, lambda _: Change(None))
+    await store.change(ID, lambda _: Update(None))
     await pods.begin()
     assert await store.get(ID) is None
     (job,) = await queued(valkey)
-    assert job.startswith(f"terminate:{ID}:{made.life}:")
-    await provisioner.terminate(ID, made.life, int(job.rpartition(":")[2]))
+    assert job.startswith(f"terminate:{ID}:{made.incarnation}:")
+    await provisioner.terminate(ID, made.incarnation, int(job.rpartition(":")[2]))
     await kubernetes.until_empty()
 
 
-async def test_one_record_is_lost(store: Store, pods: Pods, provision: Provision):
+async def test_one_record_is_lost(store: Store, pods: PodReflector, provision: Provision):
     """A Pod that nobody recorded, among others that are known, is adopted at the next list."""
     lost, other = await provision(), await provision("other")
     await lose(store)
     await pods.begin()
-    assert (await read(store, ID)).life == lost.life
-    assert (await read(store, "other")).life == other.life
+    assert (await read(store, ID)).incarnation == lost.incarnation
+    assert (await read(store, "other")).incarnation == other.incarnation
 
 
 async def test_a_record_made_since_the_records_were_read(
-    store: Store, pods: Pods, provision: Provision, monkeypatch: pytest.MonkeyPatch
+    store: Store, pods: PodReflector, provision: Provision, monkeypatch: pytest.MonkeyPatch
 ):
     """Its Pod is in the list, and no event will tell of it again: what the list shows is taken over."""
     read_by_then = await pods._records()
@@ -145,51 +154,57 @@ async def test_a_record_made_since_the_records_were_read(
 
     monkeypatch.setattr(pods, "_records", records)
     await pods.begin()
-    assert (await read(store, ID)).life == made.life
+    assert (await read(store, ID)).incarnation == made.incarnation
     assert (await read(store, ID)).ready
 
 
-async def test_an_event_of_what_nobody_recorded(store: Store, pods: Pods, provision: Provision, cluster: Cluster):
+async def test_an_event_of_what_nobody_recorded(
+    store: Store, pods: PodReflector, provision: Provision, cluster: KubernetesClient
+):
     """It is adopted at once, with its Service, and not only at the next list."""
     lost = await provision()
     await lose(store)
     await pods.take_in([await as_event(cluster)])
     found = await read(store, ID)
-    assert (found.life, found.url, found.ready) == (lost.life, lost.url, True)
+    assert (found.incarnation, found.url, found.ready) == (lost.incarnation, lost.url, True)
 
 
 async def test_what_came_at_once(
-    store: Store, pods: Pods, provision: Provision, kubernetes: Kubernetes, cluster: Cluster
+    store: Store, pods: PodReflector, provision: Provision, kubernetes: Kubernetes, cluster: KubernetesClient
 ):
     """Of several events of a Pod the last counts."""
     await provision()
     early = await as_event(cluster)
     await kubernetes.ready(POD)
     ready = await as_event(cluster)
-    await pods.take_in([early, ready, clusters.Change("BOOKMARK", early.object)])
+    await pods.take_in([early, ready, clusters.WatchEvent("BOOKMARK", early.object)])
     record = await read(store, ID)
     assert (record.status, record.ready) == (Status.RUNNING, True)
     assert "Running" in await story(store)
 
 
-async def test_how_it_looked_at_its_end(store: Store, pods: Pods, provision: Provision, cluster: Cluster):
+async def test_how_it_looked_at_its_end(
+    store: Store, pods: PodReflector, provision: Provision, cluster: KubernetesClient
+):
     """That it was ready is told, though its end was known by then."""
     await provision()
     ready = await as_event(cluster)
-    await pods.take_in([ready, clusters.Change("DELETED", ready.object)])
+    await pods.take_in([ready, clusters.WatchEvent("DELETED", ready.object)])
     record = await read(store, ID)
     assert (record.status, record.reason) == (Status.FAILED, Reason.POD_LOST)
     assert record.timings.ready
     assert (await story(store))[-2:] == ["Ready", Reason.POD_LOST]
 
 
-async def test_what_others_wrote_between_two_events(store: Store, pods: Pods, provision: Provision, cluster: Cluster):
+async def test_what_others_wrote_between_two_events(
+    store: Store, pods: PodReflector, provision: Provision, cluster: KubernetesClient
+):
     """It stays: what is remembered of a record is never written over what is there."""
     await provision()
     early = await as_event(cluster)
     await pods.take_in([early])
     await put(store, replace(await read(store, ID), last_used_at=12345.0))
-    await pods.take_in([clusters.Change("DELETED", early.object)])
+    await pods.take_in([clusters.WatchEvent("DELETED", early.object)])
     record = await read(store, ID)
     assert (record.status, record.reason, record.last_used_at) == (Status.FAILED, Reason.POD_LOST, 12345.0)
 
@@ -197,20 +212,20 @@ async def test_what_others_wrote_between_two_events(store: Store, pods: Pods, pr
 def look(record: Sandbox, version: int = 1, *, phase: str = "Pending", ready: bool = False) -> objects.Pod:
     """A record's Pod, on a node."""
     conditions = (objects.Condition(type="Ready", status="True"),) if ready else ()
-    labels = {SANDBOX_ID: record.id, LIFE: record.life}
-    name = object_name(record.id, record.life)
+    labels = {SANDBOX_ID: record.id, INCARNATION: record.incarnation}
+    name = object_name(record.id, record.incarnation)
     return objects.Pod(
-        metadata=objects.Metadata(name=name, uid=f"pod-{record.id}", resource_version=str(version), labels=labels),
+        metadata=objects.ObjectMeta(name=name, uid=f"pod-{record.id}", resource_version=str(version), labels=labels),
         spec=objects.PodSpec(node_name="node-1"),
         status=objects.PodStatus(phase=phase, conditions=conditions),
     )
 
 
-def modified(*pods: objects.Pod) -> list[clusters.Change[objects.Pod]]:
-    return [clusters.Change("MODIFIED", pod) for pod in pods]
+def modified(*pods: objects.Pod) -> list[clusters.WatchEvent[objects.Pod]]:
+    return [clusters.WatchEvent("MODIFIED", pod) for pod in pods]
 
 
-async def test_what_was_held_back(store: Store, pods: Pods, clock: Clock):
+async def test_what_was_held_back(store: Store, pods: PodReflector, clock: Clock):
     """That it got a node is said when its job is done, though nothing else happens to it, and with the time it was."""
     record = await put(store, record_of(ID, now=clock()))
     at = clock.now
@@ -222,7 +237,7 @@ async def test_what_was_held_back(store: Store, pods: Pods, clock: Clock):
     assert (await read(store, ID)).timings.scheduled == at
 
 
-async def test_ready_for_a_moment(store: Store, pods: Pods, clock: Clock):
+async def test_ready_for_a_moment(store: Store, pods: PodReflector, clock: Clock):
     """It was, also when what came after is known by then."""
     record = await put(store, record_of(ID, now=clock(), pod_uid=f"pod-{ID}", service_uid="service", url="http://h"))
     looks = look(record, 1, phase="Running", ready=True), look(record, 2, phase="Running")
@@ -233,7 +248,12 @@ async def test_ready_for_a_moment(store: Store, pods: Pods, clock: Clock):
 
 @pytest.mark.parametrize("at_once", [reflector.AT_ONCE, 1])
 async def test_the_past_is_not_shown_again(
-    store: Store, pods: Pods, clock: Clock, cluster: Cluster, monkeypatch: pytest.MonkeyPatch, at_once: int
+    store: Store,
+    pods: PodReflector,
+    clock: Clock,
+    cluster: KubernetesClient,
+    monkeypatch: pytest.MonkeyPatch,
+    at_once: int,
 ):
     """A stream that is begun again because one Pod's change could not be taken in brings the others' looks once more,
     perhaps cut in another way; however many were taken in side by side."""
@@ -256,12 +276,12 @@ async def test_the_past_is_not_shown_again(
 
 
 async def test_one_that_fails_among_others(
-    store: Store, pods: Pods, provision: Provision, cluster: Cluster, kubernetes: Kubernetes
+    store: Store, pods: PodReflector, provision: Provision, cluster: KubernetesClient, kubernetes: Kubernetes
 ):
     """Its failure is told, once the others are taken in."""
     await provision()
     await provision("lost")
-    await store.change("lost", lambda _: Change(None))
+    await store.change("lost", lambda _: Update(None))
     known, unknown = await as_event(cluster), await as_event(cluster, "sandbox-lost")
     await kubernetes.misbehave({"kind": "error", "status": 403, "verb": "get"})
     with pytest.raises(KubernetesError):
@@ -269,39 +289,41 @@ async def test_one_that_fails_among_others(
     assert (await read(store, ID)).ready
 
 
-async def test_a_late_event(store: Store, pods: Pods, provision: Provision, cluster: Cluster, kubernetes: Kubernetes):
+async def test_a_late_event(
+    store: Store, pods: PodReflector, provision: Provision, cluster: KubernetesClient, kubernetes: Kubernetes
+):
     """An event of a Pod that is gone by now, and its record with it, brings nothing back."""
     await provision()
     late = await as_event(cluster)
     await kubernetes.lose(POD)
-    await store.change(ID, lambda _: Change(None))
+    await store.change(ID, lambda _: Update(None))
     await pods.take_in([late])
     assert await store.get(ID) is None
 
 
 async def test_a_late_event_of_a_pod_whose_name_is_another_s(
-    store: Store, pods: Pods, provision: Provision, cluster: Cluster, kubernetes: Kubernetes
+    store: Store, pods: PodReflector, provision: Provision, cluster: KubernetesClient, kubernetes: Kubernetes
 ):
     """Nor when there is another Pod of that name by now, which is nobody's."""
     await provision()
     late = await as_event(cluster)
     await kubernetes.lose(POD)
     await kubernetes.made_pod(POD)
-    await store.change(ID, lambda _: Change(None))
+    await store.change(ID, lambda _: Update(None))
     await pods.take_in([late])
     assert await store.get(ID) is None
 
 
 @pytest.mark.parametrize("by", ["list", "event"])
 async def test_a_dying_pod(
-    store: Store, pods: Pods, provision: Provision, cluster: Cluster, kubernetes: Kubernetes, by: str
+    store: Store, pods: PodReflector, provision: Provision, cluster: KubernetesClient, kubernetes: Kubernetes, by: str
 ):
     """A Pod that is going is nobody's sandbox any more."""
     lost = await provision()
     kept = {"metadata": {"finalizers": ["test/keep"]}}
     await kubernetes.call("PATCH", kubernetes.path("pods", POD), kept, "application/merge-patch+json")
     await cluster.delete_pod(POD, lost.pod_uid)
-    await store.change(ID, lambda _: Change(None))
+    await store.change(ID, lambda _: Update(None))
     if by == "list":
         await pods.begin()
     else:
@@ -312,7 +334,7 @@ async def test_a_dying_pod(
 
 
 async def test_the_list_fails_in_the_middle(
-    store: Store, pods: Pods, provision: Provision, valkey: ArqRedis, kubernetes: Kubernetes, vitals: Vitals
+    store: Store, pods: PodReflector, provision: Provision, valkey: ArqRedis, kubernetes: Kubernetes, vitals: Vitals
 ):
     """Should a Pod not be read, the records are not called complete; the next list goes on."""
     await provision()
@@ -330,57 +352,69 @@ async def test_the_list_fails_in_the_middle(
 # The id was asked for again before
 
 
-async def test_asked_for_again(store: Store, pods: Pods, provision: Provision, valkey: ArqRedis):
+async def test_asked_for_again(store: Store, pods: PodReflector, provision: Provision, valkey: ArqRedis):
     """Who asks for a sandbox anew, in the moment when Redis has lost it, gets the one that lives."""
     lost = await provision(spec={"user_id": "ada"})
     await empty(valkey)
     await put(store, replace(record_of(ID, now=lost.created_at + 9), token="ffffffff"))
     await pods.begin()
     found = await read(store, ID)
-    assert (found.life, found.pod_uid, found.url, found.ready) == (lost.life, lost.pod_uid, lost.url, True)
+    assert (found.incarnation, found.pod_uid, found.url, found.ready) == (
+        lost.incarnation,
+        lost.pod_uid,
+        lost.url,
+        True,
+    )
     assert await story(store) == ["Accepted", "Adopted"]
 
 
-async def test_asked_for_again_and_deleted(store: Store, pods: Pods, provision: Provision, valkey: ArqRedis):
+async def test_asked_for_again_and_deleted(store: Store, pods: PodReflector, provision: Provision, valkey: ArqRedis):
     """Who has deleted it since does not get it back: the Pod is removed."""
     lost = await provision()
     await empty(valkey)
     ending = await put(store, terminating(replace(record_of(ID), token="ffffffff")))
     await pods.begin()
-    assert (await read(store, ID)).life == ending.life
+    assert (await read(store, ID)).incarnation == ending.incarnation
     assert (await read(store, ID)).status is Status.TERMINATING
     (job,) = await queued(valkey)
-    assert job.startswith(f"terminate:{ID}:{lost.life}:")
+    assert job.startswith(f"terminate:{ID}:{lost.incarnation}:")
 
 
 async def test_a_pod_of_another_life(
-    store: Store, pods: Pods, provision: Provision, provisioner: Provisioner, valkey: ArqRedis, kubernetes: Kubernetes
+    store: Store,
+    pods: PodReflector,
+    provision: Provision,
+    provisioner: Provisioner,
+    valkey: ArqRedis,
+    kubernetes: Kubernetes,
 ):
     """While all records are known, the Pod of a life that is over is removed by a job, and the present one waits."""
     first = await provision()
-    second = await put(store, next_life(first, first.spec, now=first.created_at))
+    second = await put(store, new_incarnation(first, first.spec, now=first.created_at))
     await pods.begin()
     assert await read(store, ID) == second
     (job,) = await queued(valkey)
-    assert job.startswith(f"terminate:{ID}:{first.life}:")
-    await provisioner.terminate(ID, first.life, int(job.rpartition(":")[2]))
+    assert job.startswith(f"terminate:{ID}:{first.incarnation}:")
+    await provisioner.terminate(ID, first.incarnation, int(job.rpartition(":")[2]))
     await kubernetes.until_empty()
 
 
-async def test_redis_went_back(store: Store, pods: Pods, provision: Provision, valkey: ArqRedis):
+async def test_redis_went_back(store: Store, pods: PodReflector, provision: Provision, valkey: ArqRedis):
     """A record that is older than what lives, for Redis lost its last second, is replaced by what lives."""
     second = await provision(generation=2)
     await put(store, record_of(ID, pod_uid="00000000-0000-0000-0000-000000000000", status=Status.RUNNING))
     await pods.begin()
     found = await read(store, ID)
-    assert (found.life, found.pod_uid, found.ready) == (second.life, second.pod_uid, True)
+    assert (found.incarnation, found.pod_uid, found.ready) == (second.incarnation, second.pod_uid, True)
     assert await queued(valkey) == []
 
 
 # What is not ours
 
 
-async def test_a_clone(store: Store, pods: Pods, provision: Provision, kubernetes: Kubernetes, cluster: Cluster):
+async def test_a_clone(
+    store: Store, pods: PodReflector, provision: Provision, kubernetes: Kubernetes, cluster: KubernetesClient
+):
     """A Pod that somebody copied, labels and all, under another name is left alone, and so is the sandbox."""
     await provision()
     (original,) = await kubernetes.found("pods")
@@ -394,7 +428,7 @@ async def test_a_clone(store: Store, pods: Pods, provision: Provision, kubernete
     assert await kubernetes.names("pods") == [POD, "sandbox-abc-copy"]
 
 
-async def test_the_older_provisioners(store: Store, pods: Pods, kubernetes: Kubernetes, valkey: ArqRedis):
+async def test_the_older_provisioners(store: Store, pods: PodReflector, kubernetes: Kubernetes, valkey: ArqRedis):
     """Its Pods are adopted with their Services and URLs, and nothing of theirs is touched."""
     older = await kubernetes.made_older(ID)
     await kubernetes.ready(POD)
@@ -409,37 +443,37 @@ async def test_the_older_provisioners(store: Store, pods: Pods, kubernetes: Kube
 
 
 async def test_the_older_provisioners_without_a_service(
-    store: Store, pods: Pods, kubernetes: Kubernetes, provisioner: Provisioner
+    store: Store, pods: PodReflector, kubernetes: Kubernetes, provisioner: Provisioner
 ):
     """One that lost its Service gets one of ours, and answers there."""
     await kubernetes.made_older(ID, service=False)
     await kubernetes.ready(POD)
     await pods.begin()
     waiting = await read(store, ID)
-    await provisioner.provision(ID, waiting.life, waiting.attempt)
+    await provisioner.provision(ID, waiting.incarnation, waiting.attempt)
     served = await read(store, ID)
     assert served.is_provisioned
     await eventually(lambda: answers(served.url), "the sandbox answers at its URL")
 
 
 async def test_the_older_provisioners_is_deleted(
-    store: Store, pods: Pods, kubernetes: Kubernetes, provisioner: Provisioner
+    store: Store, pods: PodReflector, kubernetes: Kubernetes, provisioner: Provisioner
 ):
     """Its Pod and its Service go like any other sandbox'."""
     await kubernetes.made_older(ID)
     await kubernetes.ready(POD)
     await pods.begin()
     ending = await put(store, terminating(await read(store, ID)))
-    await provisioner.terminate(ID, ending.life, ending.attempt)
+    await provisioner.terminate(ID, ending.incarnation, ending.attempt)
     await kubernetes.until_empty()
-    await provisioner.terminate(ID, ending.life, ending.attempt)
+    await provisioner.terminate(ID, ending.incarnation, ending.attempt)
     assert await store.get(ID) is None
 
 
 # Signs of life
 
 
-async def test_when_it_was_observed(pods: Pods, vitals: Vitals, clock: Clock):
+async def test_when_it_was_observed(pods: PodReflector, vitals: Vitals, clock: Clock):
     """Each list, and each watch that went well to its end, says when that was."""
     for look in (pods.begin, pods.watched):
         clock.advance(30)
@@ -447,17 +481,21 @@ async def test_when_it_was_observed(pods: Pods, vitals: Vitals, clock: Clock):
         assert await vitals.observed_at() == clock.now
 
 
-async def test_a_former_leader(store: Store, pods: Pods, provision: Provision, valkey: ArqRedis, vitals: Vitals):
+async def test_a_former_leader(
+    store: Store, pods: PodReflector, provision: Provision, valkey: ArqRedis, vitals: Vitals
+):
     """Whoever has lost the lease adopts nothing, and does not say that the records are complete."""
     await provision()
     await valkey.flushall()
-    with pytest.raises(Fenced):
+    with pytest.raises(PreconditionFailed):
         await pods.begin()
     assert await store.get(ID) is None
     assert not await vitals.is_complete()
 
 
-async def test_an_unreadable_record(store: Store, pods: Pods, provision: Provision, valkey: ArqRedis, cluster: Cluster):
+async def test_an_unreadable_record(
+    store: Store, pods: PodReflector, provision: Provision, valkey: ArqRedis, cluster: KubernetesClient
+):
     """One record that cannot be read is left alone, its Pod too, and all others are observed."""
     await provision()
     await provision("other")
@@ -470,7 +508,7 @@ async def test_an_unreadable_record(store: Store, pods: Pods, provision: Provisi
     assert await queued(valkey) == []
 
 
-async def test_gone(store: Store, pods: Pods, provision: Provision, kubernetes: Kubernetes):
+async def test_gone(store: Store, pods: PodReflector, provision: Provision, kubernetes: Kubernetes):
     """A Pod that a record knew of, and the list lacks, is lost."""
     await provision()
     await pods.begin()
