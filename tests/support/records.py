@@ -1,4 +1,4 @@
-"""Records and settings as the worker's tests need them, short to write."""
+"""Records and settings in short form."""
 
 from typing import Any
 
@@ -18,15 +18,15 @@ def settings_of(**environment: str) -> Settings:
 
 
 def spec_of(**fields: Any) -> Spec:
-    """As `POST /api/sandboxes` has it."""
+    """Return a spec; `fields` are those of `POST /api/sandboxes`."""
     return msgspec.convert(fields, Spec)
 
 
 def record_of(sandbox_id: str = "0123456789abcdef", *, now: float = NOW, generation: int = 1, **fields: Any) -> Sandbox:
-    """A life as it is accepted; its token is always the same, `spec` may be given as a mapping."""
+    """Return a new record with a fixed token. `fields` replace fields of the record; `spec` may be a mapping."""
     spec = spec_of(**fields.pop("spec", {}))
     record = new_record(sandbox_id, spec, cluster=CLUSTER, now=now, generation=generation)
-    return replace(record, token="0a1b2c3d", **fields)
+    return replace(record, **{"token": "0a1b2c3d", **fields})
 
 
 def of_status(status: Status, **fields: Any) -> Sandbox:
