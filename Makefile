@@ -40,9 +40,10 @@ bench: .venv/installed ## measure it beside its limits, six minutes (N=400 KUBEC
 scaling: .venv/installed ## creates a second with one worker, two and four, two minutes (ARGS="--rounds 1 --jobs 2")
 	$(BIN)/python -m tests.bench.scaling $(ARGS)
 
-check: .venv/installed ## format, lint, types, import contract
+check: .venv/installed ## format, lint, spelling, types, import contract
 	$(BIN)/ruff format --check --quiet $(SOURCES) || { echo "run: make format"; exit 1; }
 	$(BIN)/ruff check --quiet $(SOURCES)
+	$(BIN)/codespell $(SOURCES) docs *.md .ci Makefile pyproject.toml docker-compose-dev.yaml
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache > .venv/imports.log || { cat .venv/imports.log; exit 1; }
 
