@@ -1,6 +1,7 @@
-"""Structured logs: one JSON object a line, or readable lines on a terminal. Libraries' own logs take the same road.
+"""Structured logs: one JSON object a line, or readable lines on a terminal. Logs of libraries have the same form.
 
-Whoever handles one sandbox binds `sandbox_id` (and `job_id`) with `about`, and each line from within carries them.
+Code that handles one sandbox binds `sandbox_id` (and `job_id`) with `log_context`. Every line logged inside carries
+the bound fields.
 """
 
 import logging
@@ -12,7 +13,7 @@ from structlog.typing import Processor
 
 from shared.settings import LogFormat, Settings
 
-about = bound_contextvars
+log_context = bound_contextvars
 
 _SHARED: list[Processor] = [
     structlog.contextvars.merge_contextvars,
@@ -20,17 +21,20 @@ _SHARED: list[Processor] = [
     structlog.processors.TimeStamper(fmt="iso"),
 ]
 
-_QUIETER = {
+_LIBRARY_LEVELS = {
     "arq": logging.WARNING,
     "uvicorn.access": logging.WARNING,
     "asyncio": logging.WARNING,
     "httpx": logging.WARNING,
 }
-"""We log jobs and requests ourselves, with what they were about."""
+"""Lowest level that is logged for these libraries. API and worker log requests and jobs themselves, with more fields."""
 
 
 def configure(settings: Settings, process: str) -> None:
-    """Called once a process, before anything logs. `process` is the line's `process` field: `api` or `worker`."""
+    """Configure logging. Call this once in each process, before the first log line.
+
+    `process` is `api` or `worker`, and becomes the field `process` of each line.
+    """
     console = settings.log_format is LogFormat.CONSOLE
     console |= settings.log_format is LogFormat.AUTO and sys.stderr.isatty()
     structlog.configure(
@@ -42,20 +46,20 @@ def configure(settings: Settings, process: str) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(_formatter(process, console=console))
     logging.basicConfig(handlers=[handler], level=settings.log_level, force=True)
-    for name, level in _QUIETER.items():
+    for name, level in _LIBRARY_LEVELS.items():
         logging.getLogger(name).setLevel(level)
 
 
 def _formatter(process: str, *, console: bool) -> logging.Formatter:
-    def named(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    def add_process(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
         return {"process": process, **event}
 
-    last: list[Processor] = (
+    renderers: list[Processor] = (
         [structlog.dev.ConsoleRenderer()]
         if console
         else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     )
     return structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=_SHARED,
-        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, named, *last],
+        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, add_process, *renderers],
     )

@@ -70,7 +70,7 @@ async def create(
     mutate = create_or_keep(sandbox_id, spec, settings, now=store.now())
     # What has a Pod, and lost its record, must not be accepted as new.
     record, written = await state.sync_gate.needed(partial(store.change, sandbox_id, mutate, believed=None))
-    with logs.about(sandbox_id=sandbox_id):
+    with logs.log_context(sandbox_id=sandbox_id):
         log.info("create accepted" if written else "create found the sandbox there")
     wait = _wait(request, prefer)
     seconds = _wait_budget(wait, COMPAT_CREATE_SECONDS, settings)
@@ -170,7 +170,7 @@ async def destroy(
     state = app_state(request)
     ending, written = await state.store.change(sandbox_id, request_deletion(is_meant))
     if written:
-        with logs.about(sandbox_id=sandbox_id):
+        with logs.log_context(sandbox_id=sandbox_id):
             log.info("delete accepted")
     if ending is None:
         await state.sync_gate.require()

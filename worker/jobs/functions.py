@@ -61,7 +61,7 @@ async def probe_activity(context: dict[Any, Any], sandbox_id: str, incarnation: 
 async def sweep(context: dict[Any, Any]) -> None:
     """What it does not get to, for Redis being away, the next one does."""
     ctx = cast(Context, context)
-    with logs.about(job_id=ctx["job_id"]):
+    with logs.log_context(job_id=ctx["job_id"]):
         try:
             await sweep_once(ctx["store"], ctx["throttle"], ctx["settings"])
         except StoreUnavailable as error:
@@ -70,7 +70,7 @@ async def sweep(context: dict[Any, Any]) -> None:
 
 async def _run(context: Context, sandbox_id: str, work: Awaitable[None]) -> None:
     function = context["job_id"].partition(":")[0]
-    with logs.about(sandbox_id=sandbox_id, job_id=context["job_id"]), _counted(function):
+    with logs.log_context(sandbox_id=sandbox_id, job_id=context["job_id"]), _counted(function):
         try:
             async with asyncio.timeout(JOB_SECONDS):
                 await work

@@ -6,7 +6,7 @@ import structlog
 from msgspec.structs import replace
 
 from shared import logs
-from shared.liveness.vitals import Vitals
+from shared.liveness.sync import ClusterSync
 from shared.queue.job import Job, JobKind
 from shared.sandbox.record import STALLED_SECONDS, TERMINAL_STATUSES, ExpiryCause, Reason, Sandbox
 from shared.sandbox.transitions import expired, failed, next_attempt, probing, terminating
@@ -28,7 +28,7 @@ ASK_SECONDS = 60.0
 async def sweep(store: Store, throttle: CleanupThrottle, settings: Settings) -> int:
     """Enqueue a job for each record that is due; how many there were. Two sweeps at once do no harm."""
     swept = skipped = 0
-    observed_at = await Vitals(store.redis, store.now, settings.cluster_name).observed_at() or 0.0
+    observed_at = await ClusterSync(store.redis, store.now, settings.cluster_name).synced_at() or 0.0
     for _ in range(BATCHES):
         due = await store.due(BATCH, skipped)
         written = await _batch(store, throttle, settings, [r for r in due if r is not None], observed_at)
@@ -69,7 +69,7 @@ async def _again(store: Store, believed: Sandbox, settings: Settings, at: float 
 
 def _say(before: Sandbox, record: Sandbox) -> None:
     is_asked, is_ended = record.probing_until != before.probing_until, record.expired_at != before.expired_at
-    with logs.about(sandbox_id=record.id):
+    with logs.log_context(sandbox_id=record.id):
         if is_asked or is_ended:
             log.info("its time is over", by=record.expired_by, asked=is_asked)
         else:

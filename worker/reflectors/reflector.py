@@ -192,7 +192,7 @@ def _version(change: WatchEvent[Kind]) -> tuple[str, str]:
 
 def _say(sandbox_id: str, before: Sandbox | None, record: Sandbox | None) -> None:
     """What people ask for; when a stage was reached stands in the record."""
-    with logs.about(sandbox_id=sandbox_id):
+    with logs.log_context(sandbox_id=sandbox_id):
         if record is None:
             log.info("gone")
         elif before is None or _looks(before) != _looks(record):
