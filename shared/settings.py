@@ -1,7 +1,7 @@
-"""Every setting of both processes: one frozen struct, read once from the environment and checked at start.
+"""All settings of API and worker: one frozen struct, read once from the environment and checked at start.
 
-A setting's environment name is its field's name in capitals. An empty variable counts as not set, so that a compose
-file may pass all of them through. Units and reasons stand beside each; the README's table is made from here.
+The environment variable of a setting has the field's name in capitals. An empty variable counts as not set, so a
+compose file can pass all of them through. The table in docs/settings.md is made from the descriptions here.
 """
 
 from collections.abc import Iterator, Mapping
@@ -11,10 +11,26 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
-from msgspec import UNSET, Meta
 
 from shared import node_paths
 from shared.errors import InvalidSettings
+from shared.setting_rules import (
+    COUNT,
+    DNS_LABEL,
+    HEADER_VALUE,
+    HOST,
+    IMAGE,
+    INTERVAL,
+    JOB_COUNT,
+    NOT_NEGATIVE,
+    PORT,
+    PORT_OR_NONE,
+    POSITIVE,
+    REQUEST_COUNT,
+    URL_PATH,
+    allowed_values,
+    doc,
+)
 
 TEMPLATE_FIELDS = frozenset({"user_id", "thread_id"})
 
@@ -30,175 +46,166 @@ class LogFormat(StrEnum):
     CONSOLE = "console"
 
 
-def about(text: str, *, secret: bool = False) -> Meta:
-    return Meta(description=text, extra={"secret": secret})
-
-
-COUNT = Meta(ge=0, le=1_000_000)
-NOT_NEGATIVE = Meta(ge=0, le=1_000_000_000)
-POSITIVE = Meta(gt=0, le=86400)
-"""Seconds, a day at most: beyond it is a typing error, or infinity."""
-HOST = Meta(pattern=r"^[^\s/]+$(?!\n)")
-"""No URL, and no blanks."""
-ASCII = Meta(pattern=r"^[!-~]*$(?!\n)")
-"""What an HTTP header carries unchanged."""
-PORT = Meta(ge=1, le=65535)
-DNS_LABEL = Meta(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$(?!\n)")
+class LogLevel(StrEnum):
+    DEBUG = "DEBUG"
+    INFO = "INFO"
+    WARNING = "WARNING"
+    ERROR = "ERROR"
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """Each value is checked by its type and its `Meta`; values that contradict each other by `_contradictions`."""
+
     # Redis
     redis_url: A[
-        str, about("`redis://`, `rediss://` or `unix://`; may hold user, password and database", secret=True)
+        str, doc("`redis://`, `rediss://` or `unix://` URL; can contain user, password and database", secret=True)
     ] = "redis://localhost:6379/0"
     redis_sentinels: A[
-        str, about("`host:port,…` of the Sentinels; `REDIS_URL` then gives only database and credentials")
+        str, doc("Sentinels as `host:port,host:port`; `REDIS_URL` then gives only database and credentials")
     ] = ""
-    redis_sentinel_master: A[str, about("name of the master that the Sentinels watch")] = ""
+    redis_sentinel_master: A[str, doc("name of the master that the Sentinels watch")] = ""
     # API
     provisioner_api_key: A[
-        str, ASCII, about("the `X-API-Key` of `/api`; empty: every call is refused", secret=True)
+        str, HEADER_VALUE, doc("value of `X-API-Key` that `/api` requires; empty: every call is refused", secret=True)
     ] = ""
-    provisioner_allow_anonymous: A[bool, about("with no key set: `true` says that an open API is meant")] = False
-    deerflow_compat: A[
-        bool, about("`true`: answers that today's DeerFlow client needs (it waits for the URL itself)")
-    ] = False
+    provisioner_allow_anonymous: A[bool, doc("`true`: if no key is set, `/api` is open to everybody")] = False
+    deerflow_compat: A[bool, doc("`true`: answers that today's DeerFlow client needs; it waits for the URL")] = False
     # Cluster
-    cluster_name: A[str, DNS_LABEL, about("what records and leases call the one cluster the workers talk to")] = (
-        "default"
-    )
-    k8s_namespace: A[str, DNS_LABEL, about("where Pods and Services are made; created if missing")] = "deer-flow"
-    kubeconfig_path: A[str, about("kubeconfig file; when it is missing the in-cluster configuration is used")] = (
+    cluster_name: A[str, DNS_LABEL, doc("name of the cluster in records, leases and metrics")] = "default"
+    k8s_namespace: A[str, DNS_LABEL, doc("namespace of Pods and Services; created if missing")] = "deer-flow"
+    kubeconfig_path: A[str, doc("kubeconfig file; if it is missing, the in-cluster configuration is used")] = (
         "/root/.kube/config"
     )
     k8s_api_server: A[
-        str, about("replaces the kubeconfig's server (its `localhost` cannot be reached from a container)")
+        str, doc("URL that replaces the kubeconfig's server, whose `localhost` a container cannot reach")
     ] = ""
-    k8s_verify_tls: A[bool, about("`false` switches certificate checking off")] = True
-    k8s_ca_file: A[str, about("PEM file of a private certificate authority")] = ""
-    k8s_tls_server_name: A[
-        str, about("the name the API server's certificate was issued to, when it is not its address")
-    ] = ""
+    k8s_verify_tls: A[bool, doc("`false`: the API server's certificate is not verified")] = True
+    k8s_ca_file: A[str, doc("PEM file of a private certificate authority")] = ""
+    k8s_tls_server_name: A[str, doc("name in the API server's certificate, if it is not the server's address")] = ""
     k8s_timeout_seconds: A[
-        float, POSITIVE, about("one call to Kubernetes; longer than a slow admission webhook needs")
+        float, POSITIVE, doc("time limit of one call to Kubernetes; longer than a slow admission webhook takes")
     ] = 10.0
     # Sandbox
-    sandbox_image: A[str, Meta(pattern=r"^\S+$(?!\n)"), about("the sandbox container's image")] = (
+    sandbox_image: A[str, IMAGE, doc("image of the sandbox container")] = (
         "enterprise-public-cn-beijing.cr.volces.com/vefaas-public/all-in-one-sandbox:latest"
     )
-    sandbox_container_port: A[int, PORT, about("the port the sandbox serves HTTP on, 1–65535")] = 8080
+    sandbox_container_port: A[int, PORT, doc("port on which the sandbox serves HTTP")] = 8080
     sandbox_service_type: A[
-        ServiceType, about("`NodePort`: URL on `NODE_HOST`; `ClusterIP`: URL on the cluster's DNS")
+        ServiceType, doc("`NodePort`: URL on `NODE_HOST`; `ClusterIP`: URL in the cluster's DNS")
     ] = ServiceType.NODE_PORT
-    node_host: A[str, HOST, about("host in a sandbox's URL with NodePort")] = "host.docker.internal"
+    node_host: A[str, HOST, doc("host in the URL of a NodePort sandbox")] = "host.docker.internal"
     # Skills and user data
-    skills_host_path: A[str, about("absolute; one read-only hostPath at `/mnt/skills` (the older layout)")] = ""
-    deer_flow_host_base_dir: A[str, about("absolute; root of `skills_view/…`, `users/…` and of extra mounts")] = ""
-    threads_host_path: A[str, about("absolute; `{it}/{thread}/user-data` at `/mnt/user-data`")] = ""
-    skills_pvc_name: A[str, about("claim mounted at `/mnt/skills`")] = ""
-    skills_pvc_subpath_template: A[str, about("subPath in that claim; may use `{user_id}` and `{thread_id}`")] = ""
-    userdata_pvc_name: A[str, about("claim mounted at `/mnt/user-data`")] = ""
+    skills_host_path: A[
+        str, doc("absolute path on the node; a read-only hostPath at `/mnt/skills` (DeerFlow's older layout)")
+    ] = ""
+    deer_flow_host_base_dir: A[
+        str, doc("absolute path on the node; root of `skills_view/…`, `users/…` and of extra mounts")
+    ] = ""
+    threads_host_path: A[
+        str, doc("absolute path on the node; its `{thread}/user-data` is mounted at `/mnt/user-data`")
+    ] = ""
+    skills_pvc_name: A[str, doc("PVC mounted at `/mnt/skills`")] = ""
+    skills_pvc_subpath_template: A[str, doc("subPath in the skills PVC; can contain `{user_id}` and `{thread_id}`")] = (
+        ""
+    )
+    userdata_pvc_name: A[str, doc("PVC mounted at `/mnt/user-data`")] = ""
     # lark-cli
-    lark_cli_init_image: A[str, about("image of the lark-cli init container")] = ""
-    lark_cli_broker_image: A[str, about("image of the lark-cli broker sidecar")] = ""
-    deerflow_lark_broker_deny_subcommands: A[str, about("subcommands that the broker refuses")] = ""
+    lark_cli_init_image: A[str, doc("image of the lark-cli init container")] = ""
+    lark_cli_broker_image: A[str, doc("image of the lark-cli broker sidecar")] = ""
+    deerflow_lark_broker_deny_subcommands: A[str, doc("subcommands that the lark-cli broker refuses")] = ""
     # Timeouts and limits
     sandbox_idle_timeout_seconds: A[
-        float, NOT_NEGATIVE, about("a sandbox that nobody has used for so long is ended; 0: never")
+        float, NOT_NEGATIVE, doc("default idle timeout: an unused sandbox expires after this time; 0: never")
     ] = 14400.0
     sandbox_max_idle_timeout_seconds: A[
-        float, NOT_NEGATIVE, about("the longest idle timeout that a create may ask for; 0: any")
+        float, NOT_NEGATIVE, doc("longest idle timeout that a create can request; 0: no maximum")
     ] = 86400.0
     sandbox_max_lifetime_seconds: A[
-        float, NOT_NEGATIVE, about("a sandbox is ended so long after its creation, however busy; 0: never")
+        float, NOT_NEGATIVE, doc("time from the create after which even a busy sandbox expires; 0: never")
     ] = 86400.0
     sandbox_activity_path: A[
         str,
-        Meta(pattern=r"^(/[^\s]*)?$(?!\n)"),
-        about('path on a sandbox that is asked before it is ended as idle: `{"active": bool}` or `last_activity`'),
+        URL_PATH,
+        doc('path of the activity probe; the sandbox answers `{"active": bool}` or `last_activity`; empty: no probe'),
     ] = ""
-    max_sandboxes: A[int, COUNT, about("sandboxes at once; 0: any number")] = 0
-    max_sandboxes_per_user: A[int, COUNT, about("of one user; 0: any number")] = 0
+    max_sandboxes: A[int, COUNT, doc("maximum number of sandboxes; 0: no maximum")] = 0
+    max_sandboxes_per_user: A[int, COUNT, doc("maximum number of sandboxes of one user; 0: no maximum")] = 0
     node_port_capacity: A[
-        int, COUNT, about("node ports that sandboxes may take, of the cluster's 2,768; 0: not counted")
+        int, COUNT, doc("node ports that sandboxes can take, of the cluster's 2,768; 0: not counted")
     ] = 2768
-    rate_limit_per_second: A[float, NOT_NEGATIVE, about("requests a key may make in the long run; 0: any number")] = 0.0
-    rate_limit_burst: A[int, Meta(ge=1), about("and how many at once")] = 100
+    rate_limit_per_second: A[float, NOT_NEGATIVE, doc("sustained requests per second of one key; 0: no limit")] = 0.0
+    rate_limit_burst: A[int, REQUEST_COUNT, doc("burst size of the rate limit, in requests")] = 100
     # Jobs
     provision_timeout_seconds: A[
-        float,
-        POSITIVE,
-        about("to be made and ready; temporary trouble is retried so long, and a slow image pull fits in"),
+        float, POSITIVE, doc("time from the create until Ready; includes retries and a slow image pull")
     ] = 300.0
-    failed_retention_seconds: A[float, POSITIVE, about("how long a failed sandbox can be read, for its cause")] = 600.0
-    worker_max_jobs: A[
-        int, Meta(ge=1, le=1000), about("jobs one worker runs at once; each waits on Kubernetes most of its time")
-    ] = 50
+    failed_retention_seconds: A[float, POSITIVE, doc("time that the record of a failed sandbox can be read")] = 600.0
+    sweep_interval_seconds: A[
+        float, INTERVAL, doc("time between two sweeps; a sweep enqueues a job for each overdue record")
+    ] = 10.0
+    worker_max_jobs: A[int, JOB_COUNT, doc("jobs that one worker runs at once; a job mostly waits for Kubernetes")] = 50
     worker_shutdown_seconds: A[
-        float, POSITIVE, about("how long a worker finishes jobs after SIGTERM; below the Pod's grace")
+        float, POSITIVE, doc("time for running jobs after SIGTERM; shorter than the Pod's grace period")
     ] = 20.0
-    worker_metrics_host: A[str, HOST, about("address on which a worker serves its health and metrics")] = "127.0.0.1"
-    worker_metrics_port: A[int, Meta(ge=0, le=65535), about("its port: one for each worker of a host; 0: none")] = 9102
+    worker_metrics_host: A[str, HOST, doc("address on which a worker serves health and metrics")] = "127.0.0.1"
+    worker_metrics_port: A[
+        int, PORT_OR_NONE, doc("port of a worker's health and metrics, one for each worker of a host; 0: off")
+    ] = 9102
     # Logs
-    log_format: A[LogFormat, about("`json`, `console`, or `auto`: JSON unless on a terminal")] = LogFormat.AUTO
-    log_level: A[str, Meta(pattern="^(DEBUG|INFO|WARNING|ERROR)$"), about("`DEBUG`, `INFO`, `WARNING` or `ERROR`")] = (
-        "INFO"
-    )
+    log_format: A[LogFormat, doc("`json`, `console`, or `auto`: `console` on a terminal, else `json`")] = LogFormat.AUTO
+    log_level: A[LogLevel, doc("`DEBUG`, `INFO`, `WARNING` or `ERROR`")] = LogLevel.INFO
 
 
 class Setting(msgspec.Struct, frozen=True):
     """One row of the settings table."""
 
     name: str
+    type: Any
     default: object
     description: str
     secret: bool
 
+    @property
+    def field(self) -> str:
+        return self.name.lower()
 
-def _table() -> Iterator[Setting]:
-    for field in msgspec.structs.fields(Settings):
-        metas = [m for m in field.type.__metadata__ if m.description is not None]
-        yield Setting(field.name.upper(), field.default, metas[0].description, metas[0].extra["secret"])
+    @property
+    def expected(self) -> str:
+        return allowed_values(self.type)
 
 
-TABLE: tuple[Setting, ...] = tuple(_table())
+TABLE: tuple[Setting, ...] = tuple(
+    Setting(field.name.upper(), field.type, field.default, meta.description, meta.extra["secret"])
+    for field in msgspec.structs.fields(Settings)
+    for meta in field.type.__metadata__
+    if meta.description is not None
+)
 
 
 def read_settings(environment: Mapping[str, str]) -> Settings:
-    """The settings in force.
+    """Return the settings in force.
 
     Raises:
-        InvalidSettings: names every setting that is wrong, what it expects and what it got, one a line.
+        InvalidSettings: names each wrong setting with what is allowed and what was given, one a line.
     """
-    values: dict[str, Any] = {}
     errors: list[str] = []
-    for field in msgspec.structs.fields(Settings):
-        value = _value(field, environment.get(field.name.upper(), ""), errors)
-        if value is not UNSET:
-            values[field.name] = value
-    settings = Settings(**values)
+    settings = Settings(**{row.field: _value(row, environment.get(row.name, ""), errors) for row in TABLE})
     errors.extend(_contradictions(settings))
     if errors:
         raise InvalidSettings("\n".join(errors))
     return settings
 
 
-def _value(field: msgspec.structs.FieldInfo, raw: str, errors: list[str]) -> Any:
+def _value(row: Setting, raw: str, errors: list[str]) -> Any:
+    """Return the value of one setting, or its default after adding a line to `errors`."""
     if not raw.strip():
-        return UNSET
+        return row.default
     try:
-        return msgspec.convert(raw.strip(), field.type, strict=False)
-    except msgspec.ValidationError as error:
-        got = "…" if _is_secret(field) else repr(raw)
-        errors.append(f"{field.name.upper()}: {error}; got {got}. It is: {TABLE_BY_FIELD[field.name].description}")
-        return UNSET
-
-
-def _is_secret(field: msgspec.structs.FieldInfo) -> bool:
-    return TABLE_BY_FIELD[field.name].secret
-
-
-TABLE_BY_FIELD: Mapping[str, Setting] = {row.name.lower(): row for row in TABLE}
+        return msgspec.convert(raw.strip(), row.type, strict=False)
+    except msgspec.ValidationError:
+        given = "…" if row.secret else repr(raw)
+        errors.append(f"{row.name}: expected {row.expected}; got {given}. Meaning: {row.description}")
+        return row.default
 
 
 def _contradictions(settings: Settings) -> Iterator[str]:
@@ -211,9 +218,10 @@ def _contradictions(settings: Settings) -> Iterator[str]:
 
 
 def _bad_timeouts(settings: Settings) -> Iterator[str]:
-    longest, usual = settings.sandbox_max_idle_timeout_seconds, settings.sandbox_idle_timeout_seconds
-    if 0 < longest < usual:
-        yield f"SANDBOX_IDLE_TIMEOUT_SECONDS: at most SANDBOX_MAX_IDLE_TIMEOUT_SECONDS, {longest:g}; got {usual:g}"
+    maximum, default = settings.sandbox_max_idle_timeout_seconds, settings.sandbox_idle_timeout_seconds
+    if 0 < maximum < default:
+        limit = f"SANDBOX_MAX_IDLE_TIMEOUT_SECONDS, which is {maximum:g}"
+        yield f"SANDBOX_IDLE_TIMEOUT_SECONDS: expected at most {limit}; got {default:g}"
 
 
 def _bad_redis(settings: Settings) -> Iterator[str]:
@@ -252,23 +260,23 @@ def _bad_paths(settings: Settings) -> Iterator[str]:
 
 
 def _bad_template(template: str) -> Iterator[str]:
-    """It becomes a subPath, which Kubernetes wants relative and without `..`."""
+    """The template becomes a subPath, which Kubernetes requires to be relative and without `..`."""
     rest = template
     for name in TEMPLATE_FIELDS:
         rest = rest.replace(f"{{{name}}}", "x")
     if "{" in rest or "}" in rest:
         allowed = ", ".join(f"{{{name}}}" for name in sorted(TEMPLATE_FIELDS))
-        yield f"SKILLS_PVC_SUBPATH_TEMPLATE: expected no fields but {allowed}; got {template!r}"
+        yield f"SKILLS_PVC_SUBPATH_TEMPLATE: expected no placeholders but {allowed}; got {template!r}"
     elif rest.startswith("/") or ".." in rest.split("/"):
         yield f"SKILLS_PVC_SUBPATH_TEMPLATE: expected a relative path without `..`; got {template!r}"
 
 
 def describe(settings: Settings) -> str:
-    """`NAME=value` a line, secrets masked: what `--print-settings` shows."""
-    return "\n".join(f"{row.name}={_shown(row, getattr(settings, row.name.lower()))}" for row in TABLE)
+    """Return `NAME=value` lines with secrets masked, as `--print-settings` shows them."""
+    return "\n".join(f"{row.name}={_masked(row, getattr(settings, row.field))}" for row in TABLE)
 
 
-def _shown(row: Setting, value: object) -> str:
+def _masked(row: Setting, value: object) -> str:
     if row.secret and value and value != row.default:
         return "********"
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -9,20 +9,21 @@ from shared.settings import TABLE, Setting, Settings, describe, read_settings
 
 HOST_PATHS = ["SKILLS_HOST_PATH", "DEER_FLOW_HOST_BASE_DIR", "THREADS_HOST_PATH"]
 SECRETS = [row.name for row in TABLE if row.secret]
+PATTERNS = {row: meta.pattern for row in TABLE for meta in row.type.__metadata__ if meta.pattern}
 
 
 def wrong(environment: dict[str, str]) -> str:
-    """What is said of an environment that is refused."""
-    with pytest.raises(InvalidSettings) as refused:
+    """Return the error message for an environment that is refused."""
+    with pytest.raises(InvalidSettings) as refusal:
         read_settings(environment)
-    return refused.value.detail
+    return refusal.value.detail
 
 
 def nonsense(row: Setting) -> str | None:
-    """A value that no setting of this type can have; None: any text will do."""
+    """Return a value that no setting of this type can have; None if any text is allowed."""
     match row.default:
         case bool():
-            return "perhaps"
+            return "yes"
         case int():
             return "8080.5"
         case float():
@@ -32,8 +33,7 @@ def nonsense(row: Setting) -> str | None:
     return None
 
 
-def test_defaults():
-    """An empty environment is enough, and gives what the contract says."""
+def test_empty_environment_gives_the_defaults_of_the_contract():
     settings = read_settings({})
     assert settings == Settings()
     assert settings.k8s_namespace == "deer-flow"
@@ -50,23 +50,29 @@ def test_defaults():
 
 @pytest.mark.parametrize("row", TABLE, ids=lambda row: row.name)
 @pytest.mark.parametrize("nothing", ["", " ", "\n"])
-def test_empty_is_unset(row: Setting, nothing: str):
-    """An empty variable is as good as none: a compose file may pass all of them through."""
+def test_empty_variable_counts_as_not_set(row: Setting, nothing: str):
+    """A compose file passes all variables through."""
     assert read_settings({row.name: nothing}) == read_settings({})
 
 
 @pytest.mark.parametrize("row", [row for row in TABLE if nonsense(row)], ids=lambda row: row.name)
-def test_nonsense_is_refused(row: Setting):
-    """A value of the wrong type is refused, with the setting's name, what it is for, and what it got."""
-    said = wrong({row.name: nonsense(row) or ""})
-    assert said.startswith(f"{row.name}: ")
-    assert row.description in said
-    assert repr(nonsense(row)) in said
+def test_value_of_wrong_type_is_refused_with_name_allowed_values_and_meaning(row: Setting):
+    message = wrong({row.name: nonsense(row) or ""})
+    assert message.startswith(f"{row.name}: expected {row.expected}; got ")
+    assert row.description in message
+    assert repr(nonsense(row)) in message
+
+
+@pytest.mark.parametrize(("row", "pattern"), PATTERNS.items(), ids=lambda part: getattr(part, "name", ""))
+def test_message_for_a_wrong_text_has_words_and_no_regular_expression(row: Setting, pattern: str):
+    message = wrong({row.name: "a b/ü"})
+    assert message.startswith(f"{row.name}: expected {row.expected}; got ")
+    assert "regex" not in message
+    assert pattern not in message
 
 
 @pytest.mark.parametrize("row", TABLE, ids=lambda row: row.name)
-def test_every_default_is_a_value(row: Setting):
-    """The default of each setting, written down as `describe` shows it, is a value that it takes."""
+def test_default_as_described_is_accepted(row: Setting):
     shown = dict(line.split("=", 1) for line in describe(Settings()).splitlines())[row.name]
     assert read_settings({row.name: shown}) == Settings()
 
@@ -74,17 +80,19 @@ def test_every_default_is_a_value(row: Setting):
 @pytest.mark.parametrize(
     ("name", "value", "expects"),
     [
-        ("SANDBOX_CONTAINER_PORT", "0", ">= 1"),
-        ("SANDBOX_CONTAINER_PORT", "-1", ">= 1"),
-        ("SANDBOX_CONTAINER_PORT", "65536", "<= 65535"),
+        ("SANDBOX_CONTAINER_PORT", "0", "a whole number from 1 to 65535"),
+        ("SANDBOX_CONTAINER_PORT", "-1", "from 1"),
+        ("SANDBOX_CONTAINER_PORT", "65536", "to 65535"),
         ("SANDBOX_SERVICE_TYPE", "LoadBalancer", "`ClusterIP`"),
         ("SANDBOX_SERVICE_TYPE", "nodeport", "`NodePort`"),
-        ("K8S_TIMEOUT_SECONDS", "0", "> 0"),
-        ("K8S_TIMEOUT_SECONDS", "nan", "> 0"),
-        ("PROVISION_TIMEOUT_SECONDS", "-5", "> 0"),
-        ("K8S_NAMESPACE", "Deer_Flow", "`str` matching"),
-        ("K8S_NAMESPACE", "a" * 64, "`str` matching"),
-        ("CLUSTER_NAME", "-east", "`str` matching"),
+        ("K8S_TIMEOUT_SECONDS", "0", "a number above 0"),
+        ("K8S_TIMEOUT_SECONDS", "nan", "above 0, at most 86400"),
+        ("PROVISION_TIMEOUT_SECONDS", "-5", "above 0"),
+        ("SWEEP_INTERVAL_SECONDS", "0", "from 0.1 to 3600"),
+        ("K8S_VERIFY_TLS", "yes", "`true` or `false`"),
+        ("K8S_NAMESPACE", "Deer_Flow", "a DNS label: lowercase letters, digits and `-`, at most 63 characters"),
+        ("K8S_NAMESPACE", "a" * 64, "at most 63 characters"),
+        ("CLUSTER_NAME", "-east", "no `-` at either end"),
         ("LOG_LEVEL", "LOUD", "`WARNING`"),
         ("REDIS_URL", "http://localhost", "redis://"),
         ("REDIS_URL", "localhost:6379", "unix://"),
@@ -101,11 +109,10 @@ def test_every_default_is_a_value(row: Setting):
         *((name, "C:\\srv\\..\\etc", "..") for name in HOST_PATHS),
     ],
 )
-def test_refused(name: str, value: str, expects: str):
-    """A value against the rules is refused, with the setting's name and what it expects."""
-    said = wrong({name: value})
-    assert said.startswith(name)
-    assert expects in said
+def test_value_against_the_rules_is_refused_with_name_and_allowed_values(name: str, value: str, expects: str):
+    message = wrong({name: value})
+    assert message.startswith(name)
+    assert expects in message
 
 
 @pytest.mark.parametrize(
@@ -117,6 +124,8 @@ def test_refused(name: str, value: str, expects: str):
         ("PROVISIONER_ALLOW_ANONYMOUS", "true", "provisioner_allow_anonymous", True),
         ("K8S_VERIFY_TLS", "false", "k8s_verify_tls", False),
         ("K8S_TIMEOUT_SECONDS", "2.5", "k8s_timeout_seconds", 2.5),
+        ("SWEEP_INTERVAL_SECONDS", "0.1", "sweep_interval_seconds", 0.1),
+        ("LOG_LEVEL", "DEBUG", "log_level", "DEBUG"),
         (
             "REDIS_URL",
             "rediss://user:word@redis.example:6380/3",
@@ -133,27 +142,25 @@ def test_refused(name: str, value: str, expects: str):
         *((name, "/srv/a..b/...", name.lower(), None) for name in HOST_PATHS),
     ],
 )
-def test_accepted(name: str, value: str, field: str, read: object):
-    """A value within the rules is in force, paths and templates as they are written."""
+def test_value_within_the_rules_is_in_force(name: str, value: str, field: str, read: object):
+    """Paths and templates stay as they are written."""
     assert getattr(read_settings({name: value}), field) == (value if read is None else read)
 
 
 @pytest.mark.parametrize("name", HOST_PATHS)
 @given(path=st.text(st.characters(exclude_characters="/\\")).filter(str.strip))
-def test_no_relative_path_is_accepted(name: str, path: str):
-    """A path with no separator in it cannot be absolute, and none is accepted."""
+def test_path_without_separator_is_refused_as_not_absolute(name: str, path: str):
     assert wrong({name: path}).startswith(f"{name}: expected an absolute path")
 
 
-def test_every_error_is_reported():
-    """All that is wrong is said at once, one setting a line, so that nobody starts five times to find five mistakes."""
+def test_several_wrong_values_are_reported_at_once_one_a_line():
+    """A person with five mistakes need not start the process five times."""
     bad = {row.name: text for row in TABLE if (text := nonsense(row))}
-    said = wrong(bad).splitlines()
-    assert [line.split(":")[0] for line in said] == list(bad)
+    lines = wrong(bad).splitlines()
+    assert [line.split(":")[0] for line in lines] == list(bad)
 
 
-def test_every_contradiction_is_reported():
-    """The same is true of values that are wrong for their meaning."""
+def test_several_contradictions_are_reported_at_once():
     bad = {**dict.fromkeys(HOST_PATHS, "data"), "SKILLS_PVC_SUBPATH_TEMPLATE": "{x}", "REDIS_URL": "x"}
     assert {line.split(":")[0] for line in wrong(bad).splitlines()} == set(bad)
 
@@ -170,43 +177,38 @@ def test_every_contradiction_is_reported():
         {"REDIS_SENTINELS": "a:26379,b:65536", "REDIS_SENTINEL_MASTER": "deer"},
     ],
 )
-def test_sentinels_refused(environment: dict[str, str]):
-    """Sentinels come with the name of their master, and each has a host and a port."""
+def test_sentinels_without_master_host_or_port_are_refused(environment: dict[str, str]):
     assert "REDIS_SENTINELS" in wrong(environment)
 
 
-def test_sentinels_accepted():
-    """Several Sentinels may be named, with spaces between them."""
+def test_sentinels_with_spaces_between_them_are_accepted():
     environment = {"REDIS_SENTINELS": "a:26379, b:26380", "REDIS_SENTINEL_MASTER": "deer"}
     assert read_settings(environment).redis_sentinel_master == "deer"
 
 
-def test_unknown_variables_are_none_of_ours():
-    """What else is in the environment, as Kubernetes puts there, is not looked at."""
+def test_unknown_variables_are_ignored():
+    """Kubernetes injects variables such as REDIS_PORT into each Pod."""
     assert read_settings({"REDIS_PORT": "tcp://10.0.0.1:6379", "PATH": "/bin", "redis_url": "x"}) == Settings()
 
 
 @pytest.mark.parametrize("name", SECRETS)
 @given(secret=st.text(st.characters(codec="ascii", categories=["L", "N"]), min_size=12))
-def test_secrets_are_not_shown(name: str, secret: str):
-    """A secret is in nothing that is shown: neither in the settings in force nor in what is said of wrong ones."""
-    fine = {name: f"redis://:{secret}@localhost/1" if name == "REDIS_URL" else secret}
-    shown = describe(read_settings(fine))
-    assert secret not in shown
-    assert f"{name}=********" in shown
-    said = wrong({**fine, "SANDBOX_CONTAINER_PORT": "0", "K8S_NAMESPACE": "_"})
-    assert secret not in said
-    assert secret not in wrong({**fine, "SKILLS_HOST_PATH": "relative"})
+def test_secret_is_neither_in_the_description_nor_in_error_messages(name: str, secret: str):
+    environment = {name: f"redis://:{secret}@localhost/1" if name == "REDIS_URL" else secret}
+    description = describe(read_settings(environment))
+    assert secret not in description
+    assert f"{name}=********" in description
+    assert secret not in wrong({**environment, "SANDBOX_CONTAINER_PORT": "0", "K8S_NAMESPACE": "_"})
+    assert secret not in wrong({**environment, "SKILLS_HOST_PATH": "relative"})
 
 
 @given(secret=st.text(st.characters(codec="utf-8", categories=["L", "N"]), min_size=12))
-def test_a_wrong_secret_is_not_shown(secret: str):
-    """A URL that is refused is not repeated: it may hold a password."""
+def test_refused_redis_url_is_not_in_the_error_message(secret: str):
+    """The URL can contain a password."""
     assert secret not in wrong({"REDIS_URL": f"http://:{secret}@localhost"})
 
 
-def test_describe():
-    """The settings in force are shown one a line, in the names and in the spelling of the environment."""
+def test_describe_shows_names_and_spelling_of_the_environment_one_a_line():
     lines = describe(read_settings({"K8S_VERIFY_TLS": "0", "NODE_HOST": "10.0.0.7"})).splitlines()
     assert [line.partition("=")[0] for line in lines] == [row.name for row in TABLE]
     assert "K8S_VERIFY_TLS=false" in lines
@@ -233,7 +235,6 @@ def test_describe():
     ],
     ids=str,
 )
-def test_what_would_fail_later_is_refused_at_start(environment: dict[str, str]):
-    """A value that no library could use is refused when settings are read, by the setting's name."""
+def test_value_that_no_library_can_use_is_refused_at_start(environment: dict[str, str]):
     with pytest.raises(InvalidSettings, match=next(iter(environment))):
         read_settings(environment)
