@@ -4,7 +4,7 @@ BIN := .venv/bin
 SOURCES := api worker shared deploy tests
 
 .DEFAULT_GOAL := help
-.PHONY: help dev demo test test-cluster soak bench scaling check format lock
+.PHONY: help dev demo test test-fast test-cluster soak bench scaling check format lock
 
 help: ## show this
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -24,6 +24,9 @@ demo: .venv/installed ## one life of three sandboxes, as a table; exits 0 if all
 
 test: .venv/installed ## all tests (ARGS="-k name")
 	$(BIN)/python -m pytest -n 4 --dist worksteal $(ARGS)
+
+test-fast: .venv/installed ## the tests that start no process, in under 30 s (ARGS="-k name")
+	$(BIN)/python -m pytest -n 4 --dist worksteal -m "not process" --ignore tests/system $(ARGS)
 
 test-cluster: .venv/installed ## the same tests against a real cluster: make test-cluster KUBECONFIG=~/.kube/config
 	@test -n "$(KUBECONFIG)" || { echo "make test-cluster KUBECONFIG=FILE: expected the kubeconfig of a real cluster"; exit 2; }
