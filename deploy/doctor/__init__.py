@@ -1,1 +1,1 @@
-"""What people get wrong when they run this service, looked for, and what to do about it: `python -m deploy.doctor`."""
+"""Checks of an installation, and what to do about each problem found: `python -m deploy.doctor`."""

@@ -1,40 +1,40 @@
-"""This host's clock against the others that it works with."""
+"""Checks of this host's clock against the clocks of Redis and the API server."""
 
 from deploy.doctor.context import Context
-from deploy.doctor.findings import Finding, broken, ok, warning
+from deploy.doctor.findings import Finding, failed, ok, warning
 from shared.queue.job import CLOCK_SKEW_SECONDS
 
 NOTICEABLE_SECONDS = 5.0
-"""Beyond what a slow answer or whole seconds explain."""
-_ADVICE = "Let NTP set the clocks of all hosts (`timedatectl`, `chronyc tracking`)."
+"""Difference that neither a slow answer nor a time in whole seconds explains."""
+_ADVICE = "Synchronize the clocks of all hosts with NTP (`timedatectl`, `chronyc tracking`)."
 
 
-async def against_redis(patient: Context) -> Finding:
-    """A worker takes jobs by its own clock, and gets them this much early."""
-    began = patient.clock()
-    seconds, microseconds = await patient.redis.time()
-    ended = patient.clock()
-    ahead = (began + ended) / 2 - (seconds + microseconds / 1_000_000)
-    seen = _said(ahead, "Redis'")
+async def check_redis_clock(context: Context) -> Finding:
+    """Compare with Redis. Workers fetch jobs by their own clock; a job is queued CLOCK_SKEW_SECONDS early for that."""
+    sent_at = context.clock()
+    seconds, microseconds = await context.redis.time()
+    received_at = context.clock()
+    ahead = (sent_at + received_at) / 2 - (seconds + microseconds / 1_000_000)
+    detail = _difference(ahead, "Redis")
     if ahead <= -CLOCK_SKEW_SECONDS:
-        return broken(f"{seen}: a worker here takes each job that much late", _ADVICE)
-    return _judged(ahead, seen)
+        return failed(f"{detail}: a worker on this host fetches each job that much late", _ADVICE)
+    return _judge(ahead, detail)
 
 
-async def against_cluster(patient: Context) -> Finding:
-    """Certificates and tokens have a beginning and an end."""
-    began = patient.clock()
-    server = await patient.cluster.server_time() + 0.5  # it gives whole seconds
-    ended = patient.clock()
-    ahead = (began + ended) / 2 - server
-    return _judged(ahead, _said(ahead, "the API server's"))
+async def check_cluster_clock(context: Context) -> Finding:
+    """Compare with the API server, which checks the validity of tokens and certificates by its clock."""
+    sent_at = context.clock()
+    server = await context.cluster.server_time() + 0.5  # the server's answer has whole seconds
+    received_at = context.clock()
+    ahead = (sent_at + received_at) / 2 - server
+    return _judge(ahead, _difference(ahead, "the API server"))
 
 
-def _said(ahead: float, whose: str) -> str:
+def _difference(ahead: float, other: str) -> str:
     if abs(ahead) < 1:
-        return f"within a second of {whose}"
-    return f"{abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} {whose}"
+        return f"this host's clock is within one second of {other}"
+    return f"this host's clock is {abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} {other}"
 
 
-def _judged(ahead: float, seen: str) -> Finding:
-    return warning(seen, _ADVICE) if abs(ahead) > NOTICEABLE_SECONDS else ok(seen)
+def _judge(ahead: float, detail: str) -> Finding:
+    return warning(detail, _ADVICE) if abs(ahead) > NOTICEABLE_SECONDS else ok(detail)

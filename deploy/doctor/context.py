@@ -1,4 +1,4 @@
-"""What is examined: the settings, and an open connection to each thing that they name."""
+"""What each check reads: the settings, a Redis client and a cluster client."""
 
 import asyncio
 import os
@@ -17,12 +17,12 @@ from shared.settings import Settings
 from worker.kubernetes.config import PLUGIN_SECONDS, configuration
 
 ROOT = Path("/")
-_MARKS = (".dockerenv", "run/.containerenv")
-"""Docker and Podman leave one of these in each container."""
+_CONTAINER_FILES = (".dockerenv", "run/.containerenv")
+"""Files that Docker and Podman create in each container."""
 
 
 class Context:
-    """`clock` is this host's, seconds since the epoch."""
+    """`clock` returns this host's time in seconds since the epoch."""
 
     def __init__(
         self,
@@ -41,7 +41,11 @@ class Context:
 
     @property
     def cluster(self) -> ClusterInspector:
-        """Raises InvalidSettings: there is no usable configuration of it."""
+        """The cluster client.
+
+        Raises:
+            InvalidSettings: there is no usable configuration of a cluster.
+        """
         if isinstance(self._cluster, InvalidSettings):
             raise self._cluster
         return self._cluster
@@ -51,28 +55,28 @@ class Context:
 async def open_context(
     settings: Settings, *, clock: Clock = time.time, environment: Mapping[str, str] = os.environ, root: Path = ROOT
 ) -> AsyncIterator[Context]:
-    """Nothing is asked of Redis or the cluster before the first check. `root` is where a container's marks are."""
+    """Open the clients without a request to Redis or the cluster. `root` is the root of the file system."""
     async with AsyncExitStack() as stack:
         redis = connect(settings, FAIL_FAST)
         stack.push_async_callback(redis.aclose)
-        cluster = await _cluster(settings, stack)
+        cluster = await _open_cluster(settings, stack)
         yield Context(settings, redis, cluster, clock=clock, in_container=is_container(environment, root))
 
 
 def is_container(environment: Mapping[str, str], root: Path) -> bool:
-    """Of a cluster's Pod, or of Docker or Podman."""
-    return "KUBERNETES_SERVICE_HOST" in environment or any((root / mark).exists() for mark in _MARKS)
+    """Return True in a Pod and in a container of Docker or Podman."""
+    return "KUBERNETES_SERVICE_HOST" in environment or any((root / name).exists() for name in _CONTAINER_FILES)
 
 
-async def _cluster(settings: Settings, stack: AsyncExitStack) -> ClusterInspector | InvalidSettings:
+async def _open_cluster(settings: Settings, stack: AsyncExitStack) -> ClusterInspector | InvalidSettings:
     try:
         async with asyncio.timeout(PLUGIN_SECONDS):
-            settings_checks = await configuration(settings)
-        cluster = ClusterInspector(settings_checks, settings.k8s_namespace, settings.k8s_timeout_seconds)
+            cluster_configuration = await configuration(settings)
+        cluster = ClusterInspector(cluster_configuration, settings.k8s_namespace, settings.k8s_timeout_seconds)
     except InvalidSettings as error:
         return error
     except TimeoutError:
-        return InvalidSettings(f"KUBECONFIG_PATH: what it runs for a token took more than {PLUGIN_SECONDS:g} s")
-    except OSError as error:  # as of ssl, which reads the files when the client is made
-        return InvalidSettings(f"K8S_CA_FILE, or the kubeconfig's certificates, cannot be read: {error}")
+        return InvalidSettings(f"KUBECONFIG_PATH: the command that fetches a token took more than {PLUGIN_SECONDS:g} s")
+    except OSError as error:  # ssl reads the files when the client is created
+        return InvalidSettings(f"K8S_CA_FILE, or a certificate of the kubeconfig, cannot be read: {error}")
     return await stack.enter_async_context(cluster)

@@ -1,4 +1,4 @@
-"""What a check says: a verdict, what was seen, and what to do about it."""
+"""The result of a check: a verdict, a detail, and what to do."""
 
 from collections.abc import Awaitable, Callable
 from enum import StrEnum
@@ -12,36 +12,36 @@ from deploy.doctor.context import Context
 class Verdict(StrEnum):
     OK = "ok"
     WARNING = "warning"
-    BROKEN = "must_be_mended"
-    UNKNOWN = "could_not_be_checked"
+    FAILED = "failed"
+    UNKNOWN = "unknown"
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """`advice` is empty when there is nothing to do."""
+    """`advice` is empty if there is nothing to do."""
 
     verdict: Verdict
-    seen: str
+    detail: str
     advice: str = ""
 
 
 class Check(NamedTuple):
-    """`look` may raise what its adapters raise: `deploy.doctor.runner` makes a finding of it."""
+    """`run` may raise errors of Redis and the cluster; `deploy.doctor.runner` turns them into findings."""
 
     name: str
-    look: Callable[[Context], Awaitable[Finding]]
+    run: Callable[[Context], Awaitable[Finding]]
 
 
-def ok(seen: str) -> Finding:
-    return Finding(Verdict.OK, seen)
+def ok(detail: str) -> Finding:
+    return Finding(Verdict.OK, detail)
 
 
-def warning(seen: str, advice: str) -> Finding:
-    return Finding(Verdict.WARNING, seen, advice)
+def warning(detail: str, advice: str) -> Finding:
+    return Finding(Verdict.WARNING, detail, advice)
 
 
-def broken(seen: str, advice: str) -> Finding:
-    return Finding(Verdict.BROKEN, seen, advice)
+def failed(detail: str, advice: str) -> Finding:
+    return Finding(Verdict.FAILED, detail, advice)
 
 
-def unknown(seen: str, advice: str = "") -> Finding:
-    return Finding(Verdict.UNKNOWN, seen, advice)
+def unknown(detail: str, advice: str = "") -> Finding:
+    return Finding(Verdict.UNKNOWN, detail, advice)

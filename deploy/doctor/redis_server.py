@@ -1,4 +1,4 @@
-"""Redis: whether it answers, is one that we can work with, and keeps what it is given."""
+"""Checks of Redis: the connection, the version and mode, persistence and memory."""
 
 import re
 from collections.abc import Mapping
@@ -8,116 +8,120 @@ from urllib.parse import urlsplit
 from redis.exceptions import AuthenticationError, RedisError
 
 from deploy.doctor.context import Context
-from deploy.doctor.findings import Finding, broken, ok, unknown, warning
+from deploy.doctor.findings import Finding, failed, ok, unknown, warning
 from deploy.doctor.speed import fastest
 from shared.settings import Settings
 
 SLOW_SECONDS = 0.02
-"""A round trip, of which a create takes about ten in a row: beyond this they are what it waits for."""
+"""Time of a round trip. A create makes about ten in a row, so slower ones dominate its duration."""
 OLDEST = (6, 2)
-"""The first with `ZMSCORE`, by which workers look for those that have died."""
+"""Minimum version of Redis: the first with `ZMSCORE`, which workers use to find dead workers."""
 FULL = 0.9
-"""Of the memory that it may take: time to give it more."""
+"""Share of `maxmemory` above which the check warns, while there is time to raise it."""
 
-APPEND_ONLY = "Start it with `--appendonly yes`; one that runs: `redis-cli config set appendonly yes`."
+APPEND_ONLY = "Start Redis with `--appendonly yes`. On a running one: `redis-cli config set appendonly yes`."
 PING = '`redis-cli -u "$REDIS_URL" ping`'
 
 _WRITES = {"aof_last_write_status": "the append-only file", "rdb_last_bgsave_status": "the snapshot"}
 
 Info = Mapping[str, Any]
+"""Fields of an answer to `INFO`."""
 
 
-async def reachable(patient: Context) -> Finding:
-    where = name(patient.settings)
+async def check_connection(context: Context) -> Finding:
+    address = address_of(context.settings)
     try:
-        seconds = await fastest(patient.redis.ping)
+        seconds = await fastest(context.redis.ping)
     except AuthenticationError as error:
-        return broken(f"{where} refuses us: {error}", "Put user and password into REDIS_URL: redis://user:password@…")
+        return failed(
+            f"{address} rejects the credentials: {error}",
+            "Put user and password into REDIS_URL: redis://user:password@…",
+        )
     except (RedisError, OSError) as error:
-        return broken(f"{where} does not answer: {error}", _where_it_listens(patient.settings))
-    return judge_speed(where, seconds)
+        return failed(f"{address} does not answer: {error}", _address_advice(context.settings))
+    return judge_speed(address, seconds)
 
 
-def judge_speed(where: str, seconds: float) -> Finding:
-    seen = f"{where} answers in {seconds * 1000:.1f} ms"
+def judge_speed(address: str, seconds: float) -> Finding:
+    detail = f"{address} answers in {seconds * 1000:.1f} ms"
     if seconds > SLOW_SECONDS:
-        return warning(seen, "Run Redis nearer to the API and the workers: each create asks it about ten times.")
-    return ok(seen)
+        return warning(detail, "Run Redis closer to the API and the workers: a create makes about ten round trips.")
+    return ok(detail)
 
 
-def _where_it_listens(settings: Settings) -> str:
+def _address_advice(settings: Settings) -> str:
     if settings.redis_sentinels:
-        return "Compare with `redis-cli -p 26379 sentinel masters` where a Sentinel runs."
-    return f"Compare REDIS_URL with where Redis listens. From a container, `localhost` is the container. Try: {PING}"
+        return "Compare with `redis-cli -p 26379 sentinel masters` on the host of a Sentinel."
+    return f"Compare REDIS_URL with Redis' address. In a container, `localhost` is the container. Try: {PING}"
 
 
-def name(settings: Settings) -> str:
-    """Without user and password."""
+def address_of(settings: Settings) -> str:
+    """Return the address without user and password."""
     if settings.redis_sentinels:
         return f"{settings.redis_sentinel_master} of {settings.redis_sentinels}"
     parts = urlsplit(settings.redis_url)
     return parts.path if parts.scheme == "unix" else f"{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
-async def server(patient: Context) -> Finding:
-    return judge_server({**await patient.redis.info("server"), **await patient.redis.info("replication")})
+async def check_server(context: Context) -> Finding:
+    return judge_server({**await context.redis.info("server"), **await context.redis.info("replication")})
 
 
 def judge_server(info: Info) -> Finding:
-    """By what `INFO` says. Valkey gives the version of Redis that it is compatible with, and its own."""
+    """Judge product, mode and version. Valkey reports its own version, and the compatible version of Redis."""
     product = f"Valkey {info['valkey_version']}" if "valkey_version" in info else f"Redis {info['redis_version']}"
     mode, role = info.get("redis_mode") or info.get("server_mode"), info.get("role", "master")  # Redis', or Valkey's
     if mode == "sentinel":
-        return broken(f"{product}, a Sentinel", "Name it in REDIS_SENTINELS, and its master in REDIS_SENTINEL_MASTER.")
+        return failed(
+            f"{product} is a Sentinel", "Name it in REDIS_SENTINELS, and its master in REDIS_SENTINEL_MASTER."
+        )
     if mode == "cluster":
-        return broken(
-            f"{product} in cluster mode", "Our steps touch keys of several slots: use one without cluster mode."
+        return failed(
+            f"{product} runs in cluster mode",
+            "Use a Redis without cluster mode: one update writes keys of several slots.",
         )
     if role != "master":
-        return broken(
-            f"{product}, a replica, which refuses writes", "REDIS_URL must name its master, or use Sentinels."
+        return failed(
+            f"{product} is a replica, which refuses writes", "Name its master in REDIS_URL, or use Sentinels."
         )
     version = tuple(int(part) for part in re.findall(r"\d+", str(info["redis_version"]))[:2])
     if version < OLDEST:
-        return broken(f"{product} is too old", f"Use Redis {OLDEST[0]}.{OLDEST[1]} or later, or any Valkey.")
+        return failed(f"{product} is too old", f"Use Redis {OLDEST[0]}.{OLDEST[1]} or later, or any Valkey.")
     return ok(product)
 
 
-async def persistence(patient: Context) -> Finding:
-    info = await patient.redis.info("persistence")
-    if failed := [words for key, words in _WRITES.items() if info.get(key, "ok") != "ok"]:
-        return broken(
-            f"{' and '.join(failed)} cannot be written", "Look at Redis' log, and at the space on its disk (`df -h`)."
+async def check_persistence(context: Context) -> Finding:
+    info = await context.redis.info("persistence")
+    if failures := [name for key, name in _WRITES.items() if info.get(key, "ok") != "ok"]:
+        return failed(
+            f"Redis cannot write {' and '.join(failures)}",
+            "Check Redis' log, and the free space on its disk (`df -h`).",
         )
     if info.get("aof_enabled"):
         return ok("an append-only file")
     try:
-        snapshots = (await patient.redis.config_get("save"))["save"]
+        snapshots = (await context.redis.config_get("save"))["save"]
     except RedisError as error:
-        return unknown(f"no append-only file; whether there are snapshots it does not say: {error}", APPEND_ONLY)
+        return unknown(f"no append-only file; Redis does not show whether it saves snapshots: {error}", APPEND_ONLY)
     if snapshots:
-        return warning(
-            f"snapshots only (`save {snapshots}`): what came after the last one is lost with it", APPEND_ONLY
-        )
-    return broken("keeps nothing: when it restarts, every record is gone", APPEND_ONLY)
+        return warning(f"snapshots only (`save {snapshots}`): a crash loses all writes since the last one", APPEND_ONLY)
+    return failed("Redis saves nothing to disk: a restart loses every record", APPEND_ONLY)
 
 
-async def eviction(patient: Context) -> Finding:
-    return judge_memory(await patient.redis.info("memory"))
+async def check_eviction(context: Context) -> Finding:
+    return judge_memory(await context.redis.info("memory"))
 
 
 def judge_memory(info: Info) -> Finding:
-    """By what `INFO` says, which a provider's may not; `maxmemory` 0 is no limit."""
+    """Judge policy and use of memory. Managed Redis servers may hide these fields; `maxmemory` 0 means no limit."""
     if not {"maxmemory_policy", "maxmemory", "used_memory"} <= info.keys():
-        return unknown("it does not say", "Its maxmemory-policy must be noeviction.")
+        return unknown("Redis does not show its memory policy", "Its maxmemory-policy must be noeviction.")
     policy, limit, used = info["maxmemory_policy"], int(info["maxmemory"]), int(info["used_memory"])
-    share = f"{used / limit:.0%} of {limit / 2**20:.0f} MiB used" if limit else "no limit of memory"
+    share = f"{used / limit:.0%} of {limit / 2**20:.0f} MiB used" if limit else "no memory limit"
     if policy != "noeviction":
-        say = broken if limit else warning
-        advice = (
-            "`redis-cli config set maxmemory-policy noeviction`: another one drops records or jobs when it is full."
-        )
-        return say(f"{policy}, {share}", advice)
+        verdict = failed if limit else warning
+        advice = "`redis-cli config set maxmemory-policy noeviction`: a full Redis drops records or jobs otherwise."
+        return verdict(f"{policy}, {share}", advice)
     if limit and used > FULL * limit:
-        return warning(f"{policy}, {share}", "Raise `maxmemory`: when it is full, every create and delete is refused.")
+        return warning(f"{policy}, {share}", "Raise `maxmemory`: a full Redis refuses every create and delete.")
     return ok(f"{policy}, {share}")

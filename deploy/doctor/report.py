@@ -1,4 +1,4 @@
-"""The results for people, as a table, and for machines, as JSON."""
+"""The results as a table for people, and as JSON for programs."""
 
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -9,50 +9,46 @@ from deploy.doctor.findings import Verdict
 from deploy.doctor.runner import Result
 
 _GAP = "  "
-_NARROWEST = 40
-"""Columns for the text, however narrow the terminal."""
+_MIN_TEXT_COLUMNS = 40
+"""Width of the text on a terminal that is too narrow for the table."""
 
 
-def must_mend(results: Sequence[Result]) -> bool:
-    return any(result.verdict is Verdict.BROKEN for result in results)
+def has_failed(results: Sequence[Result]) -> bool:
+    return any(result.verdict is Verdict.FAILED for result in results)
 
 
 def as_json(results: Sequence[Result]) -> str:
-    return msgspec.json.format(msgspec.json.encode({"well": not must_mend(results), "checks": results})).decode()
+    return msgspec.json.format(msgspec.json.encode({"ok": not has_failed(results), "checks": results})).decode()
 
 
 def as_table(results: Sequence[Result], width: int) -> str:
-    """A line a check, what to do below it, and how many there are of each verdict. `width`: columns."""
+    """Return a line for each check, its advice below, and the number of checks of each verdict. `width`: columns."""
     lines = [line for result in results for line in _lines(result, results, width)]
     return "\n".join([*lines, "", _summary(results)])
 
 
 def _lines(result: Result, results: Sequence[Result], width: int) -> Iterator[str]:
-    verdicts = max(len(_word(each.verdict)) for each in results)
+    verdicts = max(len(each.verdict) for each in results)
     checks = max(len(each.check) for each in results)
     margin = verdicts + checks + 2 * len(_GAP)
-    room = max(width - margin, _NARROWEST)
-    texts = [*_wrapped(result.seen, "", room), *_wrapped(result.advice, "→ ", room)]
-    yield f"{_word(result.verdict):{verdicts}}{_GAP}{result.check:{checks}}{_GAP}{texts[0]}"
+    columns = max(width - margin, _MIN_TEXT_COLUMNS)
+    texts = [*_wrap(result.detail, "", columns), *_wrap(result.advice, "→ ", columns)]
+    yield f"{result.verdict:{verdicts}}{_GAP}{result.check:{checks}}{_GAP}{texts[0]}"
     yield from (" " * margin + text for text in texts[1:])
 
 
-def _wrapped(text: str, mark: str, room: int) -> Iterator[str]:
-    """A line of the text stays one of its own. Commands and URLs are not broken."""
+def _wrap(text: str, mark: str, columns: int) -> Iterator[str]:
+    """Wrap each line of the text by itself. Commands and URLs are not broken."""
     for line in text.splitlines():
         yield from textwrap.wrap(
             mark + line,
-            room,
+            columns,
             subsequent_indent=" " * len(mark),
             break_long_words=False,
             break_on_hyphens=False,
         )
 
 
-def _word(verdict: Verdict) -> str:
-    return verdict.value.replace("_", " ")
-
-
 def _summary(results: Sequence[Result]) -> str:
     counts = {verdict: sum(result.verdict is verdict for result in results) for verdict in Verdict}
-    return ", ".join(f"{count} {_word(verdict)}" for verdict, count in counts.items() if count)
+    return ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count)

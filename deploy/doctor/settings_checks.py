@@ -1,4 +1,4 @@
-"""What the settings alone show: what is switched off, missing or without effect, though each of them is valid."""
+"""Checks of settings that are valid, and still disable, omit or contradict something."""
 
 from collections.abc import Iterator
 
@@ -9,45 +9,51 @@ from shared.settings import Settings
 PATHS = ("skills_host_path", "deer_flow_host_base_dir", "threads_host_path")
 
 
-async def settings(patient: Context) -> Finding:
-    doubts = list(_doubts(patient.settings))
-    if not doubts:
+async def check_settings(context: Context) -> Finding:
+    problems = list(_problems(context.settings))
+    if not problems:
         return ok("valid")
-    seen, advice = ("\n".join(column) for column in zip(*doubts, strict=True))
-    return warning(seen, advice)
+    detail, advice = ("\n".join(column) for column in zip(*problems, strict=True))
+    return warning(detail, advice)
 
 
-def _doubts(settings: Settings) -> Iterator[tuple[str, str]]:
-    """What is doubtful, and what to do."""
+def _problems(settings: Settings) -> Iterator[tuple[str, str]]:
+    """Yield a detail and an advice each."""
     if not settings.provisioner_api_key and not settings.provisioner_allow_anonymous:
-        yield "no PROVISIONER_API_KEY: an API so set refuses every call", "Set the API's; a worker needs none."
+        yield (
+            "no PROVISIONER_API_KEY: an API with these settings refuses every call",
+            "Set it for the API. A worker does not need it.",
+        )
     if settings.provisioner_allow_anonymous and not settings.provisioner_api_key:
-        yield "anyone who reaches the API may start containers", "Set PROVISIONER_API_KEY."
+        yield "anyone who reaches the API can start containers", "Set PROVISIONER_API_KEY."
     if not settings.k8s_verify_tls:
-        yield "K8S_VERIFY_TLS=false: anyone may pose as the API server", "Use K8S_CA_FILE and K8S_TLS_SERVER_NAME."
+        yield (
+            "K8S_VERIFY_TLS=false: any server can pose as the API server",
+            "Use K8S_CA_FILE and K8S_TLS_SERVER_NAME instead.",
+        )
 
 
-async def paths(patient: Context) -> Finding:
-    """That they are absolute, `shared.settings` has seen to."""
-    settings = patient.settings
-    given = {field.upper(): getattr(settings, field) for field in PATHS if getattr(settings, field)}
-    windows = [name for name, path in given.items() if not path.startswith("/")]
-    if windows and len(windows) < len(given):
-        others = [name for name in given if name not in windows]
+async def check_paths(context: Context) -> Finding:
+    """Check that the paths fit together. `shared.settings` has checked that each is absolute."""
+    settings = context.settings
+    paths = {field.upper(): getattr(settings, field) for field in PATHS if getattr(settings, field)}
+    windows = [name for name, path in paths.items() if not path.startswith("/")]
+    if windows and len(windows) < len(paths):
+        posix = [name for name in paths if name not in windows]
         return warning(
-            f"{', '.join(windows)}: a path of Windows; {', '.join(others)}: of POSIX",
-            "All are paths on the nodes, which are one or the other: write them in one style.",
+            f"mixed styles: {', '.join(windows)} for Windows, {', '.join(posix)} for POSIX",
+            "All are paths on the nodes. Write all of them in the style of the nodes' system.",
         )
     if unused := list(_unused(settings)):
-        return warning("\n".join(unused), "Unset what has no effect.")
+        return warning("\n".join(unused), "Unset the settings without effect.")
     if not settings.userdata_pvc_name and not settings.threads_host_path:
         return warning(
-            "user data is kept in each Pod, and goes with it",
-            "Set USERDATA_PVC_NAME, or THREADS_HOST_PATH on one node.",
+            "user data is stored in each Pod, and is lost with the Pod",
+            "Set USERDATA_PVC_NAME or, with one node, THREADS_HOST_PATH.",
         )
-    if not given:
-        return ok("none: claims only")
-    return ok(", ".join(f"{name}={path}" for name, path in given.items()))
+    if not paths:
+        return ok("no paths: volume claims only")
+    return ok(", ".join(f"{name}={path}" for name, path in paths.items()))
 
 
 def _unused(settings: Settings) -> Iterator[str]:

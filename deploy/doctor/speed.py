@@ -1,4 +1,4 @@
-"""How fast something answers."""
+"""Measures how fast a server answers."""
 
 import time
 from collections.abc import Awaitable, Callable
@@ -6,11 +6,11 @@ from collections.abc import Awaitable, Callable
 TRIES = 5
 
 
-async def fastest(ask: Callable[[], Awaitable[object]]) -> float:
-    """Seconds that the quickest of some calls takes: the others waited for the other checks, which run beside it."""
-    taken = []
+async def fastest(call: Callable[[], Awaitable[object]]) -> float:
+    """Return the seconds of the fastest of some calls. The other checks run at the same time and delay single calls."""
+    durations = []
     for _ in range(TRIES):
-        began = time.perf_counter()
-        await ask()
-        taken.append(time.perf_counter() - began)
-    return min(taken)
+        started_at = time.perf_counter()
+        await call()
+        durations.append(time.perf_counter() - started_at)
+    return min(durations)

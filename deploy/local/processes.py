@@ -1,4 +1,4 @@
-"""One process of the local stack: started, its lines shown with its name before them, and stopped for good."""
+"""One process of the local stack. Its output is shown line by line, with its name in front."""
 
 import asyncio
 import os
@@ -8,27 +8,27 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Self
 
 STOP_SECONDS = 30.0
-"""What a worker that finishes its jobs may take; after that it is killed."""
+"""Time that a process gets to stop, for example a worker to finish its jobs. After that it is killed."""
 
 Show = Callable[[str, str], None]
-"""Takes a process' name and one line that it wrote."""
+"""Called with the name of a process and one line of its output."""
 
 
 def show(name: str, line: str) -> None:
     print(f"{name:>9} | {line}", flush=True)
 
 
-def quiet(_: str, __: str) -> None:
-    """Shows nothing."""
+def show_nothing(_: str, __: str) -> None:
+    pass
 
 
 class Process:
-    """In a session of its own, so that a Ctrl-C reaches it as an orderly stop from us and not from the terminal."""
+    """A process in its own session, so that Ctrl-C does not reach it. The stack stops its processes in order."""
 
     def __init__(self, name: str, process: asyncio.subprocess.Process, show: Show) -> None:
         self.name = name
         self._process = process
-        self._first: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._first_line: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._reading = asyncio.create_task(self._read(show), name=f"read {name}")
 
     @classmethod
@@ -53,11 +53,15 @@ class Process:
         return self._process.returncode
 
     async def first_line(self) -> str:
-        """The first line it writes; of the emulator, where it listens. Raises ProcessEnded when it ends before."""
-        return await self._first
+        """Return the first line of output, which is the address for the emulator.
+
+        Raises:
+            ProcessEnded: the process ended without any output.
+        """
+        return await self._first_line
 
     async def wait(self) -> int:
-        await asyncio.shield(self._reading)  # which others may await too
+        await asyncio.shield(self._reading)  # other tasks may await it too
         return await self._process.wait()
 
     def signal(self, number: signal.Signals) -> None:
@@ -65,13 +69,13 @@ class Process:
             self._process.send_signal(number)
 
     async def stop(self) -> int:
-        """Ask, wait, and kill what does not listen; the exit code."""
+        """Terminate the process, kill it after STOP_SECONDS, and return its exit code."""
         self.signal(signal.SIGTERM)
         try:
             async with asyncio.timeout(STOP_SECONDS):
                 return await self.wait()
         except TimeoutError:
-            print(f"{self.name} did not stop within {STOP_SECONDS:.0f} s: killed", file=sys.stderr)
+            print(f"{self.name} did not stop within {STOP_SECONDS:.0f} s; killing it", file=sys.stderr)
             return await self.kill()
 
     async def kill(self) -> int:
@@ -79,16 +83,16 @@ class Process:
         return await self.wait()
 
     async def _read(self, show: Show) -> None:
-        assert self._process.stdout is not None  # noqa: S101 - it was opened as a pipe
+        assert self._process.stdout is not None  # noqa: S101 - `start` opens a pipe
         async for raw in self._process.stdout:
             line = raw.decode(errors="replace").rstrip()
-            if not self._first.done():
-                self._first.set_result(line)
+            if not self._first_line.done():
+                self._first_line.set_result(line)
             show(self.name, line)
-        if not self._first.done():
-            self._first.set_exception(ProcessEnded(f"{self.name} ended before it said anything"))
-            self._first.exception()  # nobody may have asked
+        if not self._first_line.done():
+            self._first_line.set_exception(ProcessEnded(f"{self.name} ended without any output"))
+            self._first_line.exception()  # silences asyncio if no caller awaits the line
 
 
 class ProcessEnded(Exception):
-    """A process of the stack ended that should go on."""
+    """Raised when a process of the stack ends by itself."""

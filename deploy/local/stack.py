@@ -1,4 +1,4 @@
-"""The whole service on one machine: Valkey, a cluster, the API and its workers, each a process of its own."""
+"""The whole service on one machine: Valkey, a cluster, the API and the workers, each in its own process."""
 
 import asyncio
 import os
@@ -22,11 +22,15 @@ from deploy.local.processes import Process, ProcessEnded, Show, show
 from shared.settings import TABLE
 
 START_SECONDS = 30.0
-"""For one process to answer, on a small machine that does other things too."""
+"""Time limit for a process to answer, on a small machine under other load."""
 
 
 class Options(NamedTuple):
-    """`kubeconfig` None: an emulated cluster. `data` None: a directory that goes with the stack. Port 0: a free one."""
+    """Options of a stack.
+
+    Without `kubeconfig` the stack starts an emulated cluster. Without `data` it uses a temporary directory.
+    Port 0 is any free port.
+    """
 
     workers: int = 2
     apis: int = 1
@@ -40,12 +44,11 @@ class Options(NamedTuple):
 
 
 class Stack:
-    """Started with `async with`; whatever it started is stopped at the end."""
+    """An async context manager that starts all processes, and stops them at the end."""
 
     def __init__(self, options: Options) -> None:
         self.options = options
-        given = {**os.environ, **options.environment}.get("PROVISIONER_API_KEY")
-        self.key = given or secrets.token_hex(16)
+        self.key = {**os.environ, **options.environment}.get("PROVISIONER_API_KEY") or secrets.token_hex(16)
         self.urls: list[str] = []
         self.worker_urls: list[str] = []
         self.apis: list[Process] = []
@@ -71,9 +74,9 @@ class Stack:
 
     @property
     def settings(self) -> dict[str, str]:
-        """What its workers have set, whoever has set it: the stack, its options, or the environment it was begun in."""
-        given = {**os.environ, **self._environment}
-        return {row.name: given[row.name] for row in TABLE if given.get(row.name)}
+        """The settings of its workers, from the stack, its options or this process' environment."""
+        variables = {**os.environ, **self._environment}
+        return {row.name: variables[row.name] for row in TABLE if variables.get(row.name)}
 
     async def __aenter__(self) -> Self:
         try:
@@ -88,58 +91,48 @@ class Stack:
     ) -> None:
         await self._stop()
 
-    async def ended(self) -> str:
-        """Waits for a process to end by itself, and says which. Nothing is started in its place."""
+    async def wait_for_end(self) -> str:
+        """Wait until a process ends by itself, and return a description. The stack does not restart processes."""
         process = await self._ended.get()
         return f"{process.name} (pid {process.pid}) ended by itself with exit code {process.exit_code}"
 
     async def start_valkey(self) -> None:
-        """Also again, after it was stopped: on the same port and data."""
+        """Start Valkey. A second start, after a stop, uses the same port and data."""
         command = [
             *(str(get_binary_path()), "--port", str(self._redis_port), "--bind", "127.0.0.1"),
-            *(
-                "--dir",
-                str(self._data),
-                "--appendonly",
-                "yes",
-                "--appendfsync",
-                "always",
-                "--save",
-                "",
-                "--loglevel",
-                "warning",
-            ),
+            *("--dir", str(self._data), "--appendonly", "yes", "--appendfsync", "always"),
+            *("--save", "", "--loglevel", "warning"),
             *self.options.valkey,
         ]
         self.valkey = await self._spawn("valkey", command)
-        await until(self._valkey_answers, self.valkey)
+        await wait_until(self._valkey_answers, self.valkey)
 
     async def start_api(self, port: int = 0) -> Process:
         port = port or free_port()
-        if is_taken(port):
-            raise ProcessEnded(f"port {port} is taken by another process: choose another one with --port")
+        if is_in_use(port):
+            raise ProcessEnded(f"port {port} is in use by another process: choose another port with --port")
         self.urls.append(f"http://127.0.0.1:{port}")
-        self.apis.append(await self._api(len(self.apis)))
+        self.apis.append(await self._spawn_api(len(self.apis)))
         return self.apis[-1]
 
     async def restart_api(self, number: int) -> None:
-        """In the place of one that has ended, and on its port."""
-        self.apis[number] = await self._api(number)
+        """Replace an API process that has ended, on the same port."""
+        self.apis[number] = await self._spawn_api(number)
 
     async def start_worker(self) -> Process:
-        port = self.options.environment.get("WORKER_METRICS_PORT") or str(free_port())  # one each
+        port = self.options.environment.get("WORKER_METRICS_PORT") or str(free_port())  # each worker needs its own
         self.worker_urls.append(f"http://127.0.0.1:{port}")
-        process = await self._python(f"worker-{len(self.workers) + 1}", "worker", WORKER_METRICS_PORT=port)
+        process = await self._spawn_python(f"worker-{len(self.workers) + 1}", "worker", WORKER_METRICS_PORT=port)
         self.workers.append(process)
         return process
 
     async def _stop(self) -> None:
-        """Those that need Redis and the cluster first, so that they end as they would in operation."""
+        """Stop the API and the workers before Redis and the cluster, as an operator does."""
         for watching in self._watching:
             watching.cancel()
-        ours = [*self.apis, *self.workers]
-        await asyncio.gather(*(process.stop() for process in ours))
-        await asyncio.gather(*(process.stop() for process in self._processes if process not in ours))
+        clients = [*self.apis, *self.workers]
+        await asyncio.gather(*(process.stop() for process in clients))
+        await asyncio.gather(*(process.stop() for process in self._processes if process not in clients))
         self._exit.close()
 
     async def _start(self) -> None:
@@ -157,40 +150,44 @@ class Stack:
             "KUBECONFIG_PATH": str(kubeconfig),
             "PROVISIONER_API_KEY": self.key,
         }
-        workers = [await self.start_worker() for _ in range(self.options.workers)]  # an API waits for a sign of them
+        workers = [await self.start_worker() for _ in range(self.options.workers)]  # the API waits for a heartbeat
         for number in range(self.options.apis):
             await self.start_api(0 if number else self.options.port)
         async with asyncio.timeout(START_SECONDS):
             await asyncio.gather(*(worker.first_line() for worker in workers))
         if workers:
-            await self._ready(workers[0])
+            await self._wait_until_ready(workers[0])
 
-    async def _api(self, number: int) -> Process:
+    async def _spawn_api(self, number: int) -> Process:
         url = self.urls[number]
-        process = await self._python(f"api-{number + 1}", "api", "--port", url.rpartition(":")[2])
-        await until(lambda: _http_answers(f"{url}/health"), process)
+        process = await self._spawn_python(f"api-{number + 1}", "api", "--port", url.rpartition(":")[2])
+        await wait_until(lambda: _http_answers(f"{url}/health"), process)
         return process
 
-    async def _ready(self, worker: Process) -> None:
-        """Raises ProcessEnded, with what is missing."""
+    async def _wait_until_ready(self, worker: Process) -> None:
+        """Wait until sandboxes can be created.
+
+        Raises:
+            ProcessEnded: the system is not ready in time; the message names what is missing.
+        """
         url = f"{self.urls[0]}/health/ready"
         try:
-            await until(lambda: _http_answers(url), worker)
+            await wait_until(lambda: _http_answers(url), worker)
         except TimeoutError:
             async with httpx.AsyncClient() as client:
                 detail = (await client.get(url)).json()["detail"]
             raise ProcessEnded(f"not ready within {START_SECONDS:.0f} s: {detail}") from None
 
     async def _start_emulator(self, kubeconfig: Path) -> Path:
-        self.emulator = await self._python(
+        self.emulator = await self._spawn_python(
             "kubernetes", "deploy.local.emulator", "--kubeconfig", str(kubeconfig), *self.options.emulator
         )
         async with asyncio.timeout(START_SECONDS):
-            said = msgspec.json.decode(await self.emulator.first_line(), type=dict[str, str | int])
-        self.emulator_url, self.emulator_token = str(said["server"]), str(said["token"])
+            address = msgspec.json.decode(await self.emulator.first_line(), type=dict[str, str | int])
+        self.emulator_url, self.emulator_token = str(address["server"]), str(address["token"])
         return kubeconfig
 
-    async def _python(self, name: str, module: str, *arguments: str, **environment: str) -> Process:
+    async def _spawn_python(self, name: str, module: str, *arguments: str, **environment: str) -> Process:
         return await self._spawn(name, [sys.executable, "-m", module, *arguments], **environment)
 
     async def _spawn(self, name: str, command: list[str], **environment: str) -> Process:
@@ -220,24 +217,29 @@ def free_port() -> int:
         return port
 
 
-def is_taken(port: int) -> bool:
+def is_in_use(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-async def until(answers: Callable[[], Awaitable[bool]], process: Process) -> None:
-    """Raises ProcessEnded, TimeoutError."""
+async def wait_until(answers: Callable[[], Awaitable[bool]], process: Process) -> None:
+    """Wait until `answers` returns True.
+
+    Raises:
+        ProcessEnded: the process ended before it answered.
+        TimeoutError: there was no answer within START_SECONDS.
+    """
     async with asyncio.timeout(START_SECONDS):
         while not await answers():
             await asyncio.sleep(0.02)
-            _must_live(process)
+            _require_running(process)
     await asyncio.sleep(0)
-    _must_live(process)  # or else it was somebody else, on the same port, who answered
+    _require_running(process)  # if it has ended, another process on the same port has answered
 
 
-def _must_live(process: Process) -> None:
+def _require_running(process: Process) -> None:
     if process.exit_code is not None:
-        raise ProcessEnded(f"{process.name} ended with exit code {process.exit_code}, and does not answer")
+        raise ProcessEnded(f"{process.name} ended with exit code {process.exit_code} before it answered")
 
 
 async def _http_answers(url: str) -> bool:

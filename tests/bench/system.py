@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from redis.asyncio import Redis
 
 from deploy.local.processes import Process
-from deploy.local.stack import Options, Stack, free_port, until
+from deploy.local.stack import Options, Stack, free_port, wait_until
 from shared.redis.connection import FAIL_FAST, connect
 from shared.sandbox.record import Sandbox
 from shared.settings import Settings, read_settings
@@ -148,5 +148,5 @@ async def _bare(stack: AsyncExitStack, started: Stack, options: Options) -> tupl
         except (Lost, OSError):
             return False
 
-    await until(answers, process)
+    await wait_until(answers, process)
     return wire, process

@@ -1,4 +1,4 @@
-"""A doctor, with an emulated Kubernetes and a Valkey to look at; what a test changes of them is then found."""
+"""The doctor's checks, run against an emulated cluster and a real Valkey that a test can change."""
 
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -9,7 +9,6 @@ import pytest
 
 from deploy.doctor.checks import CHECKS
 from deploy.doctor.context import open_context
-from deploy.doctor.findings import Verdict
 from deploy.doctor.runner import Result, run_checks
 from deploy.local.emulator import kubeconfig
 from deploy.local.emulator.client import Client
@@ -20,20 +19,20 @@ from tests.deploy.emulator.conftest import Start, start
 __all__ = ["start"]
 
 NAMESPACE = "default"
-"""One that the emulated cluster has from the start."""
+"""A namespace that the emulated cluster has from the start."""
 
-Look = Callable[..., Awaitable[Result]]
+RunCheck = Callable[..., Awaitable[Result]]
 
 
 @pytest.fixture
 async def kubernetes(start: Start, request: pytest.FixtureRequest) -> Client:
-    """This test's alone, as its administrator sees it. A test's parameter is options of the emulator."""
+    """An administrator's client of an emulated cluster. A test's indirect parameter is options of the emulator."""
     return await start(**getattr(request, "param", {}))
 
 
 @pytest.fixture
 def environment(kubernetes: Client, valkey_url: str, tmp_path: Path) -> dict[str, str]:
-    """Of a worker that is well, but for the Valkey, which keeps nothing."""
+    """Settings of a worker, valid and without contradictions. The Valkey saves nothing to disk."""
     path = tmp_path / "kubeconfig"
     kubeconfig.write(path, server(kubernetes), token(kubernetes))
     return {
@@ -56,30 +55,28 @@ def token(kubernetes: Client) -> str:
 
 
 @pytest.fixture
-def look(environment: dict[str, str], tmp_path: Path) -> Look:
-    """What one check finds: with these settings, on this host's clock, in this surrounding; `root` is its `/`."""
+def run_check(environment: dict[str, str], tmp_path: Path) -> RunCheck:
+    """Return a function that runs one check by its name.
 
-    async def looked(
+    `clock` replaces this host's clock, `variables` its environment, and `root` the root of its file system.
+    """
+
+    async def run(
         check: str,
         *,
         clock: Clock = time.time,
-        around: Mapping[str, str] | None = None,
+        variables: Mapping[str, str] | None = None,
         root: Path = tmp_path / "absent",
         **settings: str,
     ) -> Result:
         given = read_settings({**environment, **settings})
-        async with open_context(given, clock=clock, environment=around or {}, root=root) as patient:
-            (found,) = await run_checks(patient, [each for each in CHECKS if each.name == check])
-            return found
+        async with open_context(given, clock=clock, environment=variables or {}, root=root) as context:
+            (result,) = await run_checks(context, [each for each in CHECKS if each.name == check])
+            return result
 
-    return looked
-
-
-def said(found: Result) -> tuple[Verdict, str]:
-    """With what to do, if anything."""
-    return found.verdict, f"{found.seen} → {found.advice}" if found.advice else found.seen
+    return run
 
 
-async def made(kubernetes: Client, resource: str, name: str, **parts: Any) -> None:
-    answer = await kubernetes.create(resource, {"metadata": {"name": name, **parts.pop("metadata", {})}, **parts})
-    assert answer.status == 201, answer.body
+async def create(kubernetes: Client, resource: str, name: str, **parts: Any) -> None:
+    response = await kubernetes.create(resource, {"metadata": {"name": name, **parts.pop("metadata", {})}, **parts})
+    assert response.status == 201, response.body

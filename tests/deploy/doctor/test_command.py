@@ -1,4 +1,4 @@
-"""The command, beside real processes."""
+"""The command `python -m deploy.doctor`, beside real processes."""
 
 import asyncio
 import os
@@ -6,6 +6,7 @@ import re
 import secrets
 import sys
 from collections.abc import AsyncIterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,12 @@ import httpx
 import msgspec
 import pytest
 
-from deploy.doctor.api_server import HELPFUL, NEEDED
+from deploy.doctor.api_server import OPTIONAL, REQUIRED
 from deploy.doctor.checks import CHECKS
-from deploy.local.processes import quiet
+from deploy.local.processes import show_nothing
 from deploy.local.stack import Options, Stack
-from tests.system.conftest import eventually, node_address
+from tests.support.emulator import SYSTEM_TESTS, node_address
+from tests.support.eventually import eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -25,7 +27,7 @@ SECONDS = 60
 
 
 async def run(environment: Mapping[str, str], *arguments: str) -> tuple[int | None, str]:
-    """Exit code and what was written."""
+    """Run the doctor; return its exit code and its output."""
     inherited = {name: os.environ[name] for name in ("PATH", "SYSTEMROOT") if name in os.environ}
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "deploy.doctor", *arguments),
@@ -35,68 +37,69 @@ async def run(environment: Mapping[str, str], *arguments: str) -> tuple[int | No
     )
     try:
         async with asyncio.timeout(SECONDS):
-            written, _ = await process.communicate()
+            output, _ = await process.communicate()
     finally:
         if process.returncode is None:
             process.kill()
-    return process.returncode, written.decode()
+    return process.returncode, output.decode()
 
 
-async def test_settings_that_cannot_be_read():
-    """All that is wrong with them, and nothing else: there is nothing to look at."""
-    code, written = await run({"SANDBOX_CONTAINER_PORT": "0", "THREADS_HOST_PATH": "threads", "COLUMNS": "100"})
+async def test_invalid_settings_are_the_only_result():
+    code, output = await run({"SANDBOX_CONTAINER_PORT": "0", "THREADS_HOST_PATH": "threads", "COLUMNS": "100"})
     assert code == 1
-    assert written.startswith("must be mended  settings  SANDBOX_CONTAINER_PORT: ")
-    assert "THREADS_HOST_PATH: expected an absolute path on the node" in written
-    assert written.endswith("\n\n1 must be mended\n")
+    assert output.startswith("failed  settings  SANDBOX_CONTAINER_PORT: ")
+    assert "THREADS_HOST_PATH: expected an absolute path on the node" in output
+    assert output.endswith("\n\n1 failed\n")
 
 
-async def test_settings_that_cannot_be_read_for_machines():
-    code, written = await run({"WORKER_MAX_JOBS": "many"}, "--json")
+async def test_invalid_settings_are_the_only_result_in_json():
+    code, output = await run({"WORKER_MAX_JOBS": "many"}, "--json")
     assert code == 1
-    (found,) = msgspec.json.decode(written)["checks"]
-    assert (found["check"], found["verdict"]) == ("settings", "must_be_mended")
+    (result,) = msgspec.json.decode(output)["checks"]
+    assert (result["check"], result["verdict"]) == ("settings", "failed")
 
 
 class Deployment:
-    """A whole one: Valkey, the emulated cluster, an API and a worker."""
+    """A whole stack: Valkey, the emulated cluster, an API and a worker."""
 
     def __init__(self, stack: Stack) -> None:
         self.stack = stack
         self.namespace = stack.settings["K8S_NAMESPACE"]
         self.api = httpx.AsyncClient(base_url=stack.urls[0], headers={"X-API-Key": stack.key}, timeout=30)
 
-    async def status(self, sandbox_id: str) -> dict[str, Any]:
-        answer: dict[str, Any] = (await self.api.get(f"/api/sandboxes/{sandbox_id}")).json()
-        return answer
+    async def read(self, sandbox_id: str) -> dict[str, Any]:
+        record: dict[str, Any] = (await self.api.get(f"/api/sandboxes/{sandbox_id}")).json()
+        return record
 
-    async def until_ready(self, sandbox_id: str) -> None:
-        async def ready() -> Any:
-            return (await self.status(sandbox_id)).get("ready")
+    async def wait_until_ready(self, sandbox_id: str) -> None:
+        async def is_ready() -> bool:
+            return bool((await self.read(sandbox_id)).get("ready"))
 
-        await eventually(ready, f"{sandbox_id} is ready")
+        await eventually(is_ready, f"{sandbox_id} is ready", seconds=SECONDS, actual=partial(self.read, sandbox_id))
 
-    async def until_gone(self, sandbox_id: str) -> None:
-        async def gone() -> bool:
-            return (await self.status(sandbox_id))["status"] != "Terminating"
+    async def delete(self, sandbox_id: str) -> None:
+        await self.api.delete(f"/api/sandboxes/{sandbox_id}")
 
-        await eventually(gone, f"{sandbox_id} is gone")
+        async def is_gone() -> bool:
+            return bool((await self.read(sandbox_id))["status"] != "Terminating")
+
+        await eventually(is_gone, f"{sandbox_id} is gone", seconds=SECONDS)
 
     async def calls(self) -> set[str]:
-        """What the cluster was asked for: verb and resource."""
+        """Return verb and resource of all calls to the cluster."""
         return set((await self._emulator("GET")).json())
 
     async def forget_calls(self) -> None:
         await self._emulator("DELETE")
 
-    async def lose(self, sandbox_id: str) -> None:
-        """Somebody deletes its Pod: what may be left of it is looked for."""
+    async def delete_pod(self, sandbox_id: str) -> None:
+        """Delete a sandbox's Pod behind the worker's back, and wait until the sandbox has failed."""
         await self._emulator("DELETE", f"/api/v1/namespaces/{self.namespace}/pods/sandbox-{sandbox_id}")
 
-        async def lost() -> bool:
-            return (await self.status(sandbox_id))["status"] == "Failed"
+        async def has_failed() -> bool:
+            return bool((await self.read(sandbox_id))["status"] == "Failed")
 
-        await eventually(lost, f"{sandbox_id} is lost")
+        await eventually(has_failed, f"{sandbox_id} has failed", seconds=SECONDS)
 
     async def _emulator(self, method: str, path: str = "/emulator/calls") -> httpx.Response:
         headers = {"Authorization": f"Bearer {self.stack.emulator_token}"}
@@ -106,9 +109,10 @@ class Deployment:
 
 @pytest.fixture
 async def deployment(worker_id: str, tmp_path: Path) -> AsyncIterator[Deployment]:
-    given = {
+    address = node_address(worker_id, SYSTEM_TESTS)
+    environment = {
         "K8S_NAMESPACE": f"doctor-{secrets.token_hex(4)}",
-        "NODE_HOST": node_address(worker_id),
+        "NODE_HOST": address,
         "THREADS_HOST_PATH": "/srv/threads",
         "LOG_FORMAT": "json",
     }
@@ -116,9 +120,9 @@ async def deployment(worker_id: str, tmp_path: Path) -> AsyncIterator[Deployment
         workers=1,
         port=0,
         data=tmp_path / "data",
-        emulator=("--node-address", node_address(worker_id)),
-        environment=given,
-        show=quiet,
+        emulator=("--node-address", address),
+        environment=environment,
+        show=show_nothing,
     )
     async with Stack(options) as stack:
         deployed = Deployment(stack)
@@ -126,36 +130,36 @@ async def deployment(worker_id: str, tmp_path: Path) -> AsyncIterator[Deployment
             yield deployed
 
 
-async def test_a_deployment_that_is_well(deployment: Deployment):
-    """All of it is found so. And what the permissions are asked about is what a worker asks the cluster for, no more
-    and no less, while sandboxes come, go, and are lost; but for the namespace, which is another check's."""
+async def test_working_deployment_passes_all_checks(deployment: Deployment):
+    """A permission is checked if, and only if, a worker needs it while sandboxes are created, deleted and lost.
+
+    The permission to create namespaces belongs to another check.
+    """
     for sandbox_id in ("hello", "lost"):
         await deployment.api.post("/api/sandboxes", json={"sandbox_id": sandbox_id})
-        await deployment.until_ready(sandbox_id)
-    before = await deployment.calls()
+        await deployment.wait_until_ready(sandbox_id)
+    calls = await deployment.calls()
 
-    code, written = await run(deployment.stack.settings, "--json")
-    told = msgspec.json.decode(written)
-    assert (code, told["well"]) == (0, True), written
-    assert [found["check"] for found in told["checks"]] == [check.name for check in CHECKS]
-    not_well = {found["check"] for found in told["checks"] if found["verdict"] != "ok"}
-    assert not_well <= {"redis", "cluster"}, f"these may be slow, on a busy machine: {written}"
+    code, output = await run(deployment.stack.settings, "--json")
+    report = msgspec.json.decode(output)
+    assert (code, report["ok"]) == (0, True), output
+    assert [result["check"] for result in report["checks"]] == [check.name for check in CHECKS]
+    not_ok = {result["check"] for result in report["checks"] if result["verdict"] != "ok"}
+    assert not_ok <= {"redis", "cluster"}, f"only these may be slow, on a busy machine: {output}"
 
     await deployment.forget_calls()
-    await deployment.api.delete("/api/sandboxes/hello")
-    await deployment.until_gone("hello")
-    await deployment.lose("lost")
-    await deployment.api.delete("/api/sandboxes/lost")
-    await deployment.until_gone("lost")
-    asked_about = {f"{verb} {resource}" for resource, verbs in (NEEDED | HELPFUL).items() for verb in verbs}
-    assert before | await deployment.calls() == asked_about | {"create namespaces"}
+    await deployment.delete("hello")
+    await deployment.delete_pod("lost")
+    await deployment.delete("lost")
+    checked = {f"{verb} {resource}" for resource, verbs in (REQUIRED | OPTIONAL).items() for verb in verbs}
+    assert calls | await deployment.calls() == checked | {"create namespaces"}
 
 
-async def test_a_table_for_people(environment: dict[str, str]):
-    """Here of a Redis that keeps nothing, and has no worker."""
-    code, written = await run({**environment, "COLUMNS": "100"})
+async def test_table_fits_the_terminal(environment: dict[str, str]):
+    """The Valkey of this test saves nothing, and has no worker."""
+    code, output = await run({**environment, "COLUMNS": "100"})
     assert code == 1
-    assert re.search(r"^must be mended +redis persistence +keeps nothing: ", written, re.MULTILINE)
-    assert re.search(r"^ok +cluster +v1", written, re.MULTILINE)
-    assert all(len(line) <= 100 for line in written.splitlines())
-    assert "\x1b" not in written
+    assert re.search(r"^failed +redis persistence +Redis saves nothing to disk: ", output, re.MULTILINE)
+    assert re.search(r"^ok +cluster +v1", output, re.MULTILINE)
+    assert all(len(line) <= 100 for line in output.splitlines())
+    assert "\x1b" not in output

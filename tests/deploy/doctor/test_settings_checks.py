@@ -1,22 +1,22 @@
-"""What the settings alone show."""
+"""Settings that are valid and still need attention."""
 
 import pytest
 
 from deploy.doctor.findings import Verdict
-from tests.deploy.doctor.conftest import Look
+from tests.deploy.doctor.conftest import RunCheck
 
 pytestmark = pytest.mark.anyio
 
 
 @pytest.mark.parametrize("check", ["settings", "paths"])
-async def test_all_is_well(look: Look, check: str):
-    assert (await look(check)).verdict is Verdict.OK
+async def test_settings_without_contradiction_are_ok(run_check: RunCheck, check: str):
+    assert (await run_check(check)).verdict is Verdict.OK
 
 
 @pytest.mark.parametrize(
-    ("check", "settings", "seen", "advice"),
+    ("check", "settings", "detail", "advice"),
     [
-        ("settings", {"PROVISIONER_API_KEY": ""}, "no PROVISIONER_API_KEY", "Set the API's"),
+        ("settings", {"PROVISIONER_API_KEY": ""}, "no PROVISIONER_API_KEY", "Set it for the API"),
         (
             "settings",
             {"PROVISIONER_API_KEY": "", "PROVISIONER_ALLOW_ANONYMOUS": "true"},
@@ -24,8 +24,8 @@ async def test_all_is_well(look: Look, check: str):
             "Set PROVISIONER_API_KEY",
         ),
         ("settings", {"K8S_VERIFY_TLS": "false"}, "K8S_VERIFY_TLS=false", "K8S_CA_FILE"),
-        ("paths", {"SKILLS_HOST_PATH": "C:\\skills"}, "SKILLS_HOST_PATH: a path of Windows", "in one style"),
-        ("paths", {"THREADS_HOST_PATH": ""}, "goes with it", "USERDATA_PVC_NAME"),
+        ("paths", {"SKILLS_HOST_PATH": "C:\\skills"}, "SKILLS_HOST_PATH for Windows", "in the style of the nodes"),
+        ("paths", {"THREADS_HOST_PATH": ""}, "lost with the Pod", "USERDATA_PVC_NAME"),
         ("paths", {"SKILLS_PVC_NAME": "a", "SKILLS_HOST_PATH": "/b"}, "SKILLS_HOST_PATH has no effect", "Unset"),
         ("paths", {"SKILLS_PVC_SUBPATH_TEMPLATE": "a"}, "has no effect without SKILLS_PVC_NAME", "Unset"),
         (
@@ -36,23 +36,23 @@ async def test_all_is_well(look: Look, check: str):
         ),
     ],
 )
-async def test_what_is_valid_and_yet_doubtful(look: Look, check, settings, seen, advice):
-    found = await look(check, **settings)
-    assert found.verdict is Verdict.WARNING
-    assert seen in found.seen
-    assert advice in found.advice
+async def test_valid_settings_with_a_risk_are_a_warning(run_check: RunCheck, check, settings, detail, advice):
+    result = await run_check(check, **settings)
+    assert result.verdict is Verdict.WARNING
+    assert detail in result.detail
+    assert advice in result.advice
 
 
-async def test_several_doubts_have_a_line_each(look: Look):
-    found = await look("settings", PROVISIONER_API_KEY="", K8S_VERIFY_TLS="false")
-    assert len(found.seen.splitlines()) == len(found.advice.splitlines()) == 2
+async def test_each_of_several_problems_has_its_own_line(run_check: RunCheck):
+    result = await run_check("settings", PROVISIONER_API_KEY="", K8S_VERIFY_TLS="false")
+    assert len(result.detail.splitlines()) == len(result.advice.splitlines()) == 2
 
 
-async def test_paths_of_windows_are_well_when_all_are(look: Look):
-    found = await look("paths", THREADS_HOST_PATH="C:\\threads", SKILLS_HOST_PATH="\\\\server\\skills")
-    assert found.verdict is Verdict.OK
+async def test_windows_paths_are_ok_if_all_paths_are(run_check: RunCheck):
+    result = await run_check("paths", THREADS_HOST_PATH="C:\\threads", SKILLS_HOST_PATH="\\\\server\\skills")
+    assert result.verdict is Verdict.OK
 
 
-async def test_claims_only(look: Look):
-    found = await look("paths", THREADS_HOST_PATH="", USERDATA_PVC_NAME="data")
-    assert (found.verdict, found.seen) == (Verdict.OK, "none: claims only")
+async def test_volume_claims_without_paths_are_ok(run_check: RunCheck):
+    result = await run_check("paths", THREADS_HOST_PATH="", USERDATA_PVC_NAME="data")
+    assert (result.verdict, result.detail) == (Verdict.OK, "no paths: volume claims only")
