@@ -25,7 +25,8 @@ from api.state.usage import UsageTracker
 from shared import logs
 from shared import metrics as counted
 from shared.errors import StoreUnavailable
-from shared.liveness.vitals import Vitals
+from shared.liveness.sync import ClusterSync
+from shared.liveness.workers import WorkerRegistry
 from shared.redis.connection import FAIL_FAST, connect
 from shared.settings import Settings, read_settings
 from shared.store.store import Store
@@ -86,8 +87,9 @@ def create_app(settings: Settings, store: Store | None = None) -> Litestar:
 async def _parts(settings: Settings, given: Store | None) -> AsyncIterator[AppState]:
     async with AsyncExitStack() as stack:
         store = given if given is not None else await stack.enter_async_context(_opened(settings))
-        vitals = Vitals(store.redis, store.now, settings.cluster_name)
-        sync_gate = SyncGate(vitals, is_settled=given is not None)
+        workers = WorkerRegistry(store.redis, store.now)
+        sync = ClusterSync(store.redis, store.now, settings.cluster_name)
+        sync_gate = SyncGate(workers, sync, is_settled=given is not None)
         with suppress(StoreUnavailable, TimeoutError):
             async with asyncio.timeout(START_SECONDS):
                 await store.set_clock()
@@ -97,7 +99,7 @@ async def _parts(settings: Settings, given: Store | None) -> AsyncIterator[AppSt
         await stack.enter_async_context(notifier.running())
         await stack.enter_async_context(usage.running())
         rate_limiter = RateLimiter(store.redis, store.now, settings.rate_limit_per_second, settings.rate_limit_burst)
-        yield AppState(settings, store, notifier, vitals, sync_gate, rate_limiter, usage)
+        yield AppState(settings, store, notifier, workers, sync, sync_gate, rate_limiter, usage)
 
 
 @asynccontextmanager

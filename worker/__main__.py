@@ -12,7 +12,9 @@ from redis.exceptions import RedisError
 
 from shared import cli, logs, metrics
 from shared.errors import InvalidRequest, InvalidSettings, StoreUnavailable
-from shared.liveness.vitals import Vitals
+from shared.liveness.readiness import missing as missing_parts
+from shared.liveness.sync import ClusterSync
+from shared.liveness.workers import WorkerRegistry
 from shared.redis.connection import FAIL_FAST, connect
 from shared.settings import Settings
 from shared.store.store import Store
@@ -32,7 +34,7 @@ async def run(settings: Settings) -> None:
     """Until SIGTERM or SIGINT: then no new jobs, those under way are finished, and everything is closed."""
     async with (
         connect(settings, FAIL_FAST) as redis,
-        serving(Vitals(redis, time.time, settings.cluster_name), settings),
+        serving(WorkerRegistry(redis, time.time), ClusterSync(redis, time.time, settings.cluster_name), settings),
     ):
         await _say_if_redis_is_away(redis)
         worker = QueueWorker(**arq_settings(settings))
@@ -61,11 +63,11 @@ async def check(settings: Settings, *, ready: bool) -> str | None:
     """
     async with connect(settings, FAIL_FAST) as redis:
         store = Store(redis)
-        vitals = Vitals(redis, store.now, settings.cluster_name)
+        workers, sync = WorkerRegistry(redis, store.now), ClusterSync(redis, store.now, settings.cluster_name)
         try:
-            here = [name for name in await vitals.workers() if name.startswith(f"{heartbeat.host_name()}:")]
+            here = [name for name in await workers.alive() if name.startswith(f"{heartbeat.host_name()}:")]
             missing = [] if here else ["No worker on this host has said that it lives."]
-            return " ".join([*missing, *(await vitals.missing() if ready else [])]) or None
+            return " ".join([*missing, *(await missing_parts(workers, sync, time.time()) if ready else [])]) or None
         except StoreUnavailable as error:
             return error.detail
 

@@ -15,11 +15,13 @@ from arq.worker import Function, func
 
 from shared import logs, metrics
 from shared.errors import StoreUnavailable
-from shared.liveness.vitals import Vitals
+from shared.liveness.sync import ClusterSync
+from shared.liveness.workers import WorkerRegistry
 from shared.queue import job
 from shared.queue.job import JobKind
 from shared.redis.connection import FAIL_FAST, RETRY_FOREVER, connect
 from shared.settings import Settings, read_settings
+from shared.store import keys
 from shared.store.store import Store
 from worker.health.heartbeat import heartbeat
 from worker.jobs import functions
@@ -67,7 +69,7 @@ def arq_settings(settings: Settings) -> dict[str, Any]:
 
     return {
         "redis_pool": connect(settings, RETRY_FOREVER),
-        "queue_name": job.QUEUE,
+        "queue_name": keys.QUEUE,
         "functions": [
             _function(functions.provision, JobKind.PROVISION),
             _function(functions.terminate, JobKind.TERMINATE),
@@ -103,13 +105,14 @@ async def _open(settings: Settings, stack: AsyncExitStack, context: dict[Any, An
         await store.set_clock()
     cluster = await stack.enter_async_context(await _cluster(settings))
     watching = await stack.enter_async_context(await _cluster(settings))
-    vitals = Vitals(redis, store.now, settings.cluster_name)
-    await stack.enter_async_context(heartbeat(vitals, store.set_clock))
-    _observe(Leader(store, vitals, redis, watching, settings), stack, context)
+    sync = ClusterSync(redis, store.now, settings.cluster_name)
+    workers = WorkerRegistry(redis, store.now)
+    await stack.enter_async_context(heartbeat(workers, store.set_clock))
+    _observe(Leader(store, sync, redis, watching, settings), stack, context)
     session = await stack.enter_async_context(aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()))
     context.update(
         store=store,
-        provisioner=Provisioner(store, vitals, cluster, settings),
+        provisioner=Provisioner(store, sync, workers, cluster, settings),
         throttle=CleanupThrottle(redis, store.now),
         activity_probe=ActivityProbe(store, settings, session),
         settings=settings,

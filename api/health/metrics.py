@@ -68,14 +68,15 @@ class _Shared(Collector):
 @get("/metrics", media_type=MediaType.TEXT, include_in_schema=False)
 async def scrape(request: Request[Any, Any, Any]) -> Response[bytes]:
     """With Redis away, what this process has counted: that it is away is among it."""
-    settings, store, vitals = app_state(request).settings, app_state(request).store, app_state(request).vitals
+    state = app_state(request)
+    settings, store = state.settings, state.store
     registry = CollectorRegistry()
     try:
         shared = tuple(limit for limit in limits(settings, "") if limit.name != "MAX_SANDBOXES_PER_USER")
         async with asyncio.timeout(REDIS_SECONDS):
-            state = await read_stats(store.redis, store.now, shared)
-            workers, observed_at = len(await vitals.workers()), await vitals.observed_at()
-        registry.register(_Shared(settings, state, workers, observed_at, store.now()))
+            stats = await read_stats(store.redis, store.now, shared)
+            workers, observed_at = len(await state.workers.alive()), await state.sync.synced_at()
+        registry.register(_Shared(settings, stats, workers, observed_at, store.now()))
     except StoreUnavailable:
         pass
     except TimeoutError:

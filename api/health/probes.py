@@ -9,6 +9,7 @@ from api.http.openapi import problems
 from api.sandboxes.schemas import Capabilities, Health
 from api.state.app_state import app_state
 from shared.errors import NotReady
+from shared.liveness.readiness import missing as missing_parts
 
 
 @get("/health", security=[{}])
@@ -25,7 +26,7 @@ async def ready(request: Request[Any, Any, Any]) -> Health:
     """
     state = app_state(request)
     await state.sync_gate.is_open()
-    missing = await state.vitals.missing()
+    missing = await missing_parts(state.workers, state.sync, state.store.now())
     if missing:
         raise NotReady(missing)
     return Health()
@@ -43,7 +44,7 @@ async def serving(request: Request[Any, Any, Any]) -> Health:
     """
     state = app_state(request)
     await state.sync_gate.is_open()
-    if not await state.vitals.is_complete():
+    if not await state.sync.has_synced():
         raise NotReady(["The cluster was never observed since Redis holds anything: start a worker."])
     return Health()
 

@@ -8,7 +8,7 @@ from shared.queue import job as queue
 from shared.redis.clock import Clock
 from shared.redis.connection import translate_redis_errors
 from shared.sandbox.record import Status
-from shared.store import indexes
+from shared.store import keys
 from shared.store.limits import Limit
 
 BEHIND_SECONDS = 30.0
@@ -35,10 +35,10 @@ async def read_stats(redis: Redis, now: Clock, limits: tuple[Limit, ...]) -> Que
     with translate_redis_errors():
         async with redis.pipeline(transaction=False) as pipeline:
             for status in Status:
-                pipeline.zcard(indexes.STATUS + status)
-            pipeline.zcount(queue.QUEUE, "-inf", at * 1000)
-            pipeline.zcount(queue.QUEUE, f"({at * 1000}", "+inf")
-            pipeline.zcount(indexes.DEADLINE, "-inf", at - BEHIND_SECONDS)
+                pipeline.zcard(keys.STATUS + status)
+            pipeline.zcount(keys.QUEUE, "-inf", at * 1000)
+            pipeline.zcount(keys.QUEUE, f"({at * 1000}", "+inf")
+            pipeline.zcount(keys.DEADLINE, "-inf", at - BEHIND_SECONDS)
             for limit in limits:
                 for index in limit.indexes:
                     pipeline.zcard(index)
@@ -54,7 +54,7 @@ async def _oldest(redis: Redis, at: float) -> float:
     """Of those that nobody works on: since it was enqueued or, if it was put off, since it is due again."""
     for start in range(0, _LOOKED_THROUGH, _CHUNK):
         with translate_redis_errors():
-            due = await redis.zrangebyscore(queue.QUEUE, "-inf", at * 1000, start=start, num=_CHUNK, withscores=True)
+            due = await redis.zrangebyscore(keys.QUEUE, "-inf", at * 1000, start=start, num=_CHUNK, withscores=True)
             begun = await _waiting(redis, {job.decode(): score / 1000 for job, score in due})
         if begun or len(due) < _CHUNK:
             return max(0.0, at - min(begun, default=at))
@@ -65,9 +65,9 @@ async def _waiting(redis: Redis, due: dict[str, float]) -> list[float]:
     """Since when each of these waits that nobody works on. One that has ended meanwhile has neither mark nor job."""
     if not due:
         return []
-    marks = await redis.mget([queue.IN_PROGRESS_KEY + job for job in due])
+    marks = await redis.mget([keys.IN_PROGRESS + job for job in due])
     free = {job: at for (job, at), mark in zip(due.items(), marks, strict=True) if mark is None}
-    raws = await redis.mget([queue.JOB_KEY + job for job in free]) if free else []
+    raws = await redis.mget([keys.JOB + job for job in free]) if free else []
     return [max(_enqueued(raw), at) for raw, at in zip(raws, free.values(), strict=True) if raw is not None]
 
 

@@ -29,7 +29,7 @@ async def keep_alive(
     """Use a sandbox, and with `seconds` keep it at least so long; never beyond its lifetime."""
     asked = read_keep_alive(await request.body())
     store = app_state(request).store
-    outcome = await store.change(sandbox_id, extend(store.now(), asked.seconds))
+    outcome = await store.update(sandbox_id, extend(store.now(), asked.seconds))
     record = await record_or_not_found(sandbox_id, outcome.record, app_state(request))
     if not record.is_active:
         detail = f"Sandbox {record.id} is over: {record.reason} {record.message}".strip()

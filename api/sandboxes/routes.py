@@ -1,7 +1,6 @@
 """The routes of `/api/sandboxes`. They read and write the store only: no request waits for Kubernetes itself."""
 
 import secrets
-from functools import partial
 from http import HTTPStatus
 from typing import Annotated, Any
 
@@ -68,8 +67,7 @@ async def create(
     expiry.check_expiry(spec, settings)
     sandbox_id = asked.sandbox_id or secrets.token_hex(8)
     mutate = create_or_keep(sandbox_id, spec, settings, now=store.now())
-    # What has a Pod, and lost its record, must not be accepted as new.
-    record, written = await state.sync_gate.needed(partial(store.change, sandbox_id, mutate, believed=None))
+    record, written = await state.sync_gate.create_or_update(store, sandbox_id, mutate)
     with logs.log_context(sandbox_id=sandbox_id):
         log.info("create accepted" if written else "create found the sandbox there")
     wait = _wait(request, prefer)
@@ -168,7 +166,7 @@ async def destroy(
         return generation in {None, record.generation} and (if_match is None or matches_incarnation(if_match, record))
 
     state = app_state(request)
-    ending, written = await state.store.change(sandbox_id, request_deletion(is_meant))
+    ending, written = await state.store.update(sandbox_id, request_deletion(is_meant))
     if written:
         with logs.log_context(sandbox_id=sandbox_id):
             log.info("delete accepted")

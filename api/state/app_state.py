@@ -12,7 +12,8 @@ from api.state.notifier import RecordNotifier
 from api.state.rate_limiter import RateLimiter
 from api.state.sync_gate import SyncGate
 from api.state.usage import UsageTracker
-from shared.liveness.vitals import Vitals
+from shared.liveness.sync import ClusterSync
+from shared.liveness.workers import WorkerRegistry
 from shared.settings import Settings
 from shared.store.store import Store
 
@@ -21,7 +22,8 @@ class AppState(NamedTuple):
     settings: Settings
     store: Store
     notifier: RecordNotifier
-    vitals: Vitals
+    workers: WorkerRegistry
+    sync: ClusterSync
     sync_gate: SyncGate
     rate_limiter: RateLimiter
     usage: UsageTracker

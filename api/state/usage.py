@@ -1,36 +1,57 @@
-"""Who uses a sandbox keeps it alive: a use is written down beside the answer, which does not wait for it."""
+"""Records that a sandbox is in use, which keeps it from expiring as idle. No answer waits for the write."""
 
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
-from api.sandboxes.updates import needs_touch, record_use
 from shared.errors import RecordUnreadable, StoreUnavailable
 from shared.sandbox.record import Sandbox
+from shared.sandbox.transitions import touched
 from shared.store.store import Store
+from shared.store.update import Update
+
+TOUCH_INTERVAL_SECONDS = 30.0
+"""A use is stored at most this often: each store costs a write, and an idle sandbox may expire this much early."""
+
+
+def needs_touch(record: Sandbox, now: float) -> bool:
+    """Return True if a use at `now` is worth storing: the last one is older than the interval.
+
+    The interval is at most a quarter of the idle timeout. A sandbox that is used more often never expires as idle.
+    """
+    interval = min(TOUCH_INTERVAL_SECONDS, record.idle_timeout / 4) if record.idle_timeout else TOUCH_INTERVAL_SECONDS
+    return record.is_active and now - record.last_used_at >= interval
 
 
 class UsageTracker:
-    """Runs as long as its `running` context is open, and ends what it has begun."""
+    """Runs while its `running` context is open, and finishes the writes that it began."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._writing: dict[str, asyncio.Task[None]] = {}
+        self._writes: dict[str, asyncio.Task[None]] = {}
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         try:
             yield
         finally:
-            await asyncio.gather(*self._writing.values())
+            await asyncio.gather(*self._writes.values())
 
     def record_use(self, record: Sandbox) -> None:
-        """This sandbox is in use. Of many at once one is written; with Redis away, none: the next use comes soon."""
-        if record.id in self._writing or not needs_touch(record, self._store.now()):
+        """Begin to store a use of this sandbox, unless a write of it is under way.
+
+        If Redis does not answer, the use is lost; the next one comes soon.
+        """
+        if record.id in self._writes or not needs_touch(record, self._store.now()):
             return
-        self._writing[record.id] = task = asyncio.create_task(self._write(record))
-        task.add_done_callback(lambda _: self._writing.pop(record.id))
+        write = asyncio.create_task(self._write(record))
+        self._writes[record.id] = write
+        write.add_done_callback(lambda _: self._writes.pop(record.id))
 
     async def _write(self, record: Sandbox) -> None:
+        def mutate(current: Sandbox) -> Update | None:
+            now = self._store.now()
+            return Update(touched(current, now), silent=True) if needs_touch(current, now) else None
+
         with contextlib.suppress(StoreUnavailable, RecordUnreadable):
-            await self._store.change(record.id, record_use(record.incarnation, self._store.now()), believed=record)
+            await self._store.update_cached(record, mutate)

@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import Any, Self
 
 import msgspec
-from arq.constants import default_queue_name, expires_extra_ms, in_progress_key_prefix, job_key_prefix
+from arq.constants import expires_extra_ms
 from arq.jobs import serialize_job
 
 from shared.sandbox.record import Sandbox
@@ -19,11 +19,6 @@ CLOCK_SKEW_SECONDS = 60.0
 """arq's workers compare a job's time with their own host's clock: one that is behind by less loses nothing."""
 CREATE_PRIORITY_SECONDS = 3600.0
 """Somebody waits for a create: it overtakes whatever else is less than an hour late."""
-QUEUE = default_queue_name
-WAKEUP_CHANNEL = "jobs"
-"""Channel on which each job is announced, so that workers need not poll."""
-JOB_KEY = job_key_prefix
-IN_PROGRESS_KEY = in_progress_key_prefix
 EXPIRES_MS = expires_extra_ms
 
 encode: Callable[[dict[str, Any]], bytes] = msgspec.msgpack.Encoder(enc_hook=repr).encode

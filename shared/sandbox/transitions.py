@@ -26,7 +26,7 @@ def new_record(
     now: float,
     deadline: float | None = None,
     generation: int = 1,
-    terms: ExpiryPolicy = NEVER_EXPIRES,
+    policy: ExpiryPolicy = NEVER_EXPIRES,
 ) -> Sandbox:
     """The first record of a life: wanted, and nothing done yet."""
     return Sandbox(
@@ -39,18 +39,18 @@ def new_record(
         updated_at=now,
         last_used_at=now,
         deadline=deadline,
-        idle_timeout=terms.idle_timeout,
-        lifetime=terms.lifetime,
+        idle_timeout=policy.idle_timeout,
+        lifetime=policy.lifetime,
     )
 
 
 def new_incarnation(
-    previous: Sandbox, spec: Spec, *, now: float, deadline: float | None = None, terms: ExpiryPolicy = NEVER_EXPIRES
+    previous: Sandbox, spec: Spec, *, now: float, deadline: float | None = None, policy: ExpiryPolicy = NEVER_EXPIRES
 ) -> Sandbox:
     """The same id again, when its last life is over or being ended."""
     generation = previous.generation + 1
     return new_record(
-        previous.id, spec, cluster=previous.cluster, now=now, deadline=deadline, generation=generation, terms=terms
+        previous.id, spec, cluster=previous.cluster, now=now, deadline=deadline, generation=generation, policy=policy
     )
 
 

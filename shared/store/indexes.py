@@ -1,50 +1,46 @@
-"""The sorted sets over the records: who is in which, and with what score. Pure; `shared.store.store` keeps them so.
+"""The sorted sets over the records: which record is in which set, with what score. Pure; the store keeps them.
 
-| key | id → score |
+| key | members, with `created_at` as the score unless noted |
 |---|---|
-| `sandboxes:created` | `created_at`, of every record |
-| `sandboxes:status:{status}` | `created_at`, of those in that status |
-| `sandboxes:user:{user_id}` | `created_at`, of that user's |
-| `sandboxes:live:{user_id}` | `created_at`, of that user's that have a Pod or wait for one |
-| `sandboxes:deadline` | `due_at`, of those that somebody must look at again |
+| `sandboxes:created` | every record |
+| `sandboxes:status:{status}` | the records in that status |
+| `sandboxes:user:{user_id}` | that user's records |
+| `sandboxes:live:{user_id}` | that user's active records: with a Pod, or waiting for one |
+| `sandboxes:deadline` | the records that the sweep must look at; the score is `due_at` |
 """
 
 from typing import NamedTuple
 
 from shared.sandbox.record import Sandbox, Status
-
-CREATED = "sandboxes:created"
-DEADLINE = "sandboxes:deadline"
-STATUS = "sandboxes:status:"
-USER = "sandboxes:user:"
-LIVE = "sandboxes:live:"
+from shared.store import keys
 
 
-def index_updates(current: Sandbox | None, wanted: Sandbox | None) -> dict[str, float | str]:
-    """Each index that the step touches, with the sandbox's score in it; empty: it leaves that index."""
-    before, after = entries(current), entries(wanted)
-    scores: dict[str, float | str] = dict.fromkeys(before.keys() - after.keys(), "")
-    scores.update({key: score for key, score in after.items() if before.get(key) != score})
+def index_updates(before: Sandbox | None, after: Sandbox | None) -> dict[str, float | None]:
+    """Return the new score in each index that changes; None removes the record from that index."""
+    old, new = entries(before), entries(after)
+    scores: dict[str, float | None] = dict.fromkeys(old.keys() - new.keys())
+    scores.update({key: score for key, score in new.items() if old.get(key) != score})
     return scores
 
 
 def entries(record: Sandbox | None) -> dict[str, float]:
+    """Return the record's score in each index that holds it."""
     if record is None:
         return {}
-    indexes = {
-        CREATED: record.created_at,
-        STATUS + record.status: record.created_at,
-        USER + record.spec.user_id: record.created_at,
+    scores = {
+        keys.CREATED: record.created_at,
+        keys.STATUS + record.status: record.created_at,
+        keys.USER + record.spec.user_id: record.created_at,
     }
     if record.is_active:
-        indexes[LIVE + record.spec.user_id] = record.created_at
+        scores[keys.LIVE + record.spec.user_id] = record.created_at
     if record.due_at is not None:
-        indexes[DEADLINE] = record.due_at
-    return indexes
+        scores[keys.DEADLINE] = record.due_at
+    return scores
 
 
 class Selection(NamedTuple):
-    """Which records a list is of; empty: any. Without a status, those that are being deleted are not among them."""
+    """The records that a list asks for; None matches any. Without a status, Terminating records do not match."""
 
     status: Status | None = None
     user_id: str | None = None
@@ -52,10 +48,10 @@ class Selection(NamedTuple):
 
     @property
     def smallest_index(self) -> str:
-        """The index that holds all of the selection, and as little else as may be."""
+        """The smallest index that holds all records of the selection."""
         if self.user_id is not None:
-            return USER + self.user_id
-        return CREATED if self.status is None else STATUS + self.status
+            return keys.USER + self.user_id
+        return keys.CREATED if self.status is None else keys.STATUS + self.status
 
     def matches(self, record: Sandbox) -> bool:
         return (

@@ -1,16 +1,16 @@
-"""How many sandboxes there may be at once. Pure; `shared.store.store` counts in the step that accepts one more."""
+"""The limits on the number of sandboxes. Pure; the store counts in the step that accepts one more."""
 
 from typing import NamedTuple
 
 from shared.sandbox.record import Status
 from shared.settings import ServiceType, Settings
-from shared.store import indexes
+from shared.store import keys
 
-_LIVE = tuple(indexes.STATUS + status for status in (Status.PENDING, Status.RUNNING, Status.UNKNOWN))
+_ACTIVE = tuple(keys.STATUS + status for status in (Status.PENDING, Status.RUNNING, Status.UNKNOWN))
 
 
 class Limit(NamedTuple):
-    """No more than `most` entries in all of these sorted sets together. `name` is the setting that says so."""
+    """At most `maximum` members in all `indexes` together. `name` is the setting that says how many."""
 
     name: str
     maximum: int
@@ -18,16 +18,17 @@ class Limit(NamedTuple):
 
 
 def limits(settings: Settings, user_id: str) -> tuple[Limit, ...]:
-    """Those that hold for one more sandbox of this user. What is going has no place any more, but its port.
+    """Return the limits for one more sandbox of this user.
 
-    They count records. An id between two lives is one, though for a moment it may hold both lives' ports.
+    A Terminating sandbox counts for its node port only. The limits count records: an id that is created again while
+    its old Pod terminates counts once, though it holds two ports for a moment.
     """
     found = []
     if settings.max_sandboxes:
-        found.append(Limit("MAX_SANDBOXES", settings.max_sandboxes, _LIVE))
+        found.append(Limit("MAX_SANDBOXES", settings.max_sandboxes, _ACTIVE))
     if settings.max_sandboxes_per_user:
-        found.append(Limit("MAX_SANDBOXES_PER_USER", settings.max_sandboxes_per_user, (indexes.LIVE + user_id,)))
+        found.append(Limit("MAX_SANDBOXES_PER_USER", settings.max_sandboxes_per_user, (keys.LIVE + user_id,)))
     if settings.sandbox_service_type is ServiceType.NODE_PORT and settings.node_port_capacity:
-        taken = (*_LIVE, indexes.STATUS + Status.TERMINATING)
-        found.append(Limit("NODE_PORT_CAPACITY", settings.node_port_capacity, taken))
+        with_port = (*_ACTIVE, keys.STATUS + Status.TERMINATING)
+        found.append(Limit("NODE_PORT_CAPACITY", settings.node_port_capacity, with_port))
     return tuple(found)

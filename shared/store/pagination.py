@@ -1,4 +1,4 @@
-"""A place in a list that others add to and take from: the last sandbox seen, by time of creation and then by id."""
+"""A position in a list that changes while it is read: the last sandbox seen, by creation time and then by id."""
 
 import base64
 import struct
@@ -8,7 +8,7 @@ from shared.errors import InvalidRequest
 
 
 class Cursor(NamedTuple):
-    """Exactly what the index is ordered by, so that nothing is skipped or repeated, whatever comes and goes."""
+    """The order of the index itself, so that no sandbox is skipped or repeated while others come and go."""
 
     created_at: float
     sandbox_id: str
@@ -18,10 +18,15 @@ class Cursor(NamedTuple):
 
 
 START = Cursor(float("-inf"), "")
+"""The position before the first sandbox."""
 
 
 def parse_cursor(text: str) -> Cursor:
-    """Raises InvalidRequest: it is not one of ours."""
+    """Return the cursor that an earlier answer gave as `text`.
+
+    Raises:
+        InvalidRequest: `text` is not such a cursor.
+    """
     try:
         raw = base64.b64decode(text, altchars=b"-_", validate=True)
         (created_at,) = struct.unpack(">d", raw[:8])

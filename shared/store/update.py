@@ -1,4 +1,4 @@
-"""One atomic step of the store: what it writes, on which condition, and what came of it."""
+"""One atomic update of a record: what the store writes, under which precondition, and the result."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -8,13 +8,14 @@ from shared.sandbox.record import Sandbox
 from shared.store.limits import Limit
 
 ANY_VALUE = "*"
-"""A guard's value: whatever it is."""
+"""A precondition's value that any value of its key meets."""
 
 
 class Update(NamedTuple):
-    """What one atomic step writes: the next record (None removes it), and the jobs it asks for.
+    """The next record, and the jobs that the same step enqueues. `record` None deletes the record.
 
-    `limits` must leave room for one more. `is_touch`: neither a change that callers see, nor a sign of progress.
+    `limits` must all leave room for one more sandbox. `silent` leaves `revision` and `updated_at` as they are: callers
+    see no change, and the sweep sees no progress.
     """
 
     record: Sandbox | None
@@ -23,19 +24,25 @@ class Update(NamedTuple):
     silent: bool = False
 
 
-Mutate = Callable[[Sandbox | None], Update | None]
-"""Pure: the record as it is → what to write, or None to leave it. Called again when somebody else was faster."""
+Mutate = Callable[[Sandbox], Sandbox | Update | None]
+"""Pure: the record → the next record or an Update; None to leave it. The store calls it again after a lost race."""
+
+MutateOrCreate = Callable[[Sandbox | None], Sandbox | Update | None]
+"""Like Mutate, but called with None if there is no record."""
 
 
 class Precondition(NamedTuple):
-    """The step is refused unless `key` holds `value`, or ANYTHING: how a lease fences off its former holder."""
+    """The update is refused unless Redis' `key` holds `value`, or any value if that is ANY_VALUE.
+
+    A lease is a precondition: a worker that lost its lease while it was frozen writes nothing.
+    """
 
     key: str
     value: str
 
 
 class UpdateResult(NamedTuple):
-    """The record in force after a change, and whether this call wrote it."""
+    """The record in force after an update, and whether this call wrote it."""
 
     record: Sandbox | None
     written: bool

@@ -58,7 +58,7 @@ def evolve(store: Store) -> Evolve:
     """Writes what the worker would: these fields of a sandbox' record."""
 
     async def write(sandbox_id: str, **fields: Any) -> Sandbox:
-        outcome = await store.change(sandbox_id, lambda r: Update(replace(r, **fields)) if r else None)
+        outcome = await store.create_or_update(sandbox_id, lambda r: Update(replace(r, **fields)) if r else None)
         assert outcome.record is not None
         return outcome.record
 

@@ -15,7 +15,7 @@ from litestar.params import FromPath
 from redis.asyncio import Redis
 
 import api.__main__
-from shared.store import indexes
+from shared.store import keys
 
 
 def bare(redis: Redis) -> Litestar:
@@ -29,7 +29,7 @@ def bare(redis: Redis) -> Litestar:
     @get("/many/{start:int}/{count:int}")
     async def many(start: FromPath[int], count: FromPath[int]) -> Response[bytes]:
         """Records as they stand in Redis, oldest first: one ZRANGE, one MGET."""
-        ids = await redis.zrange(indexes.CREATED, start, start + count - 1)
+        ids = await redis.zrange(keys.CREATED, start, start + count - 1)
         found = await redis.mget([b"sandbox:" + sandbox_id for sandbox_id in ids])
         return _json(b"[" + b",".join(raw for raw in found if raw) + b"]")
 

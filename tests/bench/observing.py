@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager, suppress
 import msgspec
 
 from shared.redis.connection import subscribe
-from shared.store.lua import CHANGES
+from shared.store import keys
 from tests.bench import goals
 from tests.bench.create import Round, until_ready
 from tests.bench.figures import Taken
@@ -95,7 +95,7 @@ class Changes:
             await self._look(sandbox_id)  # the worker's watch may have told it earlier than ours
 
     async def _hear_records(self) -> None:
-        async for message in subscribe(self._running.redis, CHANGES):
+        async for message in subscribe(self._running.redis, keys.CHANGES):
             self._hearing.set()
             if message is not None:
                 await self._look(message.decode())

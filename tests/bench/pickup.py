@@ -7,8 +7,8 @@ with which the worker begins. So the step itself counts.
 import asyncio
 import time
 
-from shared.queue.job import WAKEUP_CHANNEL
 from shared.redis.connection import subscribe
+from shared.store import keys
 from tests.bench import goals
 from tests.bench.create import Round
 from tests.bench.figures import MS, Taken, median
@@ -43,7 +43,7 @@ class Heard:
         self._running = running
 
     async def listen(self) -> None:
-        async for _ in subscribe(self._running.redis, WAKEUP_CHANNEL):
+        async for _ in subscribe(self._running.redis, keys.WAKEUP_CHANNEL):
             self.at = time.time()
 
 

@@ -44,7 +44,7 @@ def wanted(system: System, number: int, cluster: str) -> Sandbox:
         cluster=cluster,
         now=system.store.now(),
         deadline=system.store.now() + system.settings.provision_timeout_seconds,
-        terms=expiry_policy(spec, system.settings),
+        policy=expiry_policy(spec, system.settings),
     )
 
 
@@ -63,7 +63,7 @@ async def write(system: System, numbers: Iterable[int], cluster: str = ELSEWHERE
 
 async def put(store: Store, steps: list[Sandbox]) -> None:
     for step in steps:
-        await store.change(step.id, _to(step))
+        await store.create_or_update(step.id, _to(step))
 
 
 REMOVED = Update(None)

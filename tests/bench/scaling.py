@@ -16,8 +16,7 @@ from typing import NamedTuple
 import uvloop
 
 from deploy.local.processes import Process
-from shared.liveness.vitals import WORKERS
-from shared.queue import job
+from shared.store import keys
 from tests.bench.figures import median
 from tests.bench.load import closed, expect
 from tests.bench.machine import busy, machine
@@ -80,7 +79,7 @@ async def measure(workers: int, jobs: int) -> Round:
 
 async def _warm(running: System, workers: int) -> None:
     """Every worker has begun, and the first of everything (namespace, connections, scripts) is made."""
-    while await running.redis.zcard(WORKERS) < workers:
+    while await running.redis.zcard(keys.WORKERS) < workers:
         await asyncio.sleep(POLL_SECONDS)
     await _create(running, [f"warm{number}" for number in range(4 * workers)])
     await _all_done(running)
@@ -109,7 +108,7 @@ async def _create(running: System, ids: Sequence[str]) -> None:
 
 async def _all_done(running: System) -> None:
     """No job is left. (A job stays in the queue while it runs, and while it is put off.)"""
-    while await running.redis.zcard(job.QUEUE):
+    while await running.redis.zcard(keys.QUEUE):
         await asyncio.sleep(POLL_SECONDS)
 
 

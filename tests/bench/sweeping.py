@@ -95,7 +95,7 @@ async def _sweep(running: System) -> Measured:
     if found != DUE:
         taken.failures[f"{found} swept instead of {DUE}"] += 1
     for sandbox_id in due:
-        await running.store.change(sandbox_id, lambda _: records.REMOVED)
+        await running.store.create_or_update(sandbox_id, lambda _: records.REMOVED)
     return taken, float(spent.redis_commands)
 
 

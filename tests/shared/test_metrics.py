@@ -237,7 +237,7 @@ async def test_a_life_counts_each_stage_once_whatever_is_written(counts, store: 
     """Through the store: what is written is counted, once, by whoever writes it; what is not written is not."""
 
     async def write(mutate: Callable[[Sandbox | None], Sandbox | None]) -> None:
-        await store.change("ada", lambda current: None if (new := mutate(current)) == current else Update(new))
+        await store.create_or_update("ada", lambda current: None if (new := mutate(current)) == current else Update(new))
 
     await write(lambda _: NEW)
     for record in (MADE, SCHEDULED, READY, replace(READY, ready=False), READY, READY, terminating(READY)):

@@ -7,11 +7,11 @@ from shared.store.update import Update
 
 async def put(store: Store, record: Sandbox) -> Sandbox:
     """Write `record` over any record with its id, and return it as stored."""
-    result = await store.change(record.id, lambda _: Update(record))
+    result = await store.create_or_update(record.id, lambda _: Update(record))
     assert result.record is not None
     return result.record
 
 
 async def remove(store: Store, sandbox_id: str) -> None:
     """Delete a record as the worker does after Pod and Service are gone."""
-    await store.change(sandbox_id, lambda record: Update(None) if record else None)
+    await store.create_or_update(sandbox_id, lambda record: Update(None) if record else None)

@@ -12,7 +12,8 @@ import httpx
 import pytest
 
 from deploy.local.processes import Process
-from shared.queue.job import IN_PROGRESS_KEY, JobKind
+from shared.queue.job import JobKind
+from shared.store import keys
 from tests.system.chaos import repeated
 from tests.system.conftest import System
 from tests.system.load import Load
@@ -205,12 +206,12 @@ async def is_lost(system: System, sandbox_id: str) -> bool:
 
 
 async def is_busy(system: System) -> bool:
-    return len(await system.redis.keys(f"{IN_PROGRESS_KEY}{JobKind.PROVISION}:*")) >= 5
+    return len(await system.redis.keys(f"{keys.IN_PROGRESS}{JobKind.PROVISION}:*")) >= 5
 
 
 async def is_idle(system: System) -> bool:
     """No job is begun and not ended. (A sweep may be.)"""
-    return not any([await system.redis.keys(f"{IN_PROGRESS_KEY}{work}:*") for work in JobKind])
+    return not any([await system.redis.keys(f"{keys.IN_PROGRESS}{work}:*") for work in JobKind])
 
 
 async def kept(system: System) -> dict[bytes, Any]:

@@ -9,7 +9,8 @@ from typing import Any
 import httpx
 import pytest
 
-from shared.queue.job import JOB_KEY, QUEUE, Job, JobKind
+from shared.queue.job import Job, JobKind
+from shared.store import keys
 from shared.store.store import Store
 from tests.system.chaos import killing_apis, killing_workers, restarting_valkey
 from tests.system.conftest import System
@@ -73,9 +74,9 @@ async def test_an_api_that_is_killed_leaves_no_record_without_its_job(start):
 
     records = await Store(system.redis).all()
     jobs = {Job.of(JobKind.PROVISION, record).id for record in records}
-    queued = {job.decode() for job in await system.redis.zrange(QUEUE, 0, -1)}
+    queued = {job.decode() for job in await system.redis.zrange(keys.QUEUE, 0, -1)}
     assert jobs == {job for job in queued if job.startswith(JobKind.PROVISION)}
-    assert await system.redis.exists(*(JOB_KEY + job for job in jobs)) == len(jobs)
+    assert await system.redis.exists(*(keys.JOB + job for job in jobs)) == len(jobs)
     wanted = {record.id for record in records}
     assert wanted >= accepted
     await system.stack.start_worker()
@@ -92,8 +93,8 @@ async def test_a_record_whose_job_was_lost_is_found_by_the_sweep(start):
     """Whatever lost it: such a record gets another job."""
     system = await start(workers=0)
     await system.create("jobless")
-    (job,) = await system.redis.zrange(QUEUE, 0, -1)
-    await system.redis.delete(QUEUE, JOB_KEY + job.decode())
+    (job,) = await system.redis.zrange(keys.QUEUE, 0, -1)
+    await system.redis.delete(keys.QUEUE, keys.JOB + job.decode())
     await system.stack.start_worker()
     await at_rest(system, {"jobless"})
 

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from shared.sandbox.record import ExpiryCause, Sandbox, Status
-from shared.store import indexes
+from shared.store import keys
 from tests.system.chaos import killing_workers, repeated
 from tests.system.conftest import System
 from tests.system.rest import at_rest
@@ -169,4 +169,4 @@ async def test_never_more_than_the_limit_and_the_count_is_right_again(start):
     live = live - set(lost) | more
     await at_rest(system, live)
     assert await accepted(system, "fourth") == set()
-    assert sum([await system.redis.zcard(indexes.STATUS + status) for status in Status]) == MOST
+    assert sum([await system.redis.zcard(keys.STATUS + status) for status in Status]) == MOST

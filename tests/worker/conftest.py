@@ -15,10 +15,11 @@ import pytest
 from arq.connections import ArqRedis
 
 from deploy.local.emulator.client import Client
-from shared.liveness.vitals import Vitals
-from shared.queue.job import QUEUE
+from shared.liveness.sync import ClusterSync
+from shared.liveness.workers import WorkerRegistry
 from shared.sandbox.record import Sandbox
 from shared.settings import Settings, read_settings
+from shared.store import keys
 from shared.store.store import Store
 from shared.store.update import Precondition, Update
 from tests.conftest import Clock
@@ -193,11 +194,11 @@ async def leading(valkey: ArqRedis) -> Precondition:
 
 
 @pytest.fixture
-async def vitals(store: Store, valkey: ArqRedis, settings: Settings, leading: Precondition) -> Vitals:
+async def sync(store: Store, valkey: ArqRedis, settings: Settings, leading: Precondition) -> ClusterSync:
     """Of a cluster that has been observed."""
-    vitals = Vitals(valkey, store.now, settings.cluster_name)
-    await vitals.observed(leading)
-    return vitals
+    sync = ClusterSync(valkey, store.now, settings.cluster_name)
+    await sync.mark_synced(leading)
+    return sync
 
 
 async def empty(redis: ArqRedis) -> None:
@@ -207,13 +208,20 @@ async def empty(redis: ArqRedis) -> None:
 
 
 @pytest.fixture
-def provisioner(store: Store, vitals: Vitals, cluster: KubernetesClient, settings: Settings) -> Provisioner:
-    return Provisioner(store, vitals, cluster, settings)
+def workers(store: Store, valkey: ArqRedis) -> WorkerRegistry:
+    return WorkerRegistry(valkey, store.now)
+
+
+@pytest.fixture
+def provisioner(
+    store: Store, sync: ClusterSync, workers: WorkerRegistry, cluster: KubernetesClient, settings: Settings
+) -> Provisioner:
+    return Provisioner(store, sync, workers, cluster, settings)
 
 
 async def put(store: Store, record: Sandbox) -> Sandbox:
     """As it is, whatever is there."""
-    outcome = await store.change(record.id, lambda _: Update(record))
+    outcome = await store.create_or_update(record.id, lambda _: Update(record))
     assert outcome.record is not None
     return outcome.record
 
@@ -226,7 +234,7 @@ async def read(store: Store, sandbox_id: str) -> Sandbox:
 
 async def queued(redis: ArqRedis) -> list[str]:
     """Ids of the jobs that wait."""
-    return [job.decode() for job in await redis.zrange(QUEUE, 0, -1)]
+    return [job.decode() for job in await redis.zrange(keys.QUEUE, 0, -1)]
 
 
 async def answers(url: str) -> bool:

@@ -12,7 +12,7 @@ from arq.connections import ArqRedis
 from arq.worker import Worker
 
 from deploy.local.stack import free_port
-from shared.liveness.vitals import Vitals
+from shared.liveness.sync import ClusterSync
 from shared.queue.job import Job, JobKind
 from shared.settings import Settings
 from shared.store.store import Store
@@ -37,7 +37,7 @@ def here(store: Store) -> Store:
 async def accept(store: Store, sandbox_id: str) -> None:
     """A record and its job, as the API writes them."""
     record = record_of(sandbox_id, now=store.now())
-    await store.change(sandbox_id, lambda _: Update(record, (Job.of(JobKind.PROVISION, record),)))
+    await store.create_or_update(sandbox_id, lambda _: Update(record, (Job.of(JobKind.PROVISION, record),)))
 
 
 @asynccontextmanager
@@ -152,7 +152,7 @@ async def test_the_health_check(environment: dict[str, str], root: Path, valkey:
 
 
 async def test_the_check_of_readiness(
-    environment: dict[str, str], root: Path, valkey: ArqRedis, kubernetes: Kubernetes, vitals: Vitals
+    environment: dict[str, str], root: Path, valkey: ArqRedis, kubernetes: Kubernetes, sync: ClusterSync
 ):
     """`--ready` names all that is missing, and needs a cluster that was observed beside a worker that lives."""
     check = ("-m", "worker", "--ready")
@@ -162,7 +162,7 @@ async def test_the_check_of_readiness(
     assert "No worker" in output
     assert "never observed" in output
     async with command(root, "-m", "worker", **environment):
-        await eventually(vitals.is_complete, "the cluster was observed")
+        await eventually(sync.has_synced, "the cluster was observed")
         code, output = await ended(root, *check, **environment)
         assert code == 0, output
         assert await kubernetes.names("pods") == []

@@ -7,7 +7,7 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 from shared.errors import StoreUnavailable
-from shared.liveness.vitals import BEAT_SECONDS, Vitals
+from shared.liveness.workers import HEARTBEAT_SECONDS, WorkerRegistry
 
 
 def host_name() -> str:
@@ -27,24 +27,24 @@ async def _as_it_is() -> None:
 
 
 @contextlib.asynccontextmanager
-async def heartbeat(vitals: Vitals, set_clock: SetClock = _as_it_is) -> AsyncIterator[None]:
+async def heartbeat(workers: WorkerRegistry, set_clock: SetClock = _as_it_is) -> AsyncIterator[None]:
     """While it is entered, this worker counts as alive; a worker that dies, until its last word is old.
 
     `set_clock` is taken first each time: an idle worker hears from nobody else that its host's clock was put right.
     """
-    task = asyncio.create_task(_beat(vitals, set_clock), name="heartbeat")
+    task = asyncio.create_task(_beat(workers, set_clock), name="heartbeat")
     try:
         yield
     finally:
         task.cancel()
         await asyncio.wait([task])
         with contextlib.suppress(StoreUnavailable):
-            await vitals.gone(worker_name())
+            await workers.remove(worker_name())
 
 
-async def _beat(vitals: Vitals, set_clock: SetClock) -> None:
+async def _beat(workers: WorkerRegistry, set_clock: SetClock) -> None:
     while True:
         with contextlib.suppress(StoreUnavailable):
             await set_clock()
-            await vitals.beat(worker_name())
-        await asyncio.sleep(BEAT_SECONDS)
+            await workers.beat(worker_name())
+        await asyncio.sleep(HEARTBEAT_SECONDS)

@@ -1,6 +1,7 @@
 """What a worker answers over HTTP, without a key: whether it lives, whether it is ready, and what it has counted."""
 
 import contextlib
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import msgspec
@@ -9,19 +10,21 @@ from aiohttp import web
 
 from shared import metrics
 from shared.errors import StoreUnavailable
-from shared.liveness.vitals import Vitals
+from shared.liveness.readiness import missing as missing_parts
+from shared.liveness.sync import ClusterSync
+from shared.liveness.workers import WorkerRegistry
 from shared.settings import Settings
 
 log = structlog.get_logger()
 
 
 @contextlib.asynccontextmanager
-async def serving(vitals: Vitals, settings: Settings) -> AsyncIterator[None]:
+async def serving(workers: WorkerRegistry, sync: ClusterSync, settings: Settings) -> AsyncIterator[None]:
     """Nobody's sandbox depends on it: a port that is taken, as by another worker of this host, is said and borne."""
     if not settings.worker_metrics_port:
         yield
         return
-    runner = web.AppRunner(_app(vitals), access_log=None)
+    runner = web.AppRunner(_app(workers, sync), access_log=None)
     await runner.setup()
     site = web.TCPSite(runner, settings.worker_metrics_host, settings.worker_metrics_port)
     try:
@@ -35,10 +38,10 @@ async def serving(vitals: Vitals, settings: Settings) -> AsyncIterator[None]:
         await runner.cleanup()
 
 
-def _app(vitals: Vitals) -> web.Application:
+def _app(workers: WorkerRegistry, sync: ClusterSync) -> web.Application:
     app = web.Application()
     app.add_routes(
-        [web.get("/health", _health), web.get("/health/ready", _ready(vitals)), web.get("/metrics", _metrics)]
+        [web.get("/health", _health), web.get("/health/ready", _ready(workers, sync)), web.get("/metrics", _metrics)]
     )
     return app
 
@@ -51,11 +54,11 @@ async def _metrics(_: web.Request) -> web.Response:
     return web.Response(body=metrics.exposition(), headers={"Content-Type": metrics.CONTENT_TYPE})
 
 
-def _ready(vitals: Vitals) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+def _ready(workers: WorkerRegistry, sync: ClusterSync) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
     async def ready(_: web.Request) -> web.StreamResponse:
         """200, or 503 and what is missing."""
         try:
-            missing = await vitals.missing()
+            missing = await missing_parts(workers, sync, time.time())
         except StoreUnavailable as error:
             missing = [error.detail]
         body = {"status": "not ready", "missing": missing} if missing else {"status": "ok"}

@@ -71,12 +71,12 @@ class ActivityProbe:
             return
         last = await self._last_activity(record.url)
 
-        def mutate(current: Sandbox | None) -> Update | None:
+        def mutate(current: Sandbox) -> Update | None:
             return (
                 apply_activity(current, last, self._store.now()) if _is_asked(current, incarnation, attempt) else None
             )
 
-        outcome = await self._store.change(sandbox_id, mutate, believed=record)
+        outcome = await self._store.update_cached(record, mutate)
         if outcome.written and outcome.record:
             log.info("asked whether it is busy", ended=not outcome.record.is_active)
 
@@ -103,10 +103,8 @@ async def _body(response: aiohttp.ClientResponse) -> bytes:
     return body
 
 
-def apply_activity(record: Sandbox | None, last_activity: float, now: float) -> Update | None:
+def apply_activity(record: Sandbox, last_activity: float, now: float) -> Update:
     """What becomes of a record that was asked. Pure."""
-    if record is None:
-        return None
     record = msgspec.structs.replace(record, probing_until=None)
     busy = touched(record, last_activity) if last_activity > record.last_used_at else record
     by = busy.expired_by_now(now)

@@ -4,18 +4,18 @@ from redis.asyncio import Redis
 
 from shared.redis.clock import Clock
 from shared.redis.connection import translate_redis_errors
-from shared.store.lua import RESERVE
+from shared.store import keys
+from shared.store.lua import load_script
 
 CLEANUPS_PER_SECOND = 50.0
 """Sandboxes whose time is over are removed at this rate, however many there are: about a worker's half."""
-_KEY = "cleanup:slots"
 
 
 class CleanupThrottle:
     """Lives as long as the `redis` it is given; shared by all who use that."""
 
     def __init__(self, redis: Redis, now: Clock) -> None:
-        self._reserve = redis.register_script(RESERVE)
+        self._reserve = load_script(redis, __file__, "reserve_slots.lua")
         self._now = now
 
     async def reserve(self, count: int) -> list[float]:
@@ -24,5 +24,7 @@ class CleanupThrottle:
             return []
         apart = 1 / CLEANUPS_PER_SECOND
         with translate_redis_errors():
-            first = float(await self._reserve(keys=[_KEY], args=[count, apart, self._now()]))
+            first = float(
+                await self._reserve([keys.CLEANUP_SLOTS], {"count": count, "interval": apart, "now": repr(self._now())})
+            )
         return [first + place * apart for place in range(count)]

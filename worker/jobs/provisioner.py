@@ -10,7 +10,8 @@ from collections.abc import Callable
 import structlog
 from msgspec.structs import replace
 
-from shared.liveness.vitals import Vitals
+from shared.liveness.sync import ClusterSync
+from shared.liveness.workers import WorkerRegistry
 from shared.queue.job import Job, JobKind
 from shared.sandbox.expiry import ExpiryPolicy
 from shared.sandbox.names import is_older_incarnation, object_name, service_name
@@ -60,21 +61,18 @@ class PodNameTaken(Exception):
     """The Pod name of this life belongs to something else; the next life has another name."""
 
 
-def if_active(record: Sandbox, then: Callable[[Sandbox], Update]) -> Mutate:
-    """A move of this very life; none once it is over, being ended, or followed by another."""
-
-    def mutate(current: Sandbox | None) -> Update | None:
-        if current is None or current.incarnation != record.incarnation or not current.is_active:
-            return None
-        return then(current)
-
-    return mutate
+def if_active(mutate: Callable[[Sandbox], Sandbox | Update]) -> Mutate:
+    """Return `mutate` for an active record: a sandbox that is deleted or has failed meanwhile stays so."""
+    return lambda record: mutate(record) if record.is_active else None
 
 
 class Provisioner:
-    def __init__(self, store: Store, vitals: Vitals, cluster: KubernetesClient, settings: Settings) -> None:
+    def __init__(
+        self, store: Store, sync: ClusterSync, workers: WorkerRegistry, cluster: KubernetesClient, settings: Settings
+    ) -> None:
         self._store = store
-        self._vitals = vitals
+        self._sync = sync
+        self._workers = workers
         self._cluster = cluster
         self._settings = settings
 
@@ -86,11 +84,11 @@ class Provisioner:
             NotObserved: try again soon.
         """
         begun = self._store.now()
-        record, epoch = await asyncio.gather(self._store.get(sandbox_id), self._vitals.epoch())
+        record, epoch = await asyncio.gather(self._store.get(sandbox_id), self._sync.dataset_id())
         if record is None or record.incarnation != incarnation:
             # An earlier try of this job may have made a Pod, and died, or failed, before it could remove it. The epoch
             # counts as it is after that read: had Redis been emptied by then, the Pod is to be adopted, not removed.
-            await self._require_synced(None, await self._vitals.epoch())
+            await self._require_synced(None, await self._sync.dataset_id())
             await self._remove(sandbox_id, incarnation)
         elif record.attempt != attempt or not record.is_active or record.is_provisioned:
             return
@@ -105,8 +103,8 @@ class Provisioner:
             return epoch
         if record is not None and not record.reason:
             message = "What is in the cluster is not known yet: the workers cannot list it, or have not begun."
-            noted = if_active(record, lambda r: Update(with_reason(r, Reason.CLUSTER_UNAVAILABLE, message)))
-            await self._store.change(record.id, noted, believed=record)
+            noted = if_active(lambda r: with_reason(r, Reason.CLUSTER_UNAVAILABLE, message))
+            await self._store.update_cached(record, noted)
         raise ClusterNotSynced
 
     async def _provision_or_fail(self, record: Sandbox, begun: float, epoch: str) -> None:
@@ -149,13 +147,13 @@ class Provisioner:
         url = service_url(record, service.node_port, self._settings)
         made = ProvisionedObjects(pod.metadata.name, pod.metadata.uid, service.metadata.uid, url)
 
-        def done(current: Sandbox) -> Update:
-            return Update(provisioned(started(current, begun), made, now=self._store.now()))
+        def done(current: Sandbox) -> Sandbox:
+            return provisioned(started(current, begun), made, now=self._store.now())
 
-        outcome = await self._store.change(record.id, if_active(record, done), believed=record)
-        if not outcome.written and outcome.record is None and await self._vitals.epoch() != epoch:
+        outcome = await self._store.update_cached(record, if_active(done))
+        if not outcome.written and outcome.record is None and await self._sync.dataset_id() != epoch:
             # Redis was emptied meanwhile, and ours is the only copy.
-            outcome = await self._store.change(record.id, lambda r: done(record) if r is None else None)
+            outcome = await self._store.create_or_update(record.id, lambda r: done(record) if r is None else None)
         if outcome.written:
             log.info("provisioned", url=url, pod=pod.metadata.name)
         else:
@@ -219,7 +217,7 @@ class Provisioner:
         def noted(current: Sandbox) -> Update:
             return Update(with_reason(started(current, begun), retry.reason_for(error), error.message))
 
-        await self._store.change(record.id, if_active(record, noted), believed=record)
+        await self._store.update_cached(record, if_active(noted))
         raise error
 
     async def _record_pod_lost(self, record: Sandbox, uid: str) -> None:
@@ -227,15 +225,15 @@ class Provisioner:
         pod = await self._cluster.get_pod(object_name(record.id, record.incarnation))
         is_there = pod is not None and pod.metadata.uid == uid
 
-        def lost(current: Sandbox | None) -> Update | None:
-            if current is None or not current.is_active:
+        def lost(current: Sandbox) -> Update | None:
+            if not current.is_active:
                 return None
             if is_there:  # dying: the observer will see its end, if it knows whose it is
                 return Update(replace(current, pod_uid=uid)) if not current.pod_uid else None
             deadline = self._store.now() + self._settings.failed_retention_seconds
             return to_update(current, apply_pod_gone(current, record.incarnation, uid, deadline=deadline))
 
-        await self._store.change(record.id, lost, believed=record)
+        await self._store.update_cached(record, lost)
 
     async def _fail(self, record: Sandbox, reason: Reason, message: str) -> None:
         """Final: the record says why, and a job removes what was half made."""
@@ -246,20 +244,20 @@ class Provisioner:
             over = next_attempt(failed(current, reason, message, deadline=deadline))
             return Update(over, (Job.of(JobKind.TERMINATE, over),))
 
-        await self._store.change(record.id, if_active(record, given_up), believed=record)
+        await self._store.update_cached(record, if_active(given_up))
 
     async def _restart_under_new_name(self, record: Sandbox) -> None:
         """The time in which it must be made stays what it was."""
 
         def moved(current: Sandbox) -> Update:
-            terms = ExpiryPolicy(current.idle_timeout, current.lifetime)
+            policy = ExpiryPolicy(current.idle_timeout, current.lifetime)
             again = new_incarnation(
-                current, current.spec, now=self._store.now(), deadline=current.deadline, terms=terms
+                current, current.spec, now=self._store.now(), deadline=current.deadline, policy=policy
             )
             following = with_url(again, self._settings)
             return Update(following, (Job.of(JobKind.PROVISION, following),))
 
-        await self._store.change(record.id, if_active(record, moved), believed=record)
+        await self._store.update_cached(record, if_active(moved))
         log.warning("pod name taken, going on as the next life", pod=object_name(record.id, record.incarnation))
 
     async def _remove_known(self, record: Sandbox | None) -> bool:
@@ -295,13 +293,11 @@ class Provisioner:
     async def _is_being_made(self, record: Sandbox) -> bool:
         """A worker that was killed does not make it any more, though its mark lasts for a while."""
         begun = await self._store.provisioning_workers(record)
-        return await self._vitals.is_any_alive(begun) if begun else False
+        return await self._workers.any_alive(begun) if begun else False
 
     async def _delete_record(self, record: Sandbox) -> None:
-        def forgotten(current: Sandbox | None) -> Update | None:
-            if current is None or current.incarnation != record.incarnation or current.status is not Status.TERMINATING:
-                return None
-            return Update(None)
+        def delete(current: Sandbox) -> Update | None:
+            return Update(None) if current.status is Status.TERMINATING else None
 
-        await self._store.change(record.id, forgotten, believed=record)
+        await self._store.update_cached(record, delete)
         log.info("gone")

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import structlog
 from arq import Retry
-from arq.constants import in_progress_key_prefix, job_key_prefix, keep_cronjob_progress, retry_key_prefix
+from arq.constants import keep_cronjob_progress
 from arq.cron import CronJob
 from arq.jobs import DeserializationError, deserialize_job_raw
 from arq.utils import timestamp_ms
@@ -25,9 +25,10 @@ from arq.worker import Worker
 from redis.exceptions import RedisError
 
 from shared.errors import StoreUnavailable
-from shared.liveness.vitals import ALIVE_SECONDS, WORKERS
-from shared.queue import job as queue
+from shared.liveness.workers import ALIVE_SECONDS
 from shared.redis.connection import subscribe
+from shared.store import keys
+from shared.store.lua import load_script
 from worker.health import heartbeat
 
 log = structlog.get_logger()
@@ -37,47 +38,8 @@ FALLBACK_SECONDS = 0.5
 _LOOKED_THROUGH = 5000
 """Entries of the queue; those that others work on stay in it till they are done."""
 
-_CLAIM = """
--- KEYS: queue, workers. ARGV: jobs at once, worker's name, milliseconds a mark lasts, how many entries to look through
--- → claimed now: (job, due time, what it is, which try)…; claimed before: (job, due time)…;
---   milliseconds until the next job is due, or -1
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local due = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'WITHSCORES', 'LIMIT', 0, ARGV[4])
-local claimed, held = {}, {}
-local function is_dead(worker)
-  local beat = redis.call('ZSCORE', KEYS[2], worker)
-  return beat and tonumber(beat) < time[1] - ALIVE_SECONDS
-end
-local unclaimed = {}
-for i = 1, #due, 2 do
-  if #unclaimed == tonumber(ARGV[1]) then break end
-  local holder = redis.call('GET', 'IN_PROGRESS' .. due[i])
-  if holder == ARGV[2] then
-    held[#held + 1] = {due[i], due[i + 1]}
-  elseif not holder or is_dead(holder) then
-    unclaimed[#unclaimed + 1] = i
-  end
-end
-local room = tonumber(ARGV[1]) - #held
-for place = 1, math.min(room, #unclaimed) do
-  local job, at = due[unclaimed[place]], due[unclaimed[place] + 1]
-  redis.call('SET', 'IN_PROGRESS' .. job, ARGV[2], 'PX', ARGV[3])
-  local try = redis.call('INCR', 'RETRY' .. job)
-  redis.call('EXPIRE', 'RETRY' .. job, RETRY_SECONDS)
-  claimed[place] = {job, at, redis.call('GET', 'JOB' .. job) or '', try}
-end
-local following = redis.call('ZRANGEBYSCORE', KEYS[1], '(' .. now, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
-return {claimed, held, following[2] and following[2] - now or -1}
-"""
-for _name, _value in {
-    "IN_PROGRESS": in_progress_key_prefix,
-    "ALIVE_SECONDS": ALIVE_SECONDS,
-    "RETRY_SECONDS": 88400,  # arq's, which has no name for it
-    "'RETRY'": f"'{retry_key_prefix}'",
-    "'JOB'": f"'{job_key_prefix}'",
-}.items():
-    _CLAIM = _CLAIM.replace(_name, str(_value))
+_RETRY_KEY_SECONDS = 88400
+"""Lifetime of a job's count of tries: arq's value, which has no name there."""
 
 
 class _FetchedJob(NamedTuple):
@@ -103,7 +65,7 @@ class QueueWorker(Worker):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self._claim = self.pool.register_script(_CLAIM)
+        self._fetch_jobs = load_script(self.pool, __file__, "fetch_jobs.lua")
         self._wake = asyncio.Event()
         self._helpers: list[asyncio.Task[None]] = []
 
@@ -155,9 +117,18 @@ class QueueWorker(Worker):
     async def _fetch(self) -> None:
         """Claim what there is room for, and begin it."""
         running = set(self.tasks)
-        mark_ms = int(self.in_progress_timeout_s * 1000)
-        arguments: list[str | int] = [self.max_jobs, heartbeat.worker_name(), mark_ms, _LOOKED_THROUGH]
-        claimed, held, next_due_ms = await self._claim(keys=[self.queue_name, WORKERS], args=arguments)
+        request = {
+            "worker": heartbeat.worker_name(),
+            "count": self.max_jobs,
+            "mark_ms": int(self.in_progress_timeout_s * 1000),
+            "scan": _LOOKED_THROUGH,
+            "alive_seconds": ALIVE_SECONDS,
+            "retry_seconds": _RETRY_KEY_SECONDS,
+            "in_progress_key": keys.IN_PROGRESS,
+            "retry_key": keys.RETRY,
+            "job_key": keys.JOB,
+        }
+        claimed, held, next_due_ms = await self._fetch_jobs([self.queue_name, keys.WORKERS], request)
         for job, score, payload, job_try in claimed:
             self._start(job.decode(), self._run(_FetchedJob(job.decode(), int(float(score)), payload, job_try)))
         for job, score in held:
@@ -209,6 +180,6 @@ class QueueWorker(Worker):
         """Hear of new jobs. While that is not to be had, the fallback finds them."""
         while True:
             with contextlib.suppress(StoreUnavailable):
-                async for _ in subscribe(self.pool, queue.WAKEUP_CHANNEL):
+                async for _ in subscribe(self.pool, keys.WAKEUP_CHANNEL):
                     self._wake.set()
             await asyncio.sleep(FALLBACK_SECONDS)

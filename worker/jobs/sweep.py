@@ -55,13 +55,13 @@ async def _batch(
 async def _again(store: Store, believed: Sandbox, settings: Settings, at: float | None, observed_at: float) -> bool:
     """The record is looked at once more in the very step that enqueues: it may have moved since the index was read."""
 
-    def mutate(record: Sandbox | None) -> Update | None:
+    def mutate(record: Sandbox) -> Update | None:
         now = store.now()
-        if record is None or record.due_at is None or record.due_at > now:
+        if record.due_at is None or record.due_at > now:
             return None
         return update_for_due(record, settings, now=now, at=at or now, observed_at=observed_at)
 
-    outcome = await store.change(believed.id, mutate, believed=believed)
+    outcome = await store.update_cached(believed, mutate)
     if outcome.written and outcome.record:
         _say(believed, outcome.record)
     return outcome.written

@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 
 from shared import metrics
 from shared.errors import PreconditionFailed, StoreUnavailable
-from shared.liveness.vitals import Vitals
+from shared.liveness.sync import ClusterSync
 from shared.settings import Settings
 from shared.store.store import Store
 from shared.store.update import Precondition
@@ -31,10 +31,10 @@ def lease_name(cluster: str) -> str:
 
 class Leader:
     def __init__(
-        self, store: Store, vitals: Vitals, redis: Redis, cluster: KubernetesClient, settings: Settings
+        self, store: Store, sync: ClusterSync, redis: Redis, cluster: KubernetesClient, settings: Settings
     ) -> None:
         self._store = store
-        self._vitals = vitals
+        self._sync = sync
         self._redis = redis
         self._cluster = cluster
         self._settings = settings
@@ -68,4 +68,4 @@ class Leader:
     def _followings(self, precondition: Precondition) -> tuple[PodReflector, ServiceReflector, EventReflector]:
         own = (self._store, self._cluster, self._settings, precondition)
         ours: Ours = {}
-        return PodReflector(self._vitals, ours, *own), ServiceReflector(*own), EventReflector(ours, *own)
+        return PodReflector(self._sync, ours, *own), ServiceReflector(*own), EventReflector(ours, *own)

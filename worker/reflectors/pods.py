@@ -8,7 +8,7 @@ import structlog
 from msgspec import UNSET, UnsetType
 
 from shared import metrics
-from shared.liveness.vitals import Vitals
+from shared.liveness.sync import ClusterSync
 from shared.queue.job import Job, JobKind
 from shared.sandbox.names import service_name
 from shared.sandbox.record import Sandbox
@@ -38,7 +38,7 @@ class PodReflector(Reflector[objects.Pod]):
 
     def __init__(
         self,
-        vitals: Vitals,
+        sync: ClusterSync,
         ours: Ours,
         store: Store,
         cluster: KubernetesClient,
@@ -46,7 +46,7 @@ class PodReflector(Reflector[objects.Pod]):
         precondition: Precondition,
     ) -> None:
         super().__init__(store, cluster, settings, precondition)
-        self._vitals = vitals
+        self._sync = sync
         self._ours = ours
         self._scheduled: dict[str, float] = {}
         """When Pods were first seen to have a node, by uid: of those whose record did not say so at once."""
@@ -61,7 +61,7 @@ class PodReflector(Reflector[objects.Pod]):
         that the records are complete comes last: should we die before, the next leader does all of it again.
         """
         records = await self._records()
-        is_complete = await self._vitals.is_complete()
+        is_complete = await self._sync.has_synced()
         pods = await self._cluster.list_all(PODS)
         self._ours.clear()
         self._ours.update((pod.metadata.uid, of[0]) for pod in pods.items if (of := sandbox_of(pod)))
@@ -76,13 +76,13 @@ class PodReflector(Reflector[objects.Pod]):
                 await asyncio.sleep(0)
         await self._adopt_all(orphans, is_complete=is_complete)
         await self._miss(records.values(), {pod.metadata.uid for pod in pods.items})
-        await self._vitals.observed(self._guard)
+        await self._sync.mark_synced(self._guard)
         return pods.resource_version
 
     async def watched(self) -> None:
         for pod in list(self._held_back.values()):
             await self._see(*(sandbox_of(pod) or ("", "")), pod)
-        await self._vitals.observed(self._guard)
+        await self._sync.mark_synced(self._guard)
 
     def about(self, change: client.WatchEvent[objects.Pod]) -> str:
         return change.object.metadata.labels.get(SANDBOX_ID, "")

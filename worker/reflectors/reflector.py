@@ -16,7 +16,7 @@ from shared.errors import RecordUnreadable
 from shared.sandbox.record import Sandbox, Status
 from shared.settings import Settings
 from shared.store.store import Store
-from shared.store.update import Mutate, Precondition
+from shared.store.update import MutateOrCreate, Precondition
 from worker.kubernetes import retry
 from worker.kubernetes.client import KubernetesClient, Resource, WatchEvent
 from worker.kubernetes.errors import TIMED_OUT, Expired, KubernetesError
@@ -162,13 +162,15 @@ class Reflector(ABC, Generic[Kind]):
         except RecordUnreadable:
             return None
 
-    async def _change(self, sandbox_id: str, mutate: Mutate, believed: Sandbox | UnsetType | None = UNSET) -> bool:
+    async def _change(
+        self, sandbox_id: str, mutate: MutateOrCreate, believed: Sandbox | UnsetType | None = UNSET
+    ) -> bool:
         """False: there is no record. One that cannot be read must not end the following of all others."""
         known = self._known.pop(sandbox_id, None)
         if believed is UNSET and known is not None:
             believed = known
         try:
-            outcome = await self._store.change(sandbox_id, mutate, believed=believed, precondition=self._guard)
+            outcome = await self._store.create_or_update(sandbox_id, mutate, precondition=self._guard)
         except RecordUnreadable as error:
             log.warning("record left alone", sandbox_id=sandbox_id, error=error.detail)
             return True

@@ -10,7 +10,8 @@ from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from api.health.metrics import REDIS_SECONDS
-from shared.liveness.vitals import Vitals
+from shared.liveness.sync import ClusterSync
+from shared.liveness.workers import WorkerRegistry
 from shared.redis.connection import FAIL_FAST, connect
 from shared.sandbox.record import Status
 from shared.settings import read_settings
@@ -64,7 +65,7 @@ async def test_it_needs_no_key_and_has_both_parts(api):
 
 async def test_the_shared_families_and_their_labels_are_closed(serve: Serve, fake_redis, clock):
     client = await serve(MAX_SANDBOXES="9", MAX_SANDBOXES_PER_USER="3")
-    await observe(fake_redis, Vitals(fake_redis, clock, "default"))
+    await observe(fake_redis, ClusterSync(fake_redis, clock, "default"))
     await client.post("/api/sandboxes", json={"sandbox_id": "a-sandbox", "user_id": "a-user"})
     families = await scrape(client)
     for name, labels in SHARED.items():
@@ -111,13 +112,13 @@ async def test_records_that_no_sweep_looks_at(api, clock):
 async def test_workers_that_live(api, fake_redis):
     """By Redis' own clock, as those who write it."""
     assert only((await scrape(api))["deerflow_workers"]) == 0
-    await Vitals(fake_redis, time.time, "default").beat("worker-1")
+    await WorkerRegistry(fake_redis, time.time).beat("worker-1")
     assert only((await scrape(api))["deerflow_workers"]) == 1
 
 
 async def test_the_age_of_the_observation_if_there_ever_was_one(api, fake_redis, clock):
     assert "deerflow_sync_age_seconds" not in await scrape(api)
-    await observe(fake_redis, Vitals(fake_redis, clock, "default"))
+    await observe(fake_redis, ClusterSync(fake_redis, clock, "default"))
     clock.advance(20)
     assert only((await scrape(api))["deerflow_sync_age_seconds"]) == pytest.approx(20, abs=0.01)
 

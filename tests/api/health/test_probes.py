@@ -5,7 +5,8 @@ import pytest
 from arq.connections import ArqRedis
 from fakeredis import FakeAsyncRedis
 
-from shared.liveness.vitals import ALIVE_SECONDS, FRESH_SECONDS, Vitals
+from shared.liveness.sync import FRESH_SECONDS, ClusterSync
+from shared.liveness.workers import ALIVE_SECONDS, WorkerRegistry
 from shared.store.store import Store
 from tests.api.conftest import Serve
 from tests.conftest import Clock, observe
@@ -26,17 +27,24 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def vitals(fake_redis: FakeAsyncRedis, clock: Clock) -> Vitals:
-    return Vitals(fake_redis, clock, "default")
+def workers(fake_redis: FakeAsyncRedis, clock: Clock) -> WorkerRegistry:
+    return WorkerRegistry(fake_redis, clock)
 
 
-async def worker_lives(vitals: Vitals, clock: Clock, *, seconds_ago: float = 0) -> None:
+@pytest.fixture
+def vitals(fake_redis: FakeAsyncRedis, clock: Clock) -> ClusterSync:
+    return ClusterSync(fake_redis, clock, "default")
+
+
+async def worker_lives(workers: WorkerRegistry, clock: Clock, *, seconds_ago: float = 0) -> None:
     clock.advance(-seconds_ago)
-    await vitals.beat("host:1")
+    await workers.beat("host:1")
     clock.advance(seconds_ago)
 
 
-async def cluster_is_observed(vitals: Vitals, redis: FakeAsyncRedis, clock: Clock, *, seconds_ago: float = 0) -> None:
+async def cluster_is_observed(
+    vitals: ClusterSync, redis: FakeAsyncRedis, clock: Clock, *, seconds_ago: float = 0
+) -> None:
     clock.advance(-seconds_ago)
     await observe(redis, vitals)
     clock.advance(seconds_ago)
@@ -52,9 +60,11 @@ def missing(answer: httpx.Response) -> list[str]:
     return named
 
 
-async def test_ready(serve: Serve, vitals: Vitals, fake_redis: FakeAsyncRedis, clock: Clock):
+async def test_ready(
+    serve: Serve, workers: WorkerRegistry, vitals: ClusterSync, fake_redis: FakeAsyncRedis, clock: Clock
+):
     """Redis answers, a worker lives, the cluster is observed: to anyone who asks."""
-    await worker_lives(vitals, clock)
+    await worker_lives(workers, clock)
     await cluster_is_observed(vitals, fake_redis, clock, seconds_ago=FRESH_SECONDS / 2)
     answer = await (await serve(headers={})).get("/health/ready")
     assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
@@ -70,29 +80,31 @@ async def test_nothing_is_there(serve: Serve):
 
 
 async def test_a_worker_that_fell_silent(
-    api: httpx.AsyncClient, vitals: Vitals, fake_redis: FakeAsyncRedis, clock: Clock
+    api: httpx.AsyncClient, workers: WorkerRegistry, vitals: ClusterSync, fake_redis: FakeAsyncRedis, clock: Clock
 ):
     """A worker that has said nothing for long is not one."""
-    await worker_lives(vitals, clock, seconds_ago=ALIVE_SECONDS + 2)
+    await worker_lives(workers, clock, seconds_ago=ALIVE_SECONDS + 2)
     await cluster_is_observed(vitals, fake_redis, clock)
     (no_worker,) = missing(await api.get("/health/ready"))
     assert "No worker" in no_worker
 
 
 async def test_a_cluster_that_is_not_observed_any_more(
-    api: httpx.AsyncClient, vitals: Vitals, fake_redis: FakeAsyncRedis, clock: Clock
+    api: httpx.AsyncClient, workers: WorkerRegistry, vitals: ClusterSync, fake_redis: FakeAsyncRedis, clock: Clock
 ):
     """A worker that lives and sees nothing, for Kubernetes is away, is not enough."""
-    await worker_lives(vitals, clock)
+    await worker_lives(workers, clock)
     await cluster_is_observed(vitals, fake_redis, clock, seconds_ago=FRESH_SECONDS + 10)
     (stale,) = missing(await api.get("/health/ready"))
     assert "default" in stale
     assert "ago" in stale
 
 
-async def test_another_cluster_is_observed(serve: Serve, vitals: Vitals, fake_redis: FakeAsyncRedis, clock: Clock):
+async def test_another_cluster_is_observed(
+    serve: Serve, workers: WorkerRegistry, vitals: ClusterSync, fake_redis: FakeAsyncRedis, clock: Clock
+):
     """What matters is the cluster that this API is for."""
-    await worker_lives(vitals, clock)
+    await worker_lives(workers, clock)
     await cluster_is_observed(vitals, fake_redis, clock)
     (never_observed,) = missing(await (await serve(CLUSTER_NAME="east")).get("/health/ready"))
     assert "east" in never_observed
@@ -107,7 +119,9 @@ async def test_redis_away(serve: Serve, away_url: str, path: str):
     assert (await api.get("/health")).status_code == 200
 
 
-async def test_serving(serve: Serve, vitals: Vitals, fake_redis: FakeAsyncRedis, clock: Clock):
+async def test_serving(
+    serve: Serve, workers: WorkerRegistry, vitals: ClusterSync, fake_redis: FakeAsyncRedis, clock: Clock
+):
     """What was last seen is worth serving, however long ago that was; an emptied or new Redis is not."""
     api = await serve(headers={})
     assert "never observed" in missing(await api.get("/health/serving"))[0]

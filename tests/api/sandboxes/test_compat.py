@@ -51,7 +51,7 @@ def made(store: Store) -> Make:
             )
             return Update(replace(done, **fields))
 
-        outcome = await store.change(sandbox_id, mutate)
+        outcome = await store.create_or_update(sandbox_id, mutate)
         assert outcome.record is not None
         return outcome.record
 
@@ -245,7 +245,7 @@ async def test_delete(api: httpx.AsyncClient, plain: httpx.AsyncClient, store: S
     answer = await answered(api.delete(ABC))
     assert (answer.status_code, answer.json()) == (200, {"ok": True, "sandbox_id": "abc"})
     request = await held(api, api.delete(ABC, headers={"Prefer": "wait=60"}))
-    await store.change("abc", lambda record: Update(None) if record else None)
+    await store.create_or_update("abc", lambda record: Update(None) if record else None)
     answer = await answered(request)
     assert (answer.status_code, answer.headers["Preference-Applied"]) == (200, "wait=60")
 

@@ -232,7 +232,7 @@ async def test_unknown(api: httpx.AsyncClient, fake_redis: FakeAsyncRedis, query
 async def test_a_life_that_is_gone(api: httpx.AsyncClient, store: Store):
     """To delete a life whose record is gone is done already."""
     tag = (await api.post("/api/sandboxes", json={"sandbox_id": "abc"})).headers["ETag"]
-    await store.change("abc", lambda record: Update(None) if record else None)
+    await store.create_or_update("abc", lambda record: Update(None) if record else None)
     assert (await api.delete(ABC, headers={"If-Match": tag})).status_code == 200
 
 

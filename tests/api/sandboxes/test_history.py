@@ -88,7 +88,7 @@ async def test_unknown(api: httpx.AsyncClient, store: Store):
     """What is not there, or not there any more, has no history: 404, as of any other question about it."""
     assert (await api.get(EVENTS)).status_code == 404
     await api.post("/api/sandboxes", json={"sandbox_id": "abc"})
-    await store.change("abc", lambda _: Update(None))
+    await store.create_or_update("abc", lambda _: Update(None))
     answer = await api.get(EVENTS)
     assert (answer.status_code, answer.json()["code"]) == (404, "sandbox_not_found")
     assert answer.headers["Content-Type"] == "application/problem+json"

@@ -198,7 +198,7 @@ async def test_over(api: httpx.AsyncClient, evolve: Evolve, status: Status):
 
 
 async def expire(store: Store, by: ExpiryCause) -> None:
-    await store.change("abc", lambda r: Update(expired(r, by, store.now())) if r else None)
+    await store.create_or_update("abc", lambda r: Update(expired(r, by, store.now())) if r else None)
 
 
 @pytest.mark.parametrize("by", ExpiryCause)
@@ -209,7 +209,7 @@ async def test_expired(api: httpx.AsyncClient, store: Store, clock: Clock, metho
     clock.advance(1.5)
     await expire(store, by)
     going = await api.request(method, path)
-    await store.change("abc", lambda _: Update(None))
+    await store.create_or_update("abc", lambda _: Update(None))
     gone = await api.request(method, path)
     for answer in (going, gone):
         problem = answer.json()
@@ -223,7 +223,7 @@ async def test_after_ten_minutes(api: httpx.AsyncClient, store: Store, fake_redi
     """What was told for ten minutes is forgotten: then there is simply no such sandbox."""
     await api.post("/api/sandboxes", json=BODY)
     await expire(store, ExpiryCause.IDLE)
-    await store.change("abc", lambda _: Update(None))
+    await store.create_or_update("abc", lambda _: Update(None))
     await fake_redis.expire("sandbox:abc:tombstone", 0)
     assert (await api.get(ABC)).json()["code"] == "sandbox_not_found"
 
@@ -314,13 +314,13 @@ class Slow(Store):
         self.may_end = asyncio.Event()
         self.error: Exception | None = None
 
-    async def change(self, sandbox_id: str, mutate: Mutate, **options: Any) -> UpdateResult:
+    async def create_or_update(self, sandbox_id: str, mutate: Mutate, **options: Any) -> UpdateResult:
         if mutate.__qualname__.startswith("record_use"):
             self.writes += 1
             await self.may_end.wait()
             if self.error:
                 raise self.error
-        return await super().change(sandbox_id, mutate, **options)
+        return await super().create_or_update(sandbox_id, mutate, **options)
 
 
 async def test_no_answer_waits_for_a_touch(serve: Serve, fake_redis: FakeAsyncRedis, clock: Clock):
@@ -341,8 +341,8 @@ async def test_no_answer_waits_for_a_touch(serve: Serve, fake_redis: FakeAsyncRe
 async def test_a_touch_that_fails_is_let_go(fake_redis: FakeAsyncRedis, clock: Clock):
     """The next use comes soon."""
     slow = Slow(fake_redis, clock)
-    record = new_record("abc", Spec(), cluster="default", now=clock.now, terms=ExpiryPolicy(1000, 0))
-    await slow.change("abc", lambda _: Update(record))
+    record = new_record("abc", Spec(), cluster="default", now=clock.now, policy=ExpiryPolicy(1000, 0))
+    await slow.create_or_update("abc", lambda _: Update(record))
     slow.error = StoreUnavailable(OSError("away"))
     slow.may_end.set()
     clock.advance(TOUCH_INTERVAL_SECONDS)
@@ -360,7 +360,7 @@ async def test_what_was_begun_is_written_before_the_end(fake_redis: FakeAsyncRed
     """A process that is told to stop loses no touch."""
     slow = Slow(fake_redis, clock)
     record = new_record("abc", Spec(), cluster="default", now=clock.now)
-    await slow.change("abc", lambda _: Update(record))
+    await slow.create_or_update("abc", lambda _: Update(record))
     clock.advance(TOUCH_INTERVAL_SECONDS)
     uses = UsageTracker(slow)
     async with uses.running():
@@ -373,7 +373,7 @@ async def test_a_touch_of_an_earlier_life(clock: Clock, store: Store):
     """What comes late for one life keeps no later one."""
     record = new_record("abc", Spec(), cluster="default", now=clock.now)
     later = new_record("abc", Spec(), cluster="default", now=clock.now, generation=2)
-    await store.change("abc", lambda _: Update(later))
+    await store.create_or_update("abc", lambda _: Update(later))
     clock.advance(TOUCH_INTERVAL_SECONDS)
     uses = UsageTracker(store)
     async with uses.running():
@@ -385,7 +385,7 @@ async def test_a_touch_of_an_earlier_life(clock: Clock, store: Store):
 def test_one_that_is_used_never_ends_as_idle(idle_timeout: int, unnoted: int):
     """A use that is not worth a touch leaves at least three quarters of the idle timeout."""
     now = 1_750_000_000.0
-    record = new_record("abc", Spec(), cluster="default", now=now, terms=ExpiryPolicy(float(idle_timeout), 0))
+    record = new_record("abc", Spec(), cluster="default", now=now, policy=ExpiryPolicy(float(idle_timeout), 0))
     if not needs_touch(record, now + unnoted) and record.expiry:
         assert record.expiry.at - (now + unnoted) >= idle_timeout * 3 / 4
 

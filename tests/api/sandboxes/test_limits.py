@@ -65,7 +65,7 @@ async def test_a_node_port_is_free_when_its_sandbox_has_gone(serve: Serve, store
     await create(api, "a")
     await api.delete("/api/sandboxes/a")
     assert (await create(api, "b")).json()["limit"] == "NODE_PORT_CAPACITY"
-    await store.change("a", lambda _: Update(None))
+    await store.create_or_update("a", lambda _: Update(None))
     assert (await create(api, "b")).status_code == 202
 
 

@@ -49,7 +49,7 @@ async def make(store: Store, *ids: str, user_id: str = "default", thread_id: str
 
     async def one(sandbox_id: str) -> None:
         spec = Spec(user_id=user_id, thread_id=thread_id)
-        await store.change(
+        await store.create_or_update(
             sandbox_id, lambda _: Update(new_record(sandbox_id, spec, cluster="default", now=store.now()))
         )
 
@@ -57,7 +57,7 @@ async def make(store: Store, *ids: str, user_id: str = "default", thread_id: str
 
 
 async def forget(store: Store, sandbox_id: str) -> None:
-    await store.change(sandbox_id, lambda record: Update(None) if record else None)
+    await store.create_or_update(sandbox_id, lambda record: Update(None) if record else None)
 
 
 @pytest.fixture
@@ -252,7 +252,7 @@ async def happen(api: httpx.AsyncClient, store: Store, act: str, sandbox_id: str
     if act == "forget":
         await forget(store, sandbox_id)
     if act == "change":
-        await store.change(sandbox_id, lambda record: Update(record) if record else None)
+        await store.create_or_update(sandbox_id, lambda record: Update(record) if record else None)
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ import httpx
 import pytest
 from fakeredis import FakeAsyncRedis
 
-from shared.queue.job import QUEUE
 from shared.sandbox.record import Mount, Reason, Spec, Status, Timings
 from shared.sandbox.transitions import new_record
+from shared.store import keys
 from shared.store.store import Store
 from shared.store.update import Update
 from tests.api.conftest import Evolve, Serve
@@ -38,7 +38,7 @@ OTHERS = [status for status in Status if status not in {Status.PENDING, Status.T
 
 async def jobs(redis: FakeAsyncRedis) -> list[tuple[str, str]]:
     """The work and the life's number of each job, the first due first."""
-    ids = [job_id.decode().split(":") for job_id in await redis.zrange(QUEUE, 0, -1)]
+    ids = [job_id.decode().split(":") for job_id in await redis.zrange(keys.QUEUE, 0, -1)]
     return [(work, incarnation.partition("-")[0]) for work, _, incarnation, _ in ids]
 
 
@@ -322,5 +322,5 @@ async def test_delete_any_status(api: httpx.AsyncClient, evolve: Evolve, fake_re
 async def test_records_of_others(api: httpx.AsyncClient, store: Store, clock: Clock):
     """What another process wrote is shown alike: the API keeps nothing of its own."""
     record = new_record("abc", Spec(), cluster="default", now=clock.now)
-    await store.change("abc", lambda _: Update(record))
+    await store.create_or_update("abc", lambda _: Update(record))
     assert (await api.get("/api/sandboxes/abc")).json() == {**NEW, "expires_at": None, "expires_by": None}

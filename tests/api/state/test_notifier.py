@@ -18,7 +18,8 @@ from shared.redis.connection import FAIL_FAST, connect
 from shared.sandbox.record import Reason, Sandbox, Status
 from shared.sandbox.transitions import ProvisionedObjects, provisioned
 from shared.settings import read_settings
-from shared.store.store import CHANGES, Store
+from shared.store import keys
+from shared.store.store import Store
 from shared.store.update import Update
 from tests.api.conftest import Evolve, Serve
 from tests.conftest import Clock, StartValkey
@@ -50,7 +51,7 @@ async def make_provisioned(store: Store, sandbox_id: str) -> Sandbox:
             provisioned(record, ProvisionedObjects(f"sandbox-{record.id}", "uid", "service", URL), now=store.now())
         )
 
-    outcome = await store.change(sandbox_id, mutate)
+    outcome = await store.create_or_update(sandbox_id, mutate)
     assert outcome.record is not None
     return outcome.record
 
@@ -65,7 +66,7 @@ def provision(store: Store) -> Provision:
 
 async def forget(store: Store, sandbox_id: str) -> None:
     """As the worker does, once all of it is gone."""
-    await store.change(sandbox_id, lambda record: Update(None) if record else None)
+    await store.create_or_update(sandbox_id, lambda record: Update(None) if record else None)
 
 
 def waiting_of(api: httpx.AsyncClient) -> RecordNotifier:
@@ -417,7 +418,7 @@ async def test_only_those_concerned(serve: Serve, store: Store, valkey: ArqRedis
 async def test_one_subscription(api: httpx.AsyncClient, valkey: ArqRedis):
     """However many wait, the process has one subscription."""
     async with waits(api, "POST", "a"), waits(api, "POST", "b"), waits(api, "GET", "b"):
-        assert await valkey.pubsub_numsub(CHANGES) == [(CHANGES.encode(), 1)]
+        assert await valkey.pubsub_numsub(keys.CHANGES) == [(keys.CHANGES.encode(), 1)]
 
 
 @real
@@ -436,7 +437,7 @@ async def test_a_subscription_that_broke(serve: Serve, store: Store, valkey: Arq
 
 async def eventually_subscribed(redis: ArqRedis) -> None:
     async with asyncio.timeout(SECONDS):
-        while await redis.pubsub_numsub(CHANGES) == [(CHANGES.encode(), 0)]:
+        while await redis.pubsub_numsub(keys.CHANGES) == [(keys.CHANGES.encode(), 0)]:
             await asyncio.sleep(0.005)
 
 
@@ -447,7 +448,7 @@ async def test_rubbish_on_the_channel(serve: Serve, store: Store, valkey: ArqRed
     async with waits(api, "POST") as request:
         await eventually_subscribed(valkey)
         for rubbish in (b"", b"nobody", b"x" * 100_000, b"\xff\xfe"):
-            await valkey.publish(CHANGES, rubbish)
+            await valkey.publish(keys.CHANGES, rubbish)
         await make_provisioned(store, "abc")
         async with asyncio.timeout(3):
             assert (await request).json()["sandbox_url"] == URL

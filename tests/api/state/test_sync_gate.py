@@ -1,10 +1,13 @@
 """When Redis has lost its records, nothing is claimed of what is not there, until a worker has made them anew."""
 
+import time
+
 import httpx
 import pytest
 from fakeredis import FakeAsyncRedis
 
-from shared.liveness.vitals import Vitals
+from shared.liveness.sync import ClusterSync
+from shared.liveness.workers import WorkerRegistry
 from shared.store.store import Store
 from tests.api.conftest import Evolve, Serve
 from tests.conftest import observe
@@ -15,12 +18,12 @@ ABC = "/api/sandboxes/abc"
 
 
 @pytest.fixture
-def vitals(fake_redis: FakeAsyncRedis, store: Store) -> Vitals:
-    return Vitals(fake_redis, store.now, "default")
+def vitals(fake_redis: FakeAsyncRedis, store: Store) -> ClusterSync:
+    return ClusterSync(fake_redis, store.now, "default")
 
 
 @pytest.fixture
-async def emptied(api: httpx.AsyncClient, running: Evolve, vitals: Vitals, fake_redis: FakeAsyncRedis) -> None:
+async def emptied(api: httpx.AsyncClient, running: Evolve, vitals: ClusterSync, fake_redis: FakeAsyncRedis) -> None:
     """There was a sandbox, and all records were there, as the API has seen; then Redis was emptied."""
     await observe(fake_redis, vitals)
     await running("abc")
@@ -60,7 +63,7 @@ async def test_a_create(api: httpx.AsyncClient, fake_redis: FakeAsyncRedis, body
 
 
 @pytest.mark.usefixtures("emptied")
-async def test_made_anew(api: httpx.AsyncClient, vitals: Vitals, fake_redis: FakeAsyncRedis):
+async def test_made_anew(api: httpx.AsyncClient, vitals: ClusterSync, fake_redis: FakeAsyncRedis):
     """When a worker has said that all are there again, what is not there is not there."""
     await observe(fake_redis, vitals)
     assert [(await api.request(*asked)).status_code for asked in ASKED] == [404, 200, 200, 404]
@@ -71,15 +74,17 @@ async def test_a_new_redis(api: httpx.AsyncClient):
     assert [(await api.request(*asked)).status_code for asked in ASKED] == [404, 200, 200, 404]
 
 
-async def test_a_worker_that_has_not_observed_yet(api: httpx.AsyncClient, vitals: Vitals, fake_redis: FakeAsyncRedis):
+async def test_a_worker_that_has_not_observed_yet(
+    api: httpx.AsyncClient, vitals: ClusterSync, fake_redis: FakeAsyncRedis
+):
     """An API that began after Redis was emptied knows by the workers that it is not new, and waits for them."""
-    await vitals.beat("host:1")
+    await WorkerRegistry(fake_redis, time.time).beat("host:1")
     assert is_unknown(await api.get(ABC))
     await observe(fake_redis, vitals)
     assert (await api.get(ABC)).status_code == 404
 
 
-async def test_compat(serve: Serve, vitals: Vitals, fake_redis: FakeAsyncRedis):
+async def test_compat(serve: Serve, vitals: ClusterSync, fake_redis: FakeAsyncRedis):
     """To today's client, too, for which 404 would mean to make the sandbox again."""
     api = await serve(DEERFLOW_COMPAT="true")
     await observe(fake_redis, vitals)

@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.queue import job as queue
-from shared.queue.job import JOB_KEY, QUEUE, Job, JobKind
+from shared.queue.job import Job, JobKind
 from shared.sandbox.record import Spec
 from shared.sandbox.transitions import new_record, next_attempt
+from shared.store import keys
 from shared.store.store import Store
 from shared.store.update import Update
 
@@ -60,7 +61,7 @@ async def test_nothing_stays_behind(valkey: ArqRedis):
     """A job that ran leaves no key behind, so that its id blocks none that follows."""
     await write(valkey)
     await burst(valkey, []).main()
-    assert await valkey.keys("arq:*") in ([], [(QUEUE + health_check_key_suffix).encode()])
+    assert await valkey.keys("arq:*") in ([], [(keys.QUEUE + health_check_key_suffix).encode()])
 
 
 async def test_jobs_are_arqs_own(valkey: ArqRedis):
@@ -70,7 +71,7 @@ async def test_jobs_are_arqs_own(valkey: ArqRedis):
     """
     await write(valkey)
     ours = await written(valkey)
-    await valkey.delete(*ours, QUEUE)
+    await valkey.delete(*ours, keys.QUEUE)
     for job in JOBS:
         await valkey.enqueue_job(job.kind, job.sandbox_id, job.incarnation, job.attempt, _job_id=job.id)
     assert ours == await written(valkey)
@@ -79,8 +80,8 @@ async def test_jobs_are_arqs_own(valkey: ArqRedis):
 async def written(redis: ArqRedis) -> dict[str, Any]:
     """Each job's key with its contents, without the times, which are checked for being near each other here."""
     found = {}
-    for job_id, score in await redis.zrange(QUEUE, 0, -1, withscores=True):
-        key = JOB_KEY + job_id.decode()
+    for job_id, score in await redis.zrange(keys.QUEUE, 0, -1, withscores=True):
+        key = keys.JOB + job_id.decode()
         contents = queue.decode(await redis.get(key))
         head_starts = {0, queue.CLOCK_SKEW_SECONDS * 1000, queue.CREATE_PRIORITY_SECONDS * 1000}
         assert contents.pop("et") - score in head_starts

@@ -6,11 +6,11 @@ import pytest
 from arq.connections import ArqRedis
 
 from shared.errors import StoreUnavailable
-from shared.queue.job import JOB_KEY
 from shared.redis.connection import FAIL_FAST, RETRY_FOREVER, connect
 from shared.sandbox.record import Sandbox, Spec
 from shared.sandbox.transitions import new_record
 from shared.settings import read_settings
+from shared.store import keys
 from shared.store.store import Store
 from shared.store.update import Update
 from tests.conftest import StartValkey, Valkey, created
@@ -35,7 +35,7 @@ async def open_through(sentinels: str, url: str, master: str = "deer") -> AsyncI
 async def works(redis: ArqRedis) -> bool:
     """Whether a store on it keeps what it is given."""
     store = Store(redis)
-    outcome = await store.change("abc", created("abc", store.now()))
+    outcome = await store.create_or_update("abc", created("abc", store.now()))
     return outcome.record is not None and await store.get("abc") == outcome.record
 
 
@@ -121,8 +121,8 @@ async def test_away(away_url: str):
             store.get("abc"),
             store.all(),
             store.due(1),
-            store.change("abc", lambda _: None),
-            store.change("abc", lambda _: Update(record), believed=None),
+            store.create_or_update("abc", lambda _: None),
+            store.create_or_update("abc", lambda _: Update(record)),
             store.provisioning_workers(record),
         )
         errors = await asyncio.gather(*asked, return_exceptions=True)
@@ -165,10 +165,10 @@ async def test_restarted(start_valkey: StartValkey):
     server = start_valkey()
     async with open_at(server.url) as redis:
         store = Store(redis)
-        await store.change("abc", created("abc", store.now()))
+        await store.create_or_update("abc", created("abc", store.now()))
         server.stop()
         server.start()
-        assert (await store.change("abd", created("abd", store.now()), believed=None)).written
+        assert (await store.create_or_update("abd", created("abd", store.now()))).written
 
 
 async def test_patience(start_valkey: StartValkey):
@@ -192,15 +192,15 @@ async def test_lost_answer(valkey: ArqRedis, valkey_url: str):
     line = LossyLine(valkey_url)
     async with line.listening() as url, open_at(url) as redis:
         store = Store(redis)
-        await store.change("first", created("first", store.now()))
+        await store.create_or_update("first", created("first", store.now()))
         line.lose = b"EVALSHA"
-        outcome = await store.change("abc", created("abc", store.now()), believed=None)
+        outcome = await store.create_or_update("abc", created("abc", store.now()))
         assert line.lose is None
     record: Sandbox | None = await Store(valkey).get("abc")
     assert record is not None
     assert outcome == (record, False)
     assert record.revision == 1
-    assert len(await valkey.keys(f"{JOB_KEY}provision:abc:*")) == 1
+    assert len(await valkey.keys(f"{keys.JOB}provision:abc:*")) == 1
 
 
 async def test_patient_survives_dropped_handshakes(valkey_url: str):

@@ -21,7 +21,7 @@ TERMS = st.builds(ExpiryPolicy, SECONDS, st.just(0.0) | SECONDS)
 
 
 def born(expiry_policy: ExpiryPolicy = NEVER_EXPIRES, now: float = NOW) -> Sandbox:
-    return transitions.new_record("abc", Spec(), cluster="default", now=now, terms=expiry_policy)
+    return transitions.new_record("abc", Spec(), cluster="default", now=now, policy=expiry_policy)
 
 
 class Case(NamedTuple):
@@ -125,7 +125,7 @@ def test_expired():
 def test_the_next_life_has_all_its_time():
     """What ended the last one, and how it was kept, is forgotten."""
     last = transitions.expired(transitions.touched(BOTH, NOW, keep_seconds=500), IDLE, NOW + 500)
-    following = transitions.new_incarnation(last, Spec(), now=NOW + 600, terms=ExpiryPolicy(50, 0))
+    following = transitions.new_incarnation(last, Spec(), now=NOW + 600, policy=ExpiryPolicy(50, 0))
     assert following.expiry == Expiry(NOW + 650, IDLE)
     assert (following.expired_at, following.expired_by, following.keep_alive_until) == (None, "", 0.0)
 

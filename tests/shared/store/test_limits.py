@@ -31,7 +31,7 @@ async def create(store: Store, sandbox_id: str, settings: Settings, user_id: str
     """Whether it was accepted."""
     mutate = create_or_keep(sandbox_id, Spec(user_id=user_id), settings, now=store.now())
     try:
-        await store.change(sandbox_id, mutate, believed=None)
+        await store.create_or_update(sandbox_id, mutate)
     except LimitReached:
         return False
     return True
@@ -40,7 +40,7 @@ async def create(store: Store, sandbox_id: str, settings: Settings, user_id: str
 async def refusal(store: Store, sandbox_id: str, settings: Settings, user_id: str = "bob") -> LimitReached:
     mutate = create_or_keep(sandbox_id, Spec(user_id=user_id), settings, now=store.now())
     with pytest.raises(LimitReached) as refused:
-        await store.change(sandbox_id, mutate, believed=None)
+        await store.create_or_update(sandbox_id, mutate)
     return refused.value
 
 
@@ -50,7 +50,7 @@ async def fill(store: Store, count: int, settings: Settings, name: str = "s") ->
 
 
 async def evolve(store: Store, sandbox_id: str, record: Sandbox | None) -> None:
-    await store.change(sandbox_id, lambda _: Update(record))
+    await store.create_or_update(sandbox_id, lambda _: Update(record))
 
 
 async def read(store: Store, sandbox_id: str) -> Sandbox:
@@ -100,7 +100,7 @@ async def test_64_at_once(open_redis: Connect, redis: Redis, clock: Clock):
         accepted = await asyncio.gather(*(create(stores[n % 3], f"s{n}", TEN) for n in range(64)))
         assert sum(accepted) == 10
         gone = [f"s{n}" for n, was in enumerate(accepted) if was][:4]
-        await asyncio.gather(*(stores[0].change(s, request_deletion(lambda _: True)) for s in gone))
+        await asyncio.gather(*(stores[0].create_or_update(s, request_deletion(lambda _: True)) for s in gone))
         assert sum(await asyncio.gather(*(create(stores[n % 3], f"t{n}", TEN) for n in range(64)))) == 4
     assert len([r for r in await Store(redis, clock).all() if r.is_active]) == 10
 
@@ -145,7 +145,7 @@ async def test_another_life_takes_no_second_place(store: Store):
     record = await read(store, "s0")
     await evolve(store, "s0", new_incarnation(record, record.spec, now=store.now()))
     assert not await create(store, "new", TEN)
-    await store.change("s0", request_deletion(lambda _: True))
+    await store.create_or_update("s0", request_deletion(lambda _: True))
     assert [await create(store, "new", TEN), await create(store, "newer", TEN)] == [True, False]
 
 
@@ -163,7 +163,7 @@ async def test_node_ports(store: Store):
     """One that is being deleted has its port still; when it is gone, another may have that."""
     settings = of(SANDBOX_SERVICE_TYPE="NodePort", NODE_PORT_CAPACITY="3")
     await fill(store, 3, settings)
-    await store.change("s0", request_deletion(lambda _: True))
+    await store.create_or_update("s0", request_deletion(lambda _: True))
     assert (await refusal(store, "one-more", settings)).extra == {"limit": "NODE_PORT_CAPACITY"}
     await evolve(store, "s0", None)
     assert [await create(store, "new", settings), await create(store, "newer", settings)] == [True, False]
@@ -202,7 +202,7 @@ async def test_what_is_known_of_room_is_bounded(store: Store, redis: Redis):
     assert not await redis.exists("sandboxes:freed")
     for number in range(20):
         assert await create(store, f"s{number}", TEN)
-        await store.change(f"s{number}", request_deletion(lambda _: True))
+        await store.create_or_update(f"s{number}", request_deletion(lambda _: True))
         await evolve(store, f"s{number}", None)
     assert await redis.llen("sandboxes:freed") == 16
 

@@ -14,8 +14,8 @@ from msgspec.structs import replace
 from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
 
-from shared.errors import RecordUnreadable
-from shared.queue.job import CLOCK_SKEW_SECONDS, CREATE_PRIORITY_SECONDS, IN_PROGRESS_KEY, JOB_KEY, QUEUE, Job, JobKind
+from shared.errors import PreconditionFailed, RecordUnreadable
+from shared.queue.job import CLOCK_SKEW_SECONDS, CREATE_PRIORITY_SECONDS, Job, JobKind
 from shared.sandbox.history import KEPT, OURS, HistoryEntry, entry, read_entry
 from shared.sandbox.record import STALLED_SECONDS, Reason, Sandbox, Spec, Status
 from shared.sandbox.transitions import (
@@ -28,9 +28,10 @@ from shared.sandbox.transitions import (
     touched,
     with_reason,
 )
+from shared.store import keys
 from shared.store.indexes import Selection
 from shared.store.pagination import START
-from shared.store.store import CHANGES, PreconditionFailed, Store
+from shared.store.store import Store
 from shared.store.update import ANY_VALUE, Mutate, Precondition, Update
 from tests.conftest import Clock, Connect, created
 
@@ -86,7 +87,7 @@ def overtaken(mutate: Mutate, happen: Callable[[], Awaitable[object]]) -> tuple[
 
 
 async def make(store: Store, sandbox_id: str = "abc", user_id: str = "ada") -> Sandbox:
-    outcome = await store.change(sandbox_id, created(sandbox_id, store.now(), user_id))
+    outcome = await store.create_or_update(sandbox_id, created(sandbox_id, store.now(), user_id))
     assert outcome.written
     assert outcome.record is not None
     return outcome.record
@@ -137,8 +138,8 @@ async def test_create(store: Store, redis: Redis, clock: Clock):
     assert await keys_of(redis) == {
         **expected([record]),
         "sandbox:abc:history": [entry(clock.now, OURS, "Normal", "Accepted", "Life 1 was asked for.")],
-        QUEUE: {job.id: (clock.now - CREATE_PRIORITY_SECONDS) * 1000},
-        JOB_KEY + job.id: job.payload(clock.now),
+        keys.QUEUE: {job.id: (clock.now - CREATE_PRIORITY_SECONDS) * 1000},
+        keys.JOB + job.id: job.payload(clock.now),
     }
 
 
@@ -153,7 +154,7 @@ async def test_change(store: Store, redis: Redis, clock: Clock):
     """A change is written whole, counted, and dated."""
     record = await make(store)
     clock.advance(3.125)
-    outcome = await store.change("abc", evolved(lambda r: with_reason(r, Reason.QUOTA_EXCEEDED, "full – wait")))
+    outcome = await store.create_or_update("abc", evolved(lambda r: with_reason(r, Reason.QUOTA_EXCEEDED, "full – wait")))
     assert outcome.written
     assert outcome.record == replace(
         record, revision=2, updated_at=clock.now, reason=Reason.QUOTA_EXCEEDED, message="full – wait"
@@ -166,7 +167,7 @@ async def test_revisions(store: Store):
     await make(store)
     revisions = []
     for evolve in (next_attempt, terminating, lambda r: new_incarnation(r, r.spec, now=store.now()), next_attempt):
-        outcome = await store.change("abc", evolved(evolve))
+        outcome = await store.create_or_update("abc", evolved(evolve))
         assert outcome.record is not None
         revisions.append((outcome.record.generation, outcome.record.revision))
     assert revisions == [(1, 2), (1, 3), (2, 1), (2, 2)]
@@ -176,19 +177,19 @@ async def test_left_alone(store: Store, redis: Redis):
     """A move that decides against it writes nothing, and tells what is there."""
     record = await make(store)
     before = await keys_of(redis)
-    assert await store.change("abc", left) == (record, False)
-    assert await store.change("abd", left) == (None, False)
+    assert await store.create_or_update("abc", left) == (record, False)
+    assert await store.create_or_update("abd", left) == (None, False)
     assert await keys_of(redis) == before
 
 
 async def test_remove(store: Store, redis: Redis):
     """A record that is removed leaves nothing of it behind, and removing it again does no harm."""
     await make(store)
-    await redis.delete(QUEUE, *await redis.keys(f"{JOB_KEY}*"))
-    assert await store.change("abc", removed) == (None, True)
+    await redis.delete(keys.QUEUE, *await redis.keys(f"{keys.JOB}*"))
+    assert await store.create_or_update("abc", removed) == (None, True)
     assert of_records(await keys_of(redis)) == {}
     before = await keys_of(redis)
-    assert (await store.change("abc", removed)).record is None
+    assert (await store.create_or_update("abc", removed)).record is None
     assert await keys_of(redis) == before
 
 
@@ -208,10 +209,10 @@ async def test_indexes_follow(store: Store, redis: Redis, clock: Clock):
     await make(store)
     for step in steps:
         clock.advance(0.1)
-        record = (await store.change("abc", evolved(step))).record
+        record = (await store.create_or_update("abc", evolved(step))).record
         assert record is not None
         assert of_records(await keys_of(redis)) == expected([other, record])
-    await store.change("abc", removed)
+    await store.create_or_update("abc", removed)
     assert of_records(await keys_of(redis)) == expected([other])
 
 
@@ -251,7 +252,7 @@ async def test_any_sequence(sequence: list[tuple[str, str, float, int]]):
         for sandbox_id, name, seconds, age in sequence:
             clock.advance(seconds)
             known = history[sandbox_id][-age:] if age and name in STEPS else []
-            outcome = await store.change(
+            outcome = await store.create_or_update(
                 sandbox_id, moves(sandbox_id, name, clock.now), believed=known[0] if known else UNSET
             )
             records.pop(sandbox_id, None)
@@ -271,10 +272,10 @@ def moves(sandbox_id: str, name: str, now: float) -> Mutate:
 async def test_believed(store: Store, redis: Redis, clock: Clock, believes: str):
     """Whatever the caller believes, right, out of date or wrong, the step is based on what is."""
     old = await make(store)
-    now = (await store.change("abc", evolved(next_attempt))).record
+    now = (await store.create_or_update("abc", evolved(next_attempt))).record
     clock.advance(1)
     believed = {"what is": now, "what was": old, "that there is none": None}[believes]
-    outcome = await store.change("abc", made_or(next_attempt), believed=believed)
+    outcome = await store.create_or_update("abc", made_or(next_attempt), believed=believed)
     assert outcome.written
     assert outcome.record == replace(old, attempt=3, revision=3, updated_at=clock.now)
     assert of_records(await keys_of(redis)) == expected([outcome.record])
@@ -283,9 +284,9 @@ async def test_believed(store: Store, redis: Redis, clock: Clock, believes: str)
 async def test_believed_gone(store: Store, redis: Redis):
     """Whoever believes in a record that is gone sees that it is gone."""
     record = await make(store)
-    await store.change("abc", removed)
+    await store.create_or_update("abc", removed)
     before = await keys_of(redis)
-    assert await store.change("abc", evolved(next_attempt), believed=record) == (None, False)
+    assert await store.update_cached(record, evolved(next_attempt)) == (None, False)
     assert await keys_of(redis) == before
 
 
@@ -298,7 +299,7 @@ async def test_lost_race(store: Store, redis: Redis, open_redis: Connect, clock:
             await Store(mine, clock).change("abc", evolved(lambda r: replace(r, url="http://h:1")))
 
     mutate, seen = overtaken(evolved(next_attempt), other)
-    outcome = await store.change("abc", mutate)
+    outcome = await store.create_or_update("abc", mutate)
     assert outcome.written
     assert outcome.record == replace(record, url="http://h:1", attempt=2, revision=3)
     assert [(r.url, r.revision) for r in seen if r] == [("", 1), ("http://h:1", 2)]
@@ -313,12 +314,12 @@ async def test_lost_race_to_create(store: Store, redis: Redis, open_redis: Conne
             await make(Store(mine, clock), user_id="bob")
 
     mutate, seen = overtaken(created("abc", clock.now), other)
-    outcome = await store.change("abc", mutate, believed=None)
+    outcome = await store.create_or_update("abc", mutate)
     assert not outcome.written
     assert outcome.record is not None
     assert outcome.record.spec.user_id == "bob"
     assert seen == [None, outcome.record]
-    assert await redis.zcard(QUEUE) == 1
+    assert await redis.zcard(keys.QUEUE) == 1
 
 
 async def test_lost_race_to_remove(store: Store, redis: Redis, open_redis: Connect, clock: Clock):
@@ -330,7 +331,7 @@ async def test_lost_race_to_remove(store: Store, redis: Redis, open_redis: Conne
             await Store(mine, clock).change("abc", removed)
 
     mutate, _ = overtaken(evolved(next_attempt), other)
-    assert await store.change("abc", mutate) == (None, False)
+    assert await store.create_or_update("abc", mutate) == (None, False)
     assert of_records(await keys_of(redis)) == {}
 
 
@@ -339,13 +340,13 @@ async def test_concurrent_creates(open_redis: Connect, redis: Redis, clock: Cloc
     async with open_redis() as one, open_redis() as two, open_redis() as three:
         stores = [Store(mine, clock) for mine in (one, two, three)]
         outcomes = await asyncio.gather(
-            *(stores[n % 3].change("abc", created("abc", clock.now), believed=None) for n in range(50))
+            *(stores[n % 3].create_or_update("abc", created("abc", clock.now)) for n in range(50))
         )
     record = await Store(redis, clock).get("abc")
     assert record is not None
     assert [outcome.record for outcome in outcomes] == [record] * 50
     assert sum(outcome.written for outcome in outcomes) == 1
-    assert await redis.keys(f"{JOB_KEY}*") == [f"{JOB_KEY}{Job.of(JobKind.PROVISION, record).id}".encode()]
+    assert await redis.keys(f"{keys.JOB}*") == [f"{keys.JOB}{Job.of(JobKind.PROVISION, record).id}".encode()]
 
 
 async def test_concurrent_changes(open_redis: Connect, clock: Clock):
@@ -353,7 +354,7 @@ async def test_concurrent_changes(open_redis: Connect, clock: Clock):
     async with open_redis() as redis:
         store = Store(redis, clock)
         await make(store)
-        await asyncio.gather(*(store.change("abc", evolved(next_attempt)) for _ in range(25)))
+        await asyncio.gather(*(store.create_or_update("abc", evolved(next_attempt)) for _ in range(25)))
         record = await store.get("abc")
         assert record is not None
         assert (record.attempt, record.revision) == (26, 26)
@@ -362,14 +363,14 @@ async def test_concurrent_changes(open_redis: Connect, clock: Clock):
 async def test_publishes(store: Store, redis: Redis):
     """Each write wakes who waits for changes, with the id; what writes nothing wakes nobody."""
     async with redis.pubsub() as pubsub:
-        await pubsub.subscribe(CHANGES)
+        await pubsub.subscribe(keys.CHANGES)
         record = await make(store)
-        await store.change("abc", evolved(next_attempt), believed=record)
-        await store.change("abc", left)
+        await store.update_cached(record, evolved(next_attempt))
+        await store.create_or_update("abc", left)
         with pytest.raises(PreconditionFailed):
-            await store.change("abc", evolved(next_attempt), precondition=Precondition("lease", "mine"))
+            await store.create_or_update("abc", evolved(next_attempt), precondition=Precondition("lease", "mine"))
         await make(store, "abd")
-        await store.change("abc", removed)
+        await store.create_or_update("abc", removed)
         async with asyncio.timeout(10):
             woken = [await next_change(pubsub) for _ in range(4)]
         assert woken == ["abc", "abc", "abd", "abc"]
@@ -385,7 +386,7 @@ async def next_change(pubsub: PubSub) -> str:
 async def test_guard(store: Store, redis: Redis):
     """Whoever holds the lease may write."""
     await redis.set("lease", "mine")
-    outcome = await store.change("abc", created("abc", store.now()), precondition=Precondition("lease", "mine"))
+    outcome = await store.create_or_update("abc", created("abc", store.now()), precondition=Precondition("lease", "mine"))
     assert outcome.written
     assert await store.get("abc") == outcome.record
 
@@ -399,7 +400,7 @@ async def test_fenced(store: Store, redis: Redis, holder: str | None):
     before = await keys_of(redis)
     for sandbox_id, mutate in (("abc", removed), ("abd", created("abd", store.now()))):
         with pytest.raises(PreconditionFailed):
-            await store.change(sandbox_id, mutate, precondition=Precondition("lease", "mine"))
+            await store.create_or_update(sandbox_id, mutate, precondition=Precondition("lease", "mine"))
     assert await keys_of(redis) == before
 
 
@@ -407,16 +408,16 @@ async def test_a_guard_that_anything_satisfies(store: Store, redis: Redis):
     """It asks only that there is something."""
     there = Precondition("mark", ANY_VALUE)
     with pytest.raises(PreconditionFailed):
-        await store.change("abc", created("abc", store.now()), precondition=there)
+        await store.create_or_update("abc", created("abc", store.now()), precondition=there)
     assert await store.get("abc") is None
     await redis.set("mark", "some")
-    assert (await store.change("abc", created("abc", store.now()), precondition=there)).written
+    assert (await store.create_or_update("abc", created("abc", store.now()), precondition=there)).written
 
 
 async def test_fenced_says_nothing_of_what_is_left_alone(store: Store):
     """A move that decides against it needs no lease."""
     record = await make(store)
-    assert await store.change("abc", left, precondition=Precondition("lease", "mine")) == (record, False)
+    assert await store.create_or_update("abc", left, precondition=Precondition("lease", "mine")) == (record, False)
 
 
 async def test_jobs_of_a_step(store: Store, redis: Redis, clock: Clock):
@@ -425,14 +426,14 @@ async def test_jobs_of_a_step(store: Store, redis: Redis, clock: Clock):
     clock.advance(5)
     following = new_incarnation(failed(record, Reason.INVALID, "no"), record.spec, now=clock.now)
     jobs = (Job.of(JobKind.TERMINATE, next_attempt(record)), Job.of(JobKind.PROVISION, following))
-    await store.change("abc", lambda _: Update(following, jobs))
+    await store.create_or_update("abc", lambda _: Update(following, jobs))
     held = await keys_of(redis)
-    assert {job.id: held[JOB_KEY + job.id] for job in jobs} == {job.id: job.payload(clock.now) for job in jobs}
-    assert {job.id: held[QUEUE][job.id] for job in jobs} == {
+    assert {job.id: held[keys.JOB + job.id] for job in jobs} == {job.id: job.payload(clock.now) for job in jobs}
+    assert {job.id: held[keys.QUEUE][job.id] for job in jobs} == {
         job.id: (clock.now - early) * 1000
         for job, early in zip(jobs, (CLOCK_SKEW_SECONDS, CREATE_PRIORITY_SECONDS), strict=True)
     }
-    assert 0 < await redis.pttl(JOB_KEY + jobs[0].id) <= 86_400_000
+    assert 0 < await redis.pttl(keys.JOB + jobs[0].id) <= 86_400_000
 
 
 async def test_all(store: Store, clock: Clock):
@@ -440,7 +441,7 @@ async def test_all(store: Store, clock: Clock):
     ids = [f"s{(number * 7919) % 1201:04}" for number in range(1201)]
     for sandbox_id in ids:
         clock.advance(0.25)
-        await store.change(sandbox_id, created(sandbox_id, clock.now), believed=None)
+        await store.create_or_update(sandbox_id, created(sandbox_id, clock.now))
     assert [record.id for record in await store.all()] == ids
 
 
@@ -463,9 +464,9 @@ async def test_due(store: Store, clock: Clock):
     clock.advance(1)
     assert await due(store) == ["a", "b"]
     assert await due(store, 1) == ["a"]
-    await store.change("a", evolved(next_attempt))
+    await store.create_or_update("a", evolved(next_attempt))
     assert await due(store) == ["b"]
-    await store.change(
+    await store.create_or_update(
         "b", evolved(lambda r: provisioned(r, ProvisionedObjects("p", "u", "service", "http://h"), now=clock.now))
     )
     assert await due(store) == []
@@ -474,7 +475,7 @@ async def test_due(store: Store, clock: Clock):
 async def test_due_when_it_expires(store: Store, clock: Clock):
     """What is made is due when it expires, not before."""
     await make(store)
-    await store.change(
+    await store.create_or_update(
         "abc",
         evolved(
             lambda r: replace(
@@ -493,18 +494,18 @@ async def test_provisioning_workers(store: Store, redis: Redis):
     record = replace(await make(store), attempt=3)
     assert await store.provisioning_workers(record) == set()
     stranger = new_incarnation(record, record.spec, now=store.now())
-    await redis.set(IN_PROGRESS_KEY + Job.of(JobKind.PROVISION, stranger).id, "a")
-    await redis.set(IN_PROGRESS_KEY + Job.of(JobKind.TERMINATE, record).id, "b")
+    await redis.set(keys.IN_PROGRESS + Job.of(JobKind.PROVISION, stranger).id, "a")
+    await redis.set(keys.IN_PROGRESS + Job.of(JobKind.TERMINATE, record).id, "b")
     assert await store.provisioning_workers(record) == set()
-    await redis.set(IN_PROGRESS_KEY + Job.of(JobKind.PROVISION, replace(record, attempt=2)).id, "c")
-    await redis.set(IN_PROGRESS_KEY + Job.of(JobKind.PROVISION, record).id, "d")
+    await redis.set(keys.IN_PROGRESS + Job.of(JobKind.PROVISION, replace(record, attempt=2)).id, "c")
+    await redis.set(keys.IN_PROGRESS + Job.of(JobKind.PROVISION, record).id, "d")
     assert await store.provisioning_workers(record) == {"c", "d"}
 
 
 async def test_declining_on_a_wrong_belief(store: Store, clock: Clock):
     """A move that declines what its caller wrongly believed is asked again with what is there."""
-    await store.change("abc", created("abc", clock.now))
-    outcome = await store.change("abc", lambda r: Update(next_attempt(r)) if r else None, believed=None)
+    await store.create_or_update("abc", created("abc", clock.now))
+    outcome = await store.create_or_update("abc", lambda r: Update(next_attempt(r)) if r else None)
     assert outcome.written
 
 
@@ -515,13 +516,13 @@ async def test_a_history_follows_its_record(store: Store, clock: Clock):
     """Each step adds what it tells, of its own time, newest last; what writes nothing tells nothing."""
     record = await make(store)
     clock.advance(1)
-    await store.change(
+    await store.create_or_update(
         "abc", evolved(lambda r: provisioned(r, ProvisionedObjects("p", "u", "s", "http://h"), now=clock.now))
     )
-    await store.change("abc", left)
+    await store.create_or_update("abc", left)
     clock.advance(1)
-    await store.change("abc", evolved(terminating))
-    await store.change("abc", evolved(lambda r: new_incarnation(r, r.spec, now=clock.now)))
+    await store.create_or_update("abc", evolved(terminating))
+    await store.create_or_update("abc", evolved(lambda r: new_incarnation(r, r.spec, now=clock.now)))
     assert [(entry.at - record.created_at, entry.reason) for entry in await store.history("abc")] == [
         (0, "Accepted"),
         (1, "Provisioned"),
@@ -533,7 +534,7 @@ async def test_a_history_follows_its_record(store: Store, clock: Clock):
 async def test_a_history_goes_with_its_record(store: Store, redis: Redis):
     """When a record is removed nothing is told of it any more, and a new one begins a new history."""
     await make(store)
-    await store.change("abc", removed)
+    await store.create_or_update("abc", removed)
     assert await store.history("abc") == []
     assert not await redis.exists("sandbox:abc:history")
     await make(store)
@@ -544,7 +545,7 @@ async def test_a_history_is_bounded(store: Store):
     """However much happens, the last of it is kept."""
     await make(store)
     for number in range(KEPT + 8):
-        await store.change("abc", evolved(lambda r, n=number: with_reason(r, Reason.CLUSTER_UNAVAILABLE, f"try {n}")))
+        await store.create_or_update("abc", evolved(lambda r, n=number: with_reason(r, Reason.CLUSTER_UNAVAILABLE, f"try {n}")))
     messages = [entry.message for entry in await store.history("abc")]
     assert messages == [f"try {number}" for number in range(8, KEPT + 8)]
 
@@ -616,12 +617,12 @@ UNREADABLE = [b"{", b"[]", b'{"id":"abc"}', b"\xff\xfe", b'{"id":1}']
 async def test_unreadable(store: Store, redis: Redis, raw: bytes):
     """What cannot be read is said, and what it looks like, and is not written over."""
     await redis.set("sandbox:abc", raw)
-    for ask in (store.get("abc"), store.change("abc", made_or(next_attempt))):
+    for ask in (store.get("abc"), store.create_or_update("abc", made_or(next_attempt))):
         with pytest.raises(RecordUnreadable) as refused:
             await ask
         assert "no record of this version" in refused.value.detail
     with pytest.raises(RecordUnreadable):
-        await store.change("abc", made_or(next_attempt), believed=None)
+        await store.create_or_update("abc", made_or(next_attempt))
     assert await redis.get("sandbox:abc") == raw
 
 

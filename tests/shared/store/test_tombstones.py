@@ -5,9 +5,10 @@ from redis.asyncio import Redis
 
 from shared.sandbox.record import ExpiryCause, Reason, Sandbox, Spec
 from shared.sandbox.transitions import expired, failed, new_incarnation, terminating
-from shared.store.lua import TOMBSTONE_SECONDS
-from shared.store.store import Store, Tombstone
+from shared.store.store import Store
+from shared.store.tombstone import Tombstone
 from shared.store.update import Update
+from shared.store.update_script import TOMBSTONE_SECONDS
 from tests.conftest import Clock, created
 
 pytestmark = pytest.mark.anyio
@@ -16,13 +17,13 @@ KEY = "sandbox:abc:tombstone"
 
 
 async def make(store: Store) -> Sandbox:
-    outcome = await store.change("abc", created("abc", store.now()))
+    outcome = await store.create_or_update("abc", created("abc", store.now()))
     assert outcome.record is not None
     return outcome.record
 
 
 async def put(store: Store, record: Sandbox | None) -> None:
-    await store.change("abc", lambda _: Update(record))
+    await store.create_or_update("abc", lambda _: Update(record))
 
 
 async def test_when_and_why(store: Store, redis: Redis, clock: Clock):

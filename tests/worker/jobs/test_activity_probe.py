@@ -266,7 +266,7 @@ async def test_used_meanwhile(asking: ActivityProbe, sandbox: Answers, store: St
     """Somebody used it while it was asked: it stays, whatever it answers."""
 
     async def use() -> None:
-        await store.change(ID, lambda r: Update(touched(r, clock.now), silent=True) if r else None)
+        await store.create_or_update(ID, lambda r: Update(touched(r, clock.now), silent=True) if r else None)
 
     sandbox.bodies, sandbox.meanwhile = ['{"active": false}'], use
     await ask(asking, await idle(store, clock, sandbox.url))
@@ -278,7 +278,7 @@ async def test_deleted_meanwhile(asking: ActivityProbe, sandbox: Answers, store:
     """What was deleted while it was asked is left to its own job."""
 
     async def delete() -> None:
-        await store.change(ID, lambda r: Update(terminating(r)) if r else None)
+        await store.create_or_update(ID, lambda r: Update(terminating(r)) if r else None)
 
     sandbox.bodies, sandbox.meanwhile = ['{"active": true}'], delete
     await ask(asking, await idle(store, clock, sandbox.url))
@@ -315,7 +315,7 @@ async def test_a_job_that_comes_late(asking: ActivityProbe, sandbox: Answers, st
     if which == "not being asked":
         record = await put(store, replace(record, probing_until=None))
     elif which == "gone":
-        await store.change(ID, lambda _: Update(None))
+        await store.create_or_update(ID, lambda _: Update(None))
     before = await store.get(ID)
     late = {
         "another life": replace(record, generation=2),

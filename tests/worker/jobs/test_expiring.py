@@ -13,7 +13,7 @@ from arq.connections import ArqRedis
 from msgspec.structs import replace
 from structlog.testing import capture_logs
 
-from shared.queue.job import QUEUE, Job, JobKind
+from shared.queue.job import Job, JobKind
 from shared.sandbox.record import STALLED_SECONDS, ExpiryCause, Reason, Sandbox, Status
 from shared.sandbox.transitions import (
     ProvisionedObjects,
@@ -28,7 +28,7 @@ from shared.sandbox.transitions import (
     without_service,
 )
 from shared.settings import Settings
-from shared.store import indexes
+from shared.store import indexes, keys
 from shared.store.store import RECORD_CHUNK, Store
 from shared.store.update import Update
 from tests.conftest import Clock
@@ -61,7 +61,7 @@ def throttle(store: Store) -> CleanupThrottle:
 
 async def scores(redis: ArqRedis) -> dict[str, float]:
     """When each job may begin, seconds since the epoch."""
-    return {job.decode(): score / 1000 for job, score in await redis.zrange(QUEUE, 0, -1, withscores=True)}
+    return {job.decode(): score / 1000 for job, score in await redis.zrange(keys.QUEUE, 0, -1, withscores=True)}
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,9 @@ class Touching(Store):
         found = await super().due(limit, skip)
         for record in found:
             if record is not None:
-                await self.change(record.id, lambda r: Update(touched(r, self.now()), silent=True) if r else None)
+                await self.create_or_update(
+                    record.id, lambda r: Update(touched(r, self.now()), silent=True) if r else None
+                )
         return found
 
 
@@ -153,7 +155,7 @@ async def test_two_sweeps_and_a_touch_at_once(valkey: ArqRedis, store: Store, th
     await asyncio.gather(
         sweep(store, throttle, SETTINGS),
         sweep(Store(valkey, clock), throttle, SETTINGS),
-        *(store.change(f"s{number}", touch) for number in range(40)),
+        *(store.create_or_update(f"s{number}", touch) for number in range(40)),
     )
     ended = [record for record in await store.all() if not record.is_active]
     assert sorted(await queued(valkey)) == sorted(f"terminate:{r.id}:{r.incarnation}:2" for r in ended)
@@ -300,12 +302,12 @@ async def seconds_of_steps(store: Store, count: int) -> float:
 
     async def some() -> None:
         for number in numbers:
-            await store.change(f"plain-{number}", ended)
+            await store.create_or_update(f"plain-{number}", ended)
 
     begun = time.perf_counter()
     await asyncio.gather(*(some() for _ in range(sweeping.AT_ONCE)))
     took = time.perf_counter() - begun
-    await store.redis.zremrangebyscore(QUEUE, (store.now() + MANY) * 1000, "+inf")
+    await store.redis.zremrangebyscore(keys.QUEUE, (store.now() + MANY) * 1000, "+inf")
     return took
 
 
@@ -318,7 +320,7 @@ async def drained_at_a_rate(valkey: ArqRedis, store: Store, clock: Clock) -> Non
         assert sum(begin <= at < begin + 1 for at in times) <= CLEANUPS_PER_SECOND + 2
     assert times[-1] - times[0] == pytest.approx((MANY - 1) / CLEANUPS_PER_SECOND, abs=1)
     record = new_record("new", record_of().spec, cluster="default", now=clock.now)
-    await store.change("new", lambda _: Update(record, (Job.of(JobKind.PROVISION, record),)), believed=None)
+    await store.create_or_update("new", lambda _: Update(record, (Job.of(JobKind.PROVISION, record),)))
     first, *_ = await queued(valkey)
     assert first.startswith("provision:new:")
 
@@ -345,7 +347,7 @@ async def test_those_whose_job_was_lost_are_planned_anew(
     clock.advance(100)
     assert await sweep(store, throttle, SETTINGS) == 600
     clock.advance(600 / CLEANUPS_PER_SECOND + STALLED_SECONDS)
-    await valkey.delete(QUEUE)
+    await valkey.delete(keys.QUEUE)
     assert [await sweep(store, throttle, SETTINGS), await sweep(store, throttle, SETTINGS)] == [600, 0]
     planned = await scores(valkey)
     assert {job.rpartition(":")[2] for job in planned} == {"3"}
@@ -362,7 +364,7 @@ async def test_a_sweep_that_broke_off(valkey: ArqRedis, store: Store, throttle: 
     clock.advance(100)
     async with asyncio.timeout(60):
         sweeper = asyncio.create_task(sweep(store, throttle, SETTINGS))
-        while not await valkey.zcard(QUEUE):
+        while not await valkey.zcard(keys.QUEUE):
             await asyncio.sleep(0)
         sweeper.cancel()
         await asyncio.wait([sweeper])

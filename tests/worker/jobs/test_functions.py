@@ -5,12 +5,14 @@ import pytest
 from arq import Retry
 from arq.connections import ArqRedis
 
-from shared.liveness.vitals import Vitals
-from shared.queue.job import IN_PROGRESS_KEY, Job, JobKind
+from shared.liveness.sync import ClusterSync
+from shared.liveness.workers import WorkerRegistry
+from shared.queue.job import Job, JobKind
 from shared.redis.connection import FAIL_FAST, connect
 from shared.sandbox.record import STALLED_SECONDS
 from shared.sandbox.transitions import terminating
 from shared.settings import Settings, read_settings
+from shared.store import keys
 from shared.store.store import Store
 from tests.conftest import Clock
 from tests.support.records import record_of, settings_of
@@ -104,7 +106,7 @@ async def test_each_try_waits_longer(context: dict[Any, Any], store: Store, kube
 async def test_still_provisioning(context: dict[Any, Any], store: Store, valkey: ArqRedis):
     """A terminate that must wait for a provision looks again soon."""
     await put(store, terminating(ACCEPTED))
-    await valkey.set(IN_PROGRESS_KEY + Job.of(JobKind.PROVISION, ACCEPTED).id, b"somebody")
+    await valkey.set(keys.IN_PROGRESS + Job.of(JobKind.PROVISION, ACCEPTED).id, b"somebody")
     with pytest.raises(Retry) as put_off:
         await functions.terminate(context, *ABOUT)
     assert 0 < (put_off.value.defer_score or 0) <= 1000
@@ -116,7 +118,9 @@ async def test_redis_away(cluster: KubernetesClient, settings: Settings, away_ur
         store = Store(away)
         context = {
             "store": store,
-            "provisioner": Provisioner(store, Vitals(away, store.now, "default"), cluster, settings),
+            "provisioner": Provisioner(
+                store, ClusterSync(away, store.now, "default"), WorkerRegistry(away, store.now), cluster, settings
+            ),
             "throttle": CleanupThrottle(away, store.now),
             "settings": settings,
             "job_id": "j",

@@ -7,8 +7,9 @@ import pytest
 from arq.connections import ArqRedis
 from msgspec.structs import replace
 
-from shared.liveness.vitals import ALIVE_SECONDS, Vitals
-from shared.queue.job import IN_PROGRESS_KEY, Job, JobKind
+from shared.liveness.sync import ClusterSync
+from shared.liveness.workers import ALIVE_SECONDS, WorkerRegistry
+from shared.queue.job import Job, JobKind
 from shared.sandbox.record import Reason, Sandbox, Status
 from shared.sandbox.transitions import (
     ProvisionedObjects,
@@ -20,6 +21,7 @@ from shared.sandbox.transitions import (
     without_service,
 )
 from shared.settings import Settings, read_settings
+from shared.store import keys
 from shared.store.store import Store
 from shared.store.update import Precondition, Update
 from tests.conftest import Clock
@@ -79,13 +81,13 @@ async def test_provision(provisioner: Provisioner, store: Store, kubernetes: Kub
 
 
 async def test_cluster_ip(
-    store: Store, vitals: Vitals, cluster: KubernetesClient, environment: dict[str, str], kubernetes: Kubernetes
+    store: Store, sync: ClusterSync, cluster: KubernetesClient, environment: dict[str, str], kubernetes: Kubernetes
 ):
     """With ClusterIP the URL that the record was accepted with stays."""
     settings = read_settings({**environment, "SANDBOX_SERVICE_TYPE": "ClusterIP"})
     url = f"http://{SERVICE}.{kubernetes.namespace}.svc.cluster.local:8080"
     await put(store, replace(ACCEPTED, url=url))
-    await Provisioner(store, vitals, cluster, settings).provision(ID, LIFE, 1)
+    await Provisioner(store, sync, WorkerRegistry(store.redis, store.now), cluster, settings).provision(ID, LIFE, 1)
     record = await read(store, ID)
     assert (record.url, record.is_provisioned) == (url, True)
     assert [s["spec"]["type"] for s in await kubernetes.found("services")] == ["ClusterIP"]
@@ -212,16 +214,16 @@ async def test_name_taken_by_a_foreign_pod(
 
 
 async def test_emptied_between_two_reads(
-    provisioner: Provisioner, vitals: Vitals, kubernetes: Kubernetes, monkeypatch: pytest.MonkeyPatch
+    provisioner: Provisioner, sync: ClusterSync, kubernetes: Kubernetes, monkeypatch: pytest.MonkeyPatch
 ):
     """What two reads of one moment say may be of two: a Pod whose record was just lost is adopted, not removed."""
     await kubernetes.made_pod(POD, labels={"sandbox-id": ID})
-    epochs = [await vitals.epoch(), None]
+    epochs = [await sync.dataset_id(), None]
 
     async def epoch() -> str | None:
         return epochs.pop(0)
 
-    monkeypatch.setattr(vitals, "epoch", epoch)
+    monkeypatch.setattr(sync, "epoch", epoch)
     await kubernetes.call("DELETE", "/emulator/calls")
     with pytest.raises(ClusterNotSynced):
         await provisioner.provision(ID, LIFE, 1)
@@ -311,7 +313,7 @@ async def has_no_pods(kubernetes: Kubernetes) -> bool:
 
 
 async def test_the_namespace_is_made(
-    store: Store, vitals: Vitals, cluster: KubernetesClient, environment: dict[str, str], kubernetes: Kubernetes
+    store: Store, sync: ClusterSync, cluster: KubernetesClient, environment: dict[str, str], kubernetes: Kubernetes
 ):
     """A namespace that is missing is made with the first sandbox."""
     assert (await kubernetes.delete("namespaces", kubernetes.namespace)).status == 200
@@ -321,7 +323,9 @@ async def test_the_namespace_is_made(
 
     await eventually(gone, "the namespace is gone")
     await put(store, ACCEPTED)
-    await Provisioner(store, vitals, cluster, read_settings(environment)).provision(ID, LIFE, 1)
+    await Provisioner(
+        store, sync, WorkerRegistry(store.redis, store.now), cluster, read_settings(environment)
+    ).provision(ID, LIFE, 1)
     await is_whole(kubernetes, await read(store, ID))
 
 
@@ -391,12 +395,12 @@ async def test_ended_in_the_middle(
     after: bool,
 ):
     """Ended while its Pod or Service is being made, a life leaves nothing behind, and its record is not touched."""
-    await valkey.set(IN_PROGRESS_KEY + Job.of(JobKind.PROVISION, ACCEPTED).id, b"this worker")
+    await valkey.set(keys.IN_PROGRESS + Job.of(JobKind.PROVISION, ACCEPTED).id, b"this worker")
     slow = {"kind": "delay", "seconds": 0.3, "verb": "create", "resource": resource, "after": after}
     await kubernetes.misbehave(slow)
     provisioning = asyncio.create_task(provisioner.provision(ID, LIFE, 1))
     await kubernetes.until_struck()
-    outcome = await store.change(ID, lambda record: Update(ends(record)) if record else None)
+    outcome = await store.create_or_update(ID, lambda record: Update(ends(record)) if record else None)
     await provisioning
     await kubernetes.until_empty()
     assert await store.get(ID) == outcome.record
@@ -527,7 +531,13 @@ async def test_the_deadline(
 @pytest.fixture
 def unobserved(store: Store, valkey: ArqRedis, cluster: KubernetesClient, settings: Settings) -> Provisioner:
     """Of a worker that knows nothing of the cluster yet: Redis is new, or was emptied."""
-    return Provisioner(store, Vitals(valkey, store.now, settings.cluster_name), cluster, settings)
+    return Provisioner(
+        store,
+        ClusterSync(valkey, store.now, settings.cluster_name),
+        WorkerRegistry(valkey, store.now),
+        cluster,
+        settings,
+    )
 
 
 @pytest.mark.usefixtures("accepted")
@@ -542,7 +552,7 @@ async def test_not_observed(
     assert (waiting.status, waiting.reason) == (Status.PENDING, Reason.CLUSTER_UNAVAILABLE)
     assert waiting.message
     await kubernetes.until_empty()
-    await Vitals(valkey, store.now, "default").observed(leading)
+    await ClusterSync(valkey, store.now, "default").mark_synced(leading)
     await unobserved.provision(ID, LIFE, 1)
     made = await read(store, ID)
     await is_whole(kubernetes, made)
@@ -575,7 +585,7 @@ async def test_emptied_in_the_middle(
     provisioner: Provisioner, store: Store, kubernetes: Kubernetes, valkey: ArqRedis, resource: str
 ):
     """When Redis is emptied while a Pod is being made, the record is put back by the job that has the only copy."""
-    await valkey.set(IN_PROGRESS_KEY + Job.of(JobKind.PROVISION, ACCEPTED).id, b"this worker")
+    await valkey.set(keys.IN_PROGRESS + Job.of(JobKind.PROVISION, ACCEPTED).id, b"this worker")
     await kubernetes.misbehave({"kind": "delay", "seconds": 0.3, "verb": "create", "resource": resource})
     provisioning = asyncio.create_task(provisioner.provision(ID, LIFE, 1))
     await kubernetes.until_struck()
@@ -753,7 +763,7 @@ async def test_terminate_what_was_forgotten(
     provisioner: Provisioner, store: Store, kubernetes: Kubernetes, running: Sandbox
 ):
     """A life without a record leaves no Pod and no Service either."""
-    await store.change(ID, lambda _: Update(None))
+    await store.create_or_update(ID, lambda _: Update(None))
     await provisioner.terminate(ID, running.incarnation, 1)
     await kubernetes.until_empty()
 
@@ -800,11 +810,11 @@ async def test_terminate_while_provisioning(
     """While a job may still make a Pod for this life, its record is kept, to come back for what that job makes."""
     ending = await put(store, terminating(ACCEPTED))
     job = Job.of(JobKind.PROVISION, ACCEPTED)
-    await valkey.set(IN_PROGRESS_KEY + job.id, b"1")
+    await valkey.set(keys.IN_PROGRESS + job.id, b"1")
     with pytest.raises(CleanupPending):
         await provisioner.terminate(ID, LIFE, 1)
     assert await read(store, ID) == ending
-    await valkey.delete(IN_PROGRESS_KEY + job.id)
+    await valkey.delete(keys.IN_PROGRESS + job.id)
     await provisioner.terminate(ID, LIFE, 1)
     assert await store.get(ID) is None
     await kubernetes.until_empty()
@@ -813,19 +823,19 @@ async def test_terminate_while_provisioning(
 async def test_terminate_while_an_earlier_attempt_provisions(provisioner: Provisioner, store: Store, valkey: ArqRedis):
     """It is not only the last attempt that may still be at it."""
     await put(store, terminating(replace(ACCEPTED, attempt=3)))
-    await valkey.set(IN_PROGRESS_KEY + Job.of(JobKind.PROVISION, ACCEPTED).id, b"1")
+    await valkey.set(keys.IN_PROGRESS + Job.of(JobKind.PROVISION, ACCEPTED).id, b"1")
     with pytest.raises(CleanupPending):
         await provisioner.terminate(ID, LIFE, 3)
 
 
 @pytest.mark.parametrize("beat", ["of now", "of long ago"])
 async def test_terminate_while_a_worker_may_be_dead(
-    provisioner: Provisioner, store: Store, valkey: ArqRedis, vitals: Vitals, clock: Clock, beat: str
+    provisioner: Provisioner, store: Store, valkey: ArqRedis, workers: WorkerRegistry, clock: Clock, beat: str
 ):
     """A worker that was killed makes no Pod any more, though its mark lasts: nobody waits for it."""
     await put(store, terminating(ACCEPTED))
-    await valkey.set(IN_PROGRESS_KEY + Job.of(JobKind.PROVISION, ACCEPTED).id, b"host:1")
-    await vitals.beat("host:1")
+    await valkey.set(keys.IN_PROGRESS + Job.of(JobKind.PROVISION, ACCEPTED).id, b"host:1")
+    await workers.beat("host:1")
     if beat == "of now":
         with pytest.raises(CleanupPending):
             await provisioner.terminate(ID, LIFE, 1)

@@ -15,11 +15,12 @@ from arq import Retry, cron
 from arq.connections import ArqRedis
 from arq.worker import Worker, func
 
-from shared.liveness.vitals import ALIVE_SECONDS, WORKERS
+from shared.liveness.workers import ALIVE_SECONDS
 from shared.queue import job as queue
-from shared.queue.job import IN_PROGRESS_KEY, JOB_KEY, QUEUE, WAKEUP_CHANNEL, Job, JobKind
+from shared.queue.job import Job, JobKind
 from shared.redis.connection import RETRY_FOREVER, connect
 from shared.settings import read_settings
+from shared.store import keys
 from tests.conftest import StartValkey
 from tests.support.lossy_line import LossyLine
 from tests.worker.conftest import SECONDS, eventually
@@ -155,10 +156,10 @@ async def enqueue(redis: ArqRedis, *jobs: Job, due_in: float = 0.0, silently: bo
     due = int((time.time() + due_in) * 1000)
     async with redis.pipeline() as step:
         for each in jobs:
-            step.set(JOB_KEY + each.id, each.payload(time.time()))
-            step.zadd(QUEUE, {each.id: due})
+            step.set(keys.JOB + each.id, each.payload(time.time()))
+            step.zadd(keys.QUEUE, {each.id: due})
         if not silently:
-            step.publish(WAKEUP_CHANNEL, "")
+            step.publish(keys.WAKEUP_CHANNEL, "")
         await step.execute()
 
 
@@ -166,14 +167,14 @@ async def until_empty(redis: ArqRedis) -> None:
     """Nothing is left of any job."""
 
     async def is_empty() -> bool:
-        return not await redis.exists(QUEUE) and not await redis.keys("arq:job:*") + await redis.keys("arq:in-*")
+        return not await redis.exists(keys.QUEUE) and not await redis.keys("arq:job:*") + await redis.keys("arq:in-*")
 
     await eventually(is_empty, "the queue is empty")
 
 
 async def until_listening(redis: ArqRedis, count: int = 1) -> None:
     async def listening() -> bool:
-        ((_, subscribed),) = await redis.pubsub_numsub(WAKEUP_CHANNEL)
+        ((_, subscribed),) = await redis.pubsub_numsub(keys.WAKEUP_CHANNEL)
         return bool(subscribed == count)
 
     await eventually(listening, "it listens for news")
@@ -205,8 +206,8 @@ async def test_as_arq_does(valkey: ArqRedis, valkey_url: str, options: dict[str,
         did = Did()
         did.ends = {"s1": fail, "s2": once_more, "s3": again_and_again}
         await enqueue(valkey, *JOBS[:8])
-        await valkey.delete(JOB_KEY + JOBS[4].id)  # it has expired
-        await valkey.set(JOB_KEY + JOBS[5].id, b"rubbish")
+        await valkey.delete(keys.JOB + JOBS[4].id)  # it has expired
+        await valkey.set(keys.JOB + JOBS[5].id, b"rubbish")
         unknown = Job(JobKind.TERMINATE, "s8", "1-0a1b2c3d")
         await enqueue(valkey, unknown)
         worker = made(did, valkey_url, kind, burst=True, poll_delay=0.05, **options)
@@ -318,7 +319,7 @@ async def test_max_jobs(valkey: ArqRedis, started: Started, did: Did):
             return did.at_once == 3
 
         await eventually(full, "three jobs run")
-        assert len(await valkey.keys(f"{IN_PROGRESS_KEY}*")) == 3, "the others are there for others"
+        assert len(await valkey.keys(f"{keys.IN_PROGRESS}*")) == 3, "the others are there for others"
         did.may_end.set()
         await did.until_done(*JOBS)
     assert did.most == 3
@@ -355,13 +356,13 @@ async def test_the_rest_is_anothers(valkey: ArqRedis, started: Started, did: Did
 @pytest.mark.parametrize("mark", [b"1", b"host:9"], ids=["arq's mark", "ours"])
 async def test_a_mark_is_respected(valkey: ArqRedis, started: Started, did: Did, kind: type[Worker], mark: bytes):
     """What another has begun is left to it, by arq's worker and by ours, whoever of the two that is."""
-    await valkey.set(IN_PROGRESS_KEY + JOBS[0].id, mark, ex=60)
+    await valkey.set(keys.IN_PROGRESS + JOBS[0].id, mark, ex=60)
     await enqueue(valkey, JOBS[0])
     async with started(kind=kind, poll_delay=0.05):
         await enqueue(valkey, JOBS[1])
         await did.until_done(JOBS[1])
         assert did.begun == [JOBS[1].sandbox_id]
-        await valkey.delete(IN_PROGRESS_KEY + JOBS[0].id)
+        await valkey.delete(keys.IN_PROGRESS + JOBS[0].id)
         await did.until_done(JOBS[0])
 
 
@@ -410,7 +411,7 @@ async def test_the_answer_of_a_claim_is_lost(valkey: ArqRedis, valkey_url: str, 
 async def test_killed_and_back(valkey: ArqRedis, started: Started, did: Did):
     """What a worker had claimed when it was killed is its own again when it comes back under its name."""
     for each in JOBS[:3]:
-        await valkey.set(IN_PROGRESS_KEY + each.id, b"host:1", ex=60)
+        await valkey.set(keys.IN_PROGRESS + each.id, b"host:1", ex=60)
     await enqueue(valkey, *JOBS[:3])
     async with started("host:1"):
         await did.until_done(*JOBS[:3])
@@ -421,9 +422,9 @@ async def test_what_the_dead_have_claimed(valkey: ArqRedis, started: Started, di
     """What a worker has claimed that has said nothing for long is another's; what one that lives, or that never said
     so, has claimed is not."""
     now = time.time()
-    await valkey.zadd(WORKERS, {"dead:1": now - ALIVE_SECONDS - 2, "alive:1": now + 60})
+    await valkey.zadd(keys.WORKERS, {"dead:1": now - ALIVE_SECONDS - 2, "alive:1": now + 60})
     for each, holder in zip(JOBS, ("dead:1", "alive:1", "silent:1"), strict=False):
-        await valkey.set(IN_PROGRESS_KEY + each.id, holder, ex=60)
+        await valkey.set(keys.IN_PROGRESS + each.id, holder, ex=60)
     await enqueue(valkey, *JOBS[:3])
     async with started("host:1"):
         await did.until_done(JOBS[0])
@@ -516,8 +517,8 @@ async def test_told_to_stop(valkey: ArqRedis, started: Started, did: Did):
         async with asyncio.timeout(SECONDS):
             await ended.wait()
         assert sorted(did.begun) == sorted(did.done) == [each.sandbox_id for each in JOBS[:2]]
-    assert await valkey.zcard(QUEUE) == 3
-    assert await valkey.keys(f"{IN_PROGRESS_KEY}*") == []
+    assert await valkey.zcard(keys.QUEUE) == 3
+    assert await valkey.keys(f"{keys.IN_PROGRESS}*") == []
 
 
 async def test_stopped_in_the_middle(valkey: ArqRedis, started: Started, did: Did):

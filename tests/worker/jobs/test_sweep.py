@@ -6,10 +6,10 @@ from arq.connections import ArqRedis
 from msgspec.structs import replace
 
 from shared.errors import StoreUnavailable
-from shared.queue.job import JOB_KEY, QUEUE
 from shared.redis.connection import FAIL_FAST, connect
 from shared.sandbox.record import STALLED_SECONDS, Reason, Sandbox, Status
 from shared.sandbox.transitions import ProvisionedObjects, failed, provisioned, terminating, with_reason
+from shared.store import keys
 from shared.store.store import Store
 from tests.conftest import Clock
 from tests.support.records import record_of, settings_of
@@ -55,7 +55,7 @@ async def test_no_progress(valkey: ArqRedis, store: Store, clock: Clock, record:
     clock.advance(STALLED_SECONDS)
     assert await sweep(store) == 1
     assert await queued(valkey) == [job]
-    assert await valkey.exists(JOB_KEY + job)
+    assert await valkey.exists(keys.JOB + job)
     after = await read(store, ID)
     assert (after.attempt, after.status, after.reason) == (record.attempt + 1, record.status, record.reason)
 
@@ -109,7 +109,7 @@ async def test_a_job_is_due_at_once(valkey: ArqRedis, store: Store, clock: Clock
     await put(store, WAITS_FOR_POD)
     clock.advance(STALLED_SECONDS)
     await sweep(store)
-    ((_, due),) = await valkey.zrange(QUEUE, 0, -1, withscores=True)
+    ((_, due),) = await valkey.zrange(keys.QUEUE, 0, -1, withscores=True)
     assert due <= clock.now * 1000
 
 

@@ -7,13 +7,13 @@ import pytest
 from arq.connections import ArqRedis
 from msgspec.structs import replace
 
-from shared.errors import StoreUnavailable
-from shared.liveness.vitals import Vitals
+from shared.errors import PreconditionFailed, StoreUnavailable
+from shared.liveness.sync import ClusterSync
 from shared.redis.connection import FAIL_FAST, connect
 from shared.sandbox.record import Reason, Sandbox, Status
 from shared.sandbox.transitions import terminating
 from shared.settings import Settings
-from shared.store.store import PreconditionFailed, Store
+from shared.store.store import Store
 from shared.store.update import Precondition
 from tests.conftest import StartValkey
 from tests.support.records import record_of, settings_of
@@ -49,13 +49,13 @@ def provision(provisioner: Provisioner, store: Store) -> Provision:
 
 @pytest.fixture
 def observing(
-    store: Store, vitals: Vitals, valkey: ArqRedis, cluster: KubernetesClient, settings: Settings
+    store: Store, sync: ClusterSync, valkey: ArqRedis, cluster: KubernetesClient, settings: Settings
 ) -> Observing:
     """While it is entered, an observer runs; that it does not end by itself is part of every test."""
 
     @asynccontextmanager
     async def run() -> AsyncIterator[None]:
-        task = asyncio.create_task(Leader(store, vitals, valkey, cluster, settings).run())
+        task = asyncio.create_task(Leader(store, sync, valkey, cluster, settings).run())
         try:
             yield
         finally:
@@ -68,12 +68,12 @@ def observing(
 
 @pytest.fixture
 async def pods(
-    store: Store, vitals: Vitals, valkey: ArqRedis, cluster: KubernetesClient, settings: Settings
+    store: Store, sync: ClusterSync, valkey: ArqRedis, cluster: KubernetesClient, settings: Settings
 ) -> PodReflector:
     """One leader's, which holds the lease."""
     lease = Lease(valkey, lease_name(settings.cluster_name))
     await lease.acquire()
-    return PodReflector(vitals, {}, store, cluster, settings, lease.precondition)
+    return PodReflector(sync, {}, store, cluster, settings, lease.precondition)
 
 
 async def stopped(task: asyncio.Task[None]) -> int:
@@ -444,11 +444,11 @@ async def test_the_lease_is_given_back(observing: Observing, valkey: ArqRedis, k
 
 
 async def test_stopped_at_any_moment(
-    store: Store, vitals: Vitals, valkey: ArqRedis, cluster: KubernetesClient, settings: Settings
+    store: Store, sync: ClusterSync, valkey: ArqRedis, cluster: KubernetesClient, settings: Settings
 ):
     """Whatever an observer is about, it ends when told once: a worker's shutdown waits for that."""
     for moment in range(60):
-        task = asyncio.create_task(Leader(store, vitals, valkey, cluster, settings).run())
+        task = asyncio.create_task(Leader(store, sync, valkey, cluster, settings).run())
         for _ in range(moment):
             await asyncio.sleep(0)
         assert await stopped(task) <= 1, f"told once, {moment} turns of the loop after its start, it went on"
@@ -462,7 +462,7 @@ async def test_redis_away(cluster: KubernetesClient, settings: Settings, away_ur
         store = Store(away)
         with pytest.raises(StoreUnavailable):
             await PodReflector(
-                Vitals(away, store.now, settings.cluster_name), {}, store, cluster, settings, nobodys
+                ClusterSync(away, store.now, settings.cluster_name), {}, store, cluster, settings, nobodys
             ).begin()
 
 
@@ -474,8 +474,8 @@ async def test_redis_comes_back(
     await calls(kubernetes)
     async with connect(settings_of(REDIS_URL=server.url), FAIL_FAST) as redis:
         store = Store(redis)
-        vitals = Vitals(redis, store.now, settings.cluster_name)
-        observing = asyncio.create_task(Leader(store, vitals, redis, cluster, settings).run())
+        sync = ClusterSync(redis, store.now, settings.cluster_name)
+        observing = asyncio.create_task(Leader(store, sync, redis, cluster, settings).run())
         await until_watching(kubernetes)
         server.stop()
         server.start()

@@ -4,9 +4,9 @@ from collections.abc import AsyncIterator
 import pytest
 from arq.connections import ArqRedis
 
-from shared.errors import StoreUnavailable
+from shared.errors import PreconditionFailed, StoreUnavailable
 from shared.redis.connection import FAIL_FAST, connect
-from shared.store.store import PreconditionFailed, Store
+from shared.store.store import Store
 from shared.store.update import Update
 from tests.conftest import StartValkey
 from tests.support.records import record_of, settings_of
@@ -117,7 +117,7 @@ async def test_the_former_holder_writes_nothing(valkey: ArqRedis, store: Store):
     """A holder that was frozen, and replaced meanwhile, is refused in the very step that would write."""
     record = await put(store, record_of())
     ours = await held(valkey)
-    assert (await store.change(record.id, lambda _: None, precondition=ours.precondition)).record == record
+    assert (await store.create_or_update(record.id, lambda _: None, precondition=ours.precondition)).record == record
     await valkey.delete(NAME)
     theirs = await held(valkey)
     with pytest.raises(PreconditionFailed):
@@ -128,7 +128,7 @@ async def test_the_former_holder_writes_nothing(valkey: ArqRedis, store: Store):
 
 async def put_guarded(store: Store, by: Lease, message: str) -> None:
     record = record_of(message=message)
-    await store.change(record.id, lambda _: Update(record), precondition=by.precondition)
+    await store.create_or_update(record.id, lambda _: Update(record), precondition=by.precondition)
 
 
 @pytest.fixture

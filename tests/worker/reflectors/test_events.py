@@ -10,10 +10,11 @@ import pytest
 from arq.connections import ArqRedis
 from msgspec.structs import replace
 
+from shared.errors import PreconditionFailed
 from shared.sandbox.record import Reason, Sandbox, Status
 from shared.sandbox.transitions import terminating
 from shared.settings import Settings
-from shared.store.store import PreconditionFailed, Store
+from shared.store.store import Store
 from shared.store.update import Precondition
 from tests.support.records import record_of
 from tests.worker.conftest import Kubernetes, eventually, put, read

@@ -7,13 +7,14 @@ import pytest
 from arq.connections import ArqRedis
 from msgspec.structs import replace
 
-from shared.liveness.vitals import Vitals
+from shared.errors import PreconditionFailed
+from shared.liveness.sync import ClusterSync
 from shared.queue.job import Job, JobKind
 from shared.sandbox.names import object_name
 from shared.sandbox.record import Reason, Sandbox, Status
 from shared.sandbox.transitions import new_incarnation, terminating
 from shared.settings import Settings
-from shared.store.store import PreconditionFailed, Store
+from shared.store.store import Store
 from shared.store.update import Precondition, Update
 from tests.conftest import Clock
 from tests.support.records import record_of
@@ -35,9 +36,9 @@ Provision = Callable[..., Awaitable[Sandbox]]
 
 @pytest.fixture
 def pods(
-    store: Store, vitals: Vitals, cluster: KubernetesClient, settings: Settings, leading: Precondition
+    store: Store, sync: ClusterSync, cluster: KubernetesClient, settings: Settings, leading: Precondition
 ) -> PodReflector:
-    return PodReflector(vitals, {}, store, cluster, settings, leading)
+    return PodReflector(sync, {}, store, cluster, settings, leading)
 
 
 @pytest.fixture
@@ -67,7 +68,7 @@ async def story(store: Store, sandbox_id: str = ID) -> list[str]:
 # Redis has lost a record
 
 
-async def test_emptied(store: Store, pods: PodReflector, provision: Provision, valkey: ArqRedis, vitals: Vitals):
+async def test_emptied(store: Store, pods: PodReflector, provision: Provision, valkey: ArqRedis, sync: ClusterSync):
     """From what is in the cluster each record is made anew, as it was: the same life, Pod, Service and URL."""
     before = [await provision(sandbox_id, spec={"user_id": "ada"}) for sandbox_id in ("a", "b", "c")]
     await empty(valkey)
@@ -79,7 +80,7 @@ async def test_emptied(store: Store, pods: PodReflector, provision: Provision, v
         assert (found.status, found.ready) == (Status.RUNNING, True)
         assert (await story(store, lost.id))[0] == "Adopted"
     assert await queued(valkey) == []
-    assert await vitals.is_complete()
+    assert await sync.has_synced()
 
 
 async def test_more_than_are_adopted_at_once(
@@ -109,7 +110,7 @@ async def test_its_service_is_gone_too(
 
 async def lose(store: Store) -> None:
     """As a Redis that went back in time would: without a word."""
-    await store.change(ID, lambda _: Update(None))
+    await store.create_or_update(ID, lambda _: Update(None))
     await store.redis.delete(f"sandbox:{ID}:tombstone")
 
 
@@ -124,7 +125,7 @@ async def test_a_pod_that_kubernetes_makes_late(
     """Its sandbox was deleted and forgotten: it is removed, by a job, and comes not back."""
     made = await provision()
     await valkey.delete("arq:queue")
-    await store.change(ID, lambda _: Update(None))
+    await store.create_or_update(ID, lambda _: Update(None))
     await pods.begin()
     assert await store.get(ID) is None
     (job,) = await queued(valkey)
@@ -281,7 +282,7 @@ async def test_one_that_fails_among_others(
     """Its failure is told, once the others are taken in."""
     await provision()
     await provision("lost")
-    await store.change("lost", lambda _: Update(None))
+    await store.create_or_update("lost", lambda _: Update(None))
     known, unknown = await as_event(cluster), await as_event(cluster, "sandbox-lost")
     await kubernetes.misbehave({"kind": "error", "status": 403, "verb": "get"})
     with pytest.raises(KubernetesError):
@@ -296,7 +297,7 @@ async def test_a_late_event(
     await provision()
     late = await as_event(cluster)
     await kubernetes.lose(POD)
-    await store.change(ID, lambda _: Update(None))
+    await store.create_or_update(ID, lambda _: Update(None))
     await pods.take_in([late])
     assert await store.get(ID) is None
 
@@ -309,7 +310,7 @@ async def test_a_late_event_of_a_pod_whose_name_is_another_s(
     late = await as_event(cluster)
     await kubernetes.lose(POD)
     await kubernetes.made_pod(POD)
-    await store.change(ID, lambda _: Update(None))
+    await store.create_or_update(ID, lambda _: Update(None))
     await pods.take_in([late])
     assert await store.get(ID) is None
 
@@ -323,7 +324,7 @@ async def test_a_dying_pod(
     kept = {"metadata": {"finalizers": ["test/keep"]}}
     await kubernetes.call("PATCH", kubernetes.path("pods", POD), kept, "application/merge-patch+json")
     await cluster.delete_pod(POD, lost.pod_uid)
-    await store.change(ID, lambda _: Update(None))
+    await store.create_or_update(ID, lambda _: Update(None))
     if by == "list":
         await pods.begin()
     else:
@@ -334,7 +335,7 @@ async def test_a_dying_pod(
 
 
 async def test_the_list_fails_in_the_middle(
-    store: Store, pods: PodReflector, provision: Provision, valkey: ArqRedis, kubernetes: Kubernetes, vitals: Vitals
+    store: Store, pods: PodReflector, provision: Provision, valkey: ArqRedis, kubernetes: Kubernetes, sync: ClusterSync
 ):
     """Should a Pod not be read, the records are not called complete; the next list goes on."""
     await provision()
@@ -342,10 +343,10 @@ async def test_the_list_fails_in_the_middle(
     await kubernetes.misbehave({"kind": "error", "status": 504, "verb": "get"})
     with pytest.raises(Exception, match="504"):
         await pods.begin()
-    assert not await vitals.is_complete()
+    assert not await sync.has_synced()
     await kubernetes.misbehave()
     await pods.begin()
-    assert await vitals.is_complete()
+    assert await sync.has_synced()
     assert (await read(store, ID)).ready
 
 
@@ -473,16 +474,16 @@ async def test_the_older_provisioners_is_deleted(
 # Signs of life
 
 
-async def test_when_it_was_observed(pods: PodReflector, vitals: Vitals, clock: Clock):
+async def test_when_it_was_observed(pods: PodReflector, sync: ClusterSync, clock: Clock):
     """Each list, and each watch that went well to its end, says when that was."""
     for look in (pods.begin, pods.watched):
         clock.advance(30)
         await look()
-        assert await vitals.observed_at() == clock.now
+        assert await sync.synced_at() == clock.now
 
 
 async def test_a_former_leader(
-    store: Store, pods: PodReflector, provision: Provision, valkey: ArqRedis, vitals: Vitals
+    store: Store, pods: PodReflector, provision: Provision, valkey: ArqRedis, sync: ClusterSync
 ):
     """Whoever has lost the lease adopts nothing, and does not say that the records are complete."""
     await provision()
@@ -490,7 +491,7 @@ async def test_a_former_leader(
     with pytest.raises(PreconditionFailed):
         await pods.begin()
     assert await store.get(ID) is None
-    assert not await vitals.is_complete()
+    assert not await sync.has_synced()
 
 
 async def test_an_unreadable_record(

@@ -6,12 +6,13 @@ import pytest
 from arq.connections import ArqRedis
 from msgspec.structs import replace
 
-from shared.liveness.vitals import Vitals
+from shared.errors import PreconditionFailed
+from shared.liveness.sync import ClusterSync
 from shared.queue.job import Job, JobKind
 from shared.sandbox.record import Sandbox, Status
 from shared.sandbox.transitions import ProvisionedObjects, provisioned, terminating
 from shared.settings import Settings
-from shared.store.store import PreconditionFailed, Store
+from shared.store.store import Store
 from shared.store.update import Precondition
 from tests.support.records import record_of
 from tests.worker.conftest import Kubernetes, answers, eventually, put, queued, read
@@ -205,7 +206,7 @@ async def test_one_whose_pod_lives(
     services: ServiceReflector,
     kubernetes: Kubernetes,
     valkey: ArqRedis,
-    vitals: Vitals,
+    sync: ClusterSync,
     cluster: KubernetesClient,
     settings: Settings,
     leading: Precondition,
@@ -214,7 +215,7 @@ async def test_one_whose_pod_lives(
     await kubernetes.made_older(ID)
     await kubernetes.ready(POD)
     await services.begin()
-    await PodReflector(vitals, {}, store, cluster, settings, leading).begin()
+    await PodReflector(sync, {}, store, cluster, settings, leading).begin()
     adopted = await read(store, ID)
     await services.begin()
     assert await queued(valkey) == []
