@@ -1,21 +1,23 @@
-"""Everything this service raises itself, as one family; a library's exceptions stop at its adapter.
+"""All errors that this service raises itself, in one family. The exceptions of a library stop at its adapter.
 
 ProvisionerError
-├── InvalidRequest      400  what the caller sent breaks a rule of the contract
-├── Unauthorized        401  no key, a wrong key, or a server that has none
-├── SandboxNotFound     404  no live sandbox has this id
-├── SandboxExpired      404  its time was over, lately
-├── LimitReached        429  there is no room for one more sandbox
-├── RateLimited         429  too many requests of one key
-├── LaterLife           412  the id's present life is not the one that the caller means
-├── SandboxNotReady     503  (DEERFLOW_COMPAT only) the sandbox has no URL yet, or will have none
-├── StoreUnavailable    503  Redis does not answer
-├── RecordsMissing      503  Redis was emptied, and its records are being made anew
-├── NotReady            503  (/health/ready only) something is wanting
-├── RecordUnreadable    500  what Redis holds of a sandbox is no record of this version
-└── InvalidSettings     (at start only) the environment breaks a rule
+├── InvalidRequest       400  the request breaks a rule of the API
+├── Unauthorized         401  the key is missing or wrong, or the server has no key
+├── SandboxNotFound      404  no sandbox has this id, or it is being deleted
+│   └── SandboxExpired   404  the sandbox expired in the last ten minutes
+├── IncarnationMismatch  412  the request means another incarnation than the present one
+├── LimitReached         429  a limit has no room for another sandbox
+├── RateLimited          429  one key sends too many requests
+├── RecordUnreadable     500  Redis holds no record of this version
+├── SandboxNotReady      503  (DEERFLOW_COMPAT only) the sandbox has no URL
+├── StoreUnavailable     503  Redis does not answer
+├── NotSynced            503  Redis is empty and the records are not rebuilt yet
+├── NotReady             503  (/health/system only) a part of the system is missing
+└── InvalidSettings      at start only: the environment breaks a rule
 
-`status` and `code` are what `api.http.problems` answers with; `code` is stable, `detail` is for people.
+PreconditionFailed is not in the family, because it never becomes an answer.
+
+`api.http.problems` answers with `status` and `code`. `code` is stable, `detail` is for people.
 """
 
 import math
@@ -25,11 +27,11 @@ from typing import ClassVar
 
 
 class ProvisionerError(Exception):
-    """Root of the family. `extra` ends up beside `detail` in the problem's body, `headers` in the answer's."""
+    """Root of the family. `extra` becomes fields beside `detail` in the problem, `headers` become response headers."""
 
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal_error"
-    title: ClassVar[str] = "Something went wrong on our side"
+    title: ClassVar[str] = "Internal error"
 
     def __init__(self, detail: str, *, headers: Mapping[str, str] | None = None, **extra: object) -> None:
         super().__init__(detail)
@@ -39,11 +41,11 @@ class ProvisionerError(Exception):
 
 
 class InvalidRequest(ProvisionerError):
-    """`field` names what is wrong, as the caller wrote it: `extra_mounts[1].host_path`."""
+    """`field` is the path of the wrong value in the request, for example `extra_mounts[1].host_path`."""
 
     status = 400
     code = "invalid_request"
-    title = "The request breaks a rule"
+    title = "Invalid request"
 
     def __init__(self, detail: str, *, field: str) -> None:
         super().__init__(detail, field=field)
@@ -52,38 +54,44 @@ class InvalidRequest(ProvisionerError):
 class Unauthorized(ProvisionerError):
     status = 401
     code = "unauthorized"
-    title = "A valid API key is needed"
+    title = "A valid API key is required"
 
 
 class SandboxNotFound(ProvisionerError):
     status = 404
     code = "sandbox_not_found"
-    title = "There is no such sandbox"
+    title = "Sandbox not found"
 
 
 class SandboxExpired(SandboxNotFound):
-    """`expired_by`: which of its times was over, `idle` or `lifetime`; `expired_at`: when."""
+    """`expired_at` is a time in RFC 3339, `expired_by` is `idle` or `lifetime`."""
 
     code = "sandbox_expired"
-    title = "The sandbox was ended: its time was over"
+    title = "Sandbox expired"
 
     def __init__(self, sandbox_id: str, expired_at: float, expired_by: str, **extra: str) -> None:
         at = datetime.fromtimestamp(round(expired_at, 3), tz=UTC).isoformat().replace("+00:00", "Z")
-        why = {"idle": "nobody had used it", "lifetime": "its lifetime was over"}.get(expired_by, expired_by)
-        super().__init__(f"Sandbox {sandbox_id} was ended at {at}: {why}.")
+        causes = {"idle": "nothing used it within its idle timeout", "lifetime": "its lifetime ended"}
+        super().__init__(f"Sandbox {sandbox_id} expired at {at}: {causes.get(expired_by, expired_by)}.")
         self.extra = {"expired_at": at, "expired_by": expired_by, **extra}
 
 
+class IncarnationMismatch(ProvisionerError):
+    status = 412
+    code = "incarnation_mismatch"
+    title = "The sandbox has another incarnation"
+
+
 class LimitReached(ProvisionerError):
-    """`limit` is the setting that says how many."""
+    """`limit` is the name of the setting, `maximum` its value."""
 
     status = 429
     code = "limit_reached"
-    title = "There is no room for one more sandbox"
+    title = "Too many sandboxes"
 
     def __init__(self, limit: str, maximum: int, seconds: float) -> None:
         super().__init__(
-            f"There are as many sandboxes as there may be: {limit} is {maximum}. Delete one, or wait.",
+            f"No room for another sandbox: {limit} is {maximum}. Delete a sandbox, or try again later.",
             headers={"Retry-After": str(min(60, max(1, math.ceil(seconds))))},
             limit=limit,
         )
@@ -96,19 +104,23 @@ class RateLimited(ProvisionerError):
 
     def __init__(self, per_second: float, seconds: float) -> None:
         super().__init__(
-            f"More than {per_second:g} requests a second (RATE_LIMIT_PER_SECOND) with this key.",
+            f"This key sends more than {per_second:g} requests per second (RATE_LIMIT_PER_SECOND). Try again later.",
             headers={"Retry-After": str(max(1, math.ceil(seconds)))},
         )
 
 
-class IncarnationMismatch(ProvisionerError):
-    status = 412
-    code = "incarnation_mismatch"
-    title = "This is another life of the sandbox than you mean"
+class RecordUnreadable(ProvisionerError):
+    status = 500
+    code = "record_unreadable"
+    title = "The record of the sandbox cannot be read"
+
+    def __init__(self, raw: bytes, cause: Exception) -> None:
+        text = raw[:80].decode(errors="replace")
+        super().__init__(f"Redis holds no record of this version: {cause}. The value begins with {text!r}.")
 
 
 class SandboxNotReady(ProvisionerError):
-    """Today's client must not be given a 2xx without a URL, nor be told a status on which it would delete."""
+    """Protects today's client: a 2xx without a URL breaks it, and a status other than Running makes it delete."""
 
     status = 503
     code = "sandbox_not_ready"
@@ -119,57 +131,64 @@ class SandboxNotReady(ProvisionerError):
 
 
 class StoreUnavailable(ProvisionerError):
-    """Nothing is known about any sandbox while Redis is away, so nothing is claimed: 503, never a status."""
+    """Without Redis the state of every sandbox is unknown, so the API answers 503 and never a status."""
 
     status = 503
     code = "redis_unavailable"
-    title = "The store does not answer"
+    title = "Redis does not answer"
 
     def __init__(self, cause: BaseException) -> None:
-        why = str(cause) or type(cause).__name__
-        detail = f"Redis does not answer ({why}); nothing is known of the outcome. Try again."
+        reason = str(cause) or type(cause).__name__
+        detail = f"Redis does not answer ({reason}); the outcome of the request is unknown. Try again."
         super().__init__(detail, headers={"Retry-After": "1"})
 
 
 class NotSynced(ProvisionerError):
-    """That there is no record says nothing now, so nothing is claimed."""
+    """Until the records are rebuilt, a missing record does not mean that the sandbox does not exist."""
 
     status = 503
     code = "not_synced"
-    title = "The records are being made anew"
+    title = "The cluster is not synced"
 
     def __init__(self) -> None:
         detail = (
-            "Redis is new, or was emptied, and no worker has compared it with the cluster yet. Records are being made "
-            "anew from what is there: try again soon."
+            "Redis is new or lost its data, and no worker has compared it with the cluster yet. "
+            "A worker rebuilds the records. Try again soon; if this lasts, check that a worker is running."
         )
         super().__init__(detail, headers={"Retry-After": "1"})
 
 
 class NotReady(ProvisionerError):
-    """`missing` names what is wanting, a sentence each."""
+    """`missing` describes each missing part in one sentence."""
 
     status = 503
     code = "not_ready"
-    title = "Not ready to make and see sandboxes"
+    title = "The system is not ready"
 
     def __init__(self, missing: Sequence[str]) -> None:
         super().__init__(" ".join(missing), missing=list(missing))
 
 
-class RecordUnreadable(ProvisionerError):
-    status = 500
-    code = "record_unreadable"
-    title = "The record of this sandbox cannot be read"
-
-    def __init__(self, raw: bytes, cause: Exception) -> None:
-        text = raw[:80].decode(errors="replace")
-        super().__init__(f"What Redis holds is no record of this version: {cause}. It begins with {text!r}.")
+class InvalidSettings(ProvisionerError):
+    """`detail` has one line for each wrong setting: its name, what is allowed, and what was given."""
 
 
 class PreconditionFailed(Exception):
-    """A guard no longer holds: whoever writes under it is no longer entitled to, and has written nothing."""
+    """A precondition of an update does not hold any more, so nothing was written. The leader has lost its lease."""
 
 
-class InvalidSettings(ProvisionerError):
-    """One line per setting that is wrong: its name, what it expects, what it got."""
+PROBLEMS: tuple[type[ProvisionerError], ...] = (
+    InvalidRequest,
+    Unauthorized,
+    SandboxNotFound,
+    SandboxExpired,
+    IncarnationMismatch,
+    LimitReached,
+    RateLimited,
+    RecordUnreadable,
+    SandboxNotReady,
+    StoreUnavailable,
+    NotSynced,
+    NotReady,
+)
+"""Errors that refuse a request. An internal error is a bug instead, and InvalidSettings ends the process."""

@@ -27,7 +27,7 @@ _LIBRARY_LEVELS = {
     "asyncio": logging.WARNING,
     "httpx": logging.WARNING,
 }
-"""Lowest level that is logged for these libraries. API and worker log requests and jobs themselves, with more fields."""
+"""Lowest levels of these libraries. API and worker log requests and jobs themselves, with more fields."""
 
 
 def configure(settings: Settings, process: str) -> None:

@@ -1,7 +1,7 @@
-"""What every process counts, for Prometheus. Closed label sets: no sandbox, user or text is ever in a label.
+"""Prometheus metrics that each process counts for itself. Labels have closed sets of values.
 
-State that all processes share (how many sandboxes, how long the queue) is not here: the API reads it at each scrape
-(`api.health.stats`), so that replicas do not multiply it.
+No label holds a sandbox, a user or free text. State that all processes share, such as the number of sandboxes, is not
+here. The API reads such state at each scrape (`api.health.stats`), because replicas would multiply it.
 """
 
 from itertools import product
@@ -17,8 +17,7 @@ from prometheus_client import (
 )
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
-from shared import errors
-from shared.errors import ProvisionerError
+from shared.errors import PROBLEMS
 from shared.queue.job import JobKind
 from shared.sandbox.record import ExpiryCause, Reason, Sandbox, Status
 from shared.version import VERSION
@@ -29,73 +28,79 @@ REGISTRY = CollectorRegistry()
 _QUICK = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 _SLOW = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 60, 120, 300)
 
-BUILD = Info("deerflow_provisioner_build", "Which version this process is.", registry=REGISTRY)
+BUILD = Info("deerflow_provisioner_build", "Version and role of this process.", registry=REGISTRY)
 STAGES = Histogram(
     "deerflow_create_stage_seconds",
-    "From the acceptance of a sandbox to each stage, once a life. High `queued`: add workers. High `created`: look at "
-    "the calls to Kubernetes. High `scheduled`: nodes have no room. High `running`, `ready`: images, slow sandboxes.",
+    "Time from the create to each stage, once per incarnation. If `queued` is high, add workers. If `created` is high, "
+    "calls to Kubernetes are slow. If `scheduled` is high, nodes have no room. If `running` or `ready` is high, image "
+    "pulls or sandboxes are slow.",
     ["stage"],
     buckets=_SLOW,
     registry=REGISTRY,
 )
-ACCEPTED = Counter("deerflow_accepted", "Lives that creates have begun.", registry=REGISTRY)
+ACCEPTED = Counter("deerflow_accepted", "Incarnations that creates started.", registry=REGISTRY)
 ENDINGS = Counter(
     "deerflow_endings",
-    "Lives that are over, by what ended them; see deerflow_failures for `failed`.",
+    "Ended incarnations, by cause; deerflow_failures has the reasons of `failed`.",
     ["cause"],
     registry=REGISTRY,
 )
 FAILURES = Counter(
-    "deerflow_failures", "Lives that failed, by reason; docs/errors.md says what to do.", ["reason"], registry=REGISTRY
+    "deerflow_failures", "Failed incarnations, by reason; see docs/errors.md.", ["reason"], registry=REGISTRY
 )
 REPAIRS = Counter(
     "deerflow_repairs",
-    "What was found wrong and put right, by kind. `adopted`: a Pod had no record. `service`: a sandbox had lost its "
-    "own. `leftover`: a Pod was left behind. `retried`: a job got nowhere. Rising: workers die, or somebody else "
-    "changes our objects.",
+    "Repairs, by kind. `adopted`: a Pod had no record. `service`: a Service was lost. `leftover`: a Pod outlived its "
+    "sandbox. `retried`: a job made no progress. If repairs rise, workers die or another program changes the objects.",
     ["kind"],
     registry=REGISTRY,
 )
 REFUSALS = Counter(
     "deerflow_refusals",
-    "Requests that were refused, by problem code; docs/errors.md says what to do.",
+    "Refused requests, by problem code; see docs/errors.md.",
     ["reason"],
     registry=REGISTRY,
 )
 JOBS = Counter(
     "deerflow_jobs",
-    "Runs of a job, by outcome. `retried`: there will be another run. `failed`: a bug; the worker's log has it.",
+    "Runs of a job, by outcome. `retried`: the job runs again. `failed`: a bug; see the worker's log.",
     ["function", "outcome"],
     registry=REGISTRY,
 )
 JOB_SECONDS = Histogram(
-    "deerflow_job_seconds", "How long a run of a job takes.", ["function"], buckets=_QUICK, registry=REGISTRY
+    "deerflow_job_seconds", "Duration of a run of a job.", ["function"], buckets=_QUICK, registry=REGISTRY
 )
 KUBERNETES = Counter(
     "deerflow_kubernetes_requests",
-    "Calls to Kubernetes, by HTTP status; `none`: no answer.",
+    "Calls to Kubernetes, by HTTP status; `none`: no response.",
     ["verb", "resource", "code"],
     registry=REGISTRY,
 )
 KUBERNETES_SECONDS = Histogram(
     "deerflow_kubernetes_request_seconds",
-    "How long Kubernetes takes to answer; of a watch, until it begins.",
+    "Duration of calls to Kubernetes; for a watch, until it begins.",
     ["verb", "resource"],
     buckets=_QUICK,
     registry=REGISTRY,
 )
 WATCHES = Counter(
     "deerflow_watch_restarts",
-    "Watches begun again: `ended` is regular, every 10 s; `expired` and `error` are not.",
+    "Restarts of watches. `ended` is regular, every 10 s; `expired` and `error` are not.",
     ["resource", "reason"],
     registry=REGISTRY,
 )
-LEASE = Gauge("deerflow_lease_held", "1: this worker observes the cluster. One of all is to.", registry=REGISTRY)
-REDIS_ERRORS = Counter("deerflow_redis_errors", "Times that Redis did not answer.", registry=REGISTRY)
-HTTP = Counter("deerflow_http_requests", "Answers, by route template.", ["route", "method", "code"], registry=REGISTRY)
+LEASE = Gauge(
+    "deerflow_lease_held",
+    "1 if this worker is the leader, else 0. Exactly one worker is the leader.",
+    registry=REGISTRY,
+)
+REDIS_ERRORS = Counter("deerflow_redis_errors", "Operations that Redis did not answer.", registry=REGISTRY)
+HTTP = Counter(
+    "deerflow_http_requests", "Responses, by route template.", ["route", "method", "code"], registry=REGISTRY
+)
 HTTP_SECONDS = Histogram(
     "deerflow_http_request_seconds",
-    "How long an answer takes, waiting that was asked for (`Prefer: wait`) included.",
+    "Duration of requests, including waits requested with `Prefer: wait`.",
     ["route", "method"],
     buckets=_QUICK,
     registry=REGISTRY,
@@ -108,19 +113,14 @@ _OTHER_REASON = "Other"
 _WATCHED = ("pods", "services", "events")
 _RESTARTS = ("ended", "expired", "error")
 _OTHER_CODE = "other"
-_CODES = frozenset(
-    {
-        *(kind.code for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, ProvisionerError)),
-        *("not_found", "method_not_allowed", "request_entity_too_large"),  # what Litestar refuses
-        _OTHER_CODE,
-    }
-) - {ProvisionerError.code}
-"""Of problems; a bug is none that was refused."""
+_LITESTAR_CODES = ("not_found", "method_not_allowed", "request_entity_too_large")
+_CODES = frozenset({*(error.code for error in PROBLEMS), *_LITESTAR_CODES, _OTHER_CODE})
+"""Codes of refused requests. An internal error is a bug, and not a refusal."""
 
 
 def prepare(process: str) -> None:
-    """Names the build, and begins every series whose labels are known, so that its first increase is seen."""
-    # When each series began: as many again, which Prometheus does not use.
+    """Set the build info and start each series with known labels at 0, so that Prometheus sees the first increase."""
+    # prometheus_client would add the start time of each series, which doubles the series and has no user.
     disable_created_metrics()  # type: ignore[no-untyped-call]
     BUILD.info({"version": VERSION, "process": process})
     for stage in _STAGES:
@@ -144,12 +144,12 @@ def exposition() -> bytes:
 
 
 def count_refusal(code: str) -> None:
-    """Count a request that was refused with this problem code."""
+    """Count a request that was refused with a problem code."""
     REFUSALS.labels(code if code in _CODES else _OTHER_CODE).inc()
 
 
 def record_transition(before: Sandbox | None, after: Sandbox | None) -> None:
-    """Count what a written change of a record means. Called once a change, by the process that wrote it."""
+    """Count an update of a record. Only the process that wrote the update calls this, once."""
     if after is None:
         return
     if before is None or before.token != after.token:

@@ -43,7 +43,7 @@ class Problem(msgspec.Struct, frozen=True):
     of a sandbox that is being deleted `Terminating`, and of one that is over (DEERFLOW_COMPAT) how it ended."""
 
     type: Annotated[str, example("about:blank")]
-    title: Annotated[str, example("The request breaks a rule")]
+    title: Annotated[str, example("Invalid request")]
     status: Annotated[int | str, example(400)]
     detail: Annotated[str, example("user_id: Expected `str`, got `int`")]
     code: Annotated[str, example("invalid_request")]

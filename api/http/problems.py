@@ -12,6 +12,7 @@ from litestar.types import ExceptionHandlersMap
 
 from shared import metrics
 from shared.errors import InvalidRequest, ProvisionerError
+from shared.sandbox.request import TEXT_RULES
 
 log = structlog.get_logger()
 
@@ -45,6 +46,8 @@ def handle_http_exception(request: Handled, error: HTTPException) -> Problem:
 def _invalid(error: ValidationException) -> InvalidRequest:
     first = error.extra[0] if isinstance(error.extra, list) and error.extra else {}
     field, message = str(first.get("key", "request")), str(first.get("message", error.detail))
+    if first.get("source") == "path":
+        message = f"expected {TEXT_RULES[field].expected}"  # Litestar's message shows the pattern
     return InvalidRequest(f"{field}: {message}", field=field)
 
 

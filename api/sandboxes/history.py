@@ -1,21 +1,20 @@
 """What happened to a sandbox: the route that tells it."""
 
-from typing import Annotated, Any
+from typing import Any
 
 from litestar import Request, get
-from litestar.params import PathParameter
 
 from api.http.openapi import problems
+from api.sandboxes.routes import InPath
 from api.sandboxes.schemas import History, event
 from api.state.app_state import app_state
 from shared.errors import SandboxNotFound
-from shared.sandbox.request import SANDBOX_ID, SANDBOX_ID_LENGTH
 
 
 @get("/sandboxes/{sandbox_id:str}/events", responses=problems(400, 404))
 async def read(
     request: Request[Any, Any, Any],
-    sandbox_id: Annotated[str, PathParameter(pattern=SANDBOX_ID, max_length=SANDBOX_ID_LENGTH)],
+    sandbox_id: InPath,
 ) -> History:
     """What we did and saw, and what Kubernetes said of its Pod: the last of it, in all lives of the id, newest last.
 

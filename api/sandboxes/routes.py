@@ -20,7 +20,7 @@ from shared import logs
 from shared.errors import InvalidRequest, SandboxNotFound, SandboxNotReady
 from shared.sandbox import expiry, mounts
 from shared.sandbox.record import TERMINAL_STATUSES, Sandbox, Status
-from shared.sandbox.request import SANDBOX_ID, SANDBOX_ID_LENGTH, read_create
+from shared.sandbox.request import SANDBOX_ID, read_create
 from shared.settings import Settings
 from shared.store.indexes import Selection
 from shared.store.pagination import START, parse_cursor
@@ -33,7 +33,7 @@ POLL_SECONDS = "1"
 DEFAULT_PAGE = 100
 """Sandboxes in a page when only a cursor is given."""
 
-InPath = Annotated[str, PathParameter(pattern=SANDBOX_ID, max_length=SANDBOX_ID_LENGTH)]
+InPath = Annotated[str, PathParameter(pattern=SANDBOX_ID.python_pattern, schema_extra={"pattern": SANDBOX_ID.pattern})]
 Prefer = Annotated[
     str | None,
     HeaderParameter(

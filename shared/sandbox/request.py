@@ -1,8 +1,8 @@
-"""What a caller asks for, as it comes over the wire, and the rules that its fields keep by themselves."""
+"""Bodies of requests, and the rules that each field must keep on its own."""
 
 import re
 from collections.abc import Callable
-from typing import Annotated, TypeVar
+from typing import Annotated, NamedTuple, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -10,16 +10,35 @@ from msgspec import Meta
 from shared.errors import InvalidRequest
 from shared.sandbox.record import Mount, Spec
 
-SANDBOX_ID = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$(?!\n)"
-"""A DNS label. At most 40 characters, so that `sandbox-{id}-svc` and the names of later lives fit in 63."""
-SANDBOX_ID_LENGTH = 40
 
-SandboxId = Annotated[
-    str,
-    Meta(pattern=SANDBOX_ID, min_length=1, max_length=SANDBOX_ID_LENGTH, examples=["0123456789abcdef"]),
-]
-UserId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,128}$(?!\n)", examples=["default"])]
-ThreadId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}$(?!\n)", examples=["thread-1"])]
+class TextRule(NamedTuple):
+    """`pattern` documents a text field in OpenAPI, in syntax of ECMA and Go. `expected` describes it to people."""
+
+    pattern: str
+    expected: str
+
+    @property
+    def python_pattern(self) -> str:
+        """The pattern for Python, where `$` also matches before a trailing newline."""
+        return self.pattern.removesuffix("$") + r"\Z"
+
+    def accepts(self, text: str) -> bool:
+        return re.fullmatch(self.pattern, text) is not None
+
+
+SANDBOX_ID = TextRule(
+    r"^[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?$",
+    "1 to 40 lowercase letters, digits and `-`, with no `-` at either end",
+)
+"""A DNS label of at most 40 characters: `sandbox-{id}-{generation}-svc` must fit in a label, which has 63."""
+USER_ID = TextRule(r"^[A-Za-z0-9_-]{1,128}$", "1 to 128 ASCII letters, digits, `_` and `-`")
+THREAD_ID = TextRule(r"^[A-Za-z0-9_-]{1,64}$", "1 to 64 ASCII letters, digits, `_` and `-`")
+TEXT_RULES = {"sandbox_id": SANDBOX_ID, "user_id": USER_ID, "thread_id": THREAD_ID}
+"""Rules by field. msgspec knows the patterns only for its JSON schema, because its errors show the pattern."""
+
+SandboxId = Annotated[str, Meta(extra_json_schema={"pattern": SANDBOX_ID.pattern}, examples=["0123456789abcdef"])]
+UserId = Annotated[str, Meta(extra_json_schema={"pattern": USER_ID.pattern}, examples=["default"])]
+ThreadId = Annotated[str, Meta(extra_json_schema={"pattern": THREAD_ID.pattern}, examples=["thread-1"])]
 
 
 class ExtraMount(msgspec.Struct, frozen=True):
@@ -29,11 +48,11 @@ class ExtraMount(msgspec.Struct, frozen=True):
 
 
 Seconds = Annotated[int, Meta(ge=1, le=31_536_000, examples=[600])]
-"""At most a year: what is longer is no time, but a mistake."""
+"""At most a year: a longer time is a mistake."""
 
 
 class CreateSandbox(msgspec.Struct, frozen=True):
-    """Unknown fields are ignored: a newer backend must not break on us."""
+    """Body of `POST /api/sandboxes`. Unknown fields are ignored, so that a newer DeerFlow can send more."""
 
     sandbox_id: SandboxId | None = None
     thread_id: ThreadId | None = None
@@ -59,7 +78,7 @@ class CreateSandbox(msgspec.Struct, frozen=True):
 
 
 class KeepAlive(msgspec.Struct, frozen=True):
-    """`seconds`: to be kept at least for so long from now; none: one use, as a GET is."""
+    """Body of a keep-alive. `seconds` keeps the sandbox at least that long; without it, the request is one use."""
 
     seconds: Seconds | None = None
 
@@ -67,30 +86,40 @@ class KeepAlive(msgspec.Struct, frozen=True):
 T = TypeVar("T")
 _decode_create = msgspec.json.Decoder(CreateSandbox).decode
 _decode_keep_alive = msgspec.json.Decoder(KeepAlive).decode
-_AT = re.compile(r" - at `\$\.?(?P<field>.*)`$")
+_PATH = re.compile(r" - at `\$\.?(?P<field>.*)`$")
+"""End of a message of msgspec: where in the body the wrong value is."""
 
 
 def read_create(body: bytes) -> CreateSandbox:
-    """The create request in `body`. Raises InvalidRequest, as `_read` does."""
-    return _read(_decode_create, body)
+    """Decode the body of a create.
+
+    Raises:
+        InvalidRequest: the body is not JSON, or a field breaks its rule.
+    """
+    request = _decode(_decode_create, body)
+    for field, rule in TEXT_RULES.items():
+        value = getattr(request, field)
+        if value is not None and not rule.accepts(value):
+            raise InvalidRequest(f"{field}: expected {rule.expected}", field=field)
+    return request
 
 
 def read_keep_alive(body: bytes) -> KeepAlive:
-    """The keep-alive in `body`, which may be empty. Raises InvalidRequest, as `_read` does."""
-    return _read(_decode_keep_alive, body) if body.strip() else KeepAlive()
+    """Decode the body of a keep-alive, which can be empty.
 
-
-def _read(decode: Callable[[str], T], body: bytes) -> T:
-    """
     Raises:
-        InvalidRequest: it is not JSON, or a field breaks its rule; names the field (`extra_mounts[1].host_path`).
+        InvalidRequest: the body is not JSON, or a field breaks its rule.
     """
+    return _decode(_decode_keep_alive, body) if body.strip() else KeepAlive()
+
+
+def _decode(decode: Callable[[str], T], body: bytes) -> T:
     try:
-        return decode(body.decode())  # as text, so that what it skips is UTF-8 too
+        return decode(body.decode())  # from text, so that fields which msgspec skips are checked as UTF-8 too
     except msgspec.ValidationError as error:
         text = str(error)
-        at = _AT.search(text)
-        field = at["field"] if at else "body"
-        raise InvalidRequest(f"{field}: {_AT.sub('', text)}", field=field) from error
+        path = _PATH.search(text)
+        field = path["field"] if path else "body"
+        raise InvalidRequest(f"{field}: {_PATH.sub('', text)}", field=field) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidRequest(f"The body is not JSON: {error}", field="body") from error

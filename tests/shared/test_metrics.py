@@ -1,9 +1,10 @@
-"""What is counted: families with units and helps, closed labels, and from each change of a record what it means."""
+"""Metrics: families with units and help texts, closed labels, and the counts of each transition of a record."""
 
 import re
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
@@ -38,10 +39,10 @@ from worker.kubernetes.client import EVENTS, PODS, SERVICES
 ERRORS = Path(__file__).parents[2] / "docs/errors.md"
 T = 1_750_000_000.0
 NEW = new_record("ada", Spec(), cluster="default", now=T)
-MADE = provisioned(
+PROVISIONED = provisioned(
     started(NEW, T + 0.2), ProvisionedObjects("sandbox-ada", "uid-p", "uid-s", "http://node:30001"), now=T + 0.7
 )
-SCHEDULED = replace(MADE, timings=replace(MADE.timings, scheduled=T + 0.8))
+SCHEDULED = replace(PROVISIONED, timings=replace(PROVISIONED.timings, scheduled=T + 0.8))
 RUNNING = replace(SCHEDULED, status=Status.RUNNING, timings=replace(SCHEDULED.timings, running=T + 3.0))
 READY = replace(RUNNING, ready=True, timings=replace(RUNNING.timings, ready=T + 4.0))
 
@@ -63,7 +64,7 @@ LABELS = {
     "deerflow_repairs": {"kind"},
     "deerflow_watch_restarts": {"resource", "reason"},
 }
-"""Every family, and every label there is: a sandbox, a user or a text is in none."""
+"""All families with all their labels. None holds a sandbox, a user or free text."""
 
 
 def stage(name: str) -> Series:
@@ -78,28 +79,25 @@ def counts() -> Counts:
 
 @pytest.fixture
 def families(counts) -> dict[str, Metric]:
-    """As a scrape finds them."""
+    """Families as a scrape reads them."""
     del counts
     return {family.name: family for family in text_string_to_metric_families(metrics.exposition().decode())}
 
 
-def test_each_family_is_known_with_its_labels():
-    found = {family.name: set(of._labelnames) for of in _collectors() for family in of.describe()}
-    assert found == LABELS
+def test_families_have_exactly_the_known_labels():
+    collectors: set[Any] = set(metrics.REGISTRY._collector_to_names)
+    labels = {family.name: set(collector._labelnames) for collector in collectors for family in collector.describe()}
+    assert labels == LABELS
 
 
-def _collectors() -> set[metrics.Counter | metrics.Gauge | metrics.Histogram]:
-    return set(metrics.REGISTRY._collector_to_names)
-
-
-def test_each_family_says_what_it_is(families):
+def test_family_has_a_help_text_in_sentences(families):
     for name, family in families.items():
         assert len(family.documentation) > 15, name
         assert family.documentation.endswith("."), name
 
 
-def test_names_have_our_prefix_and_their_unit(families):
-    """Of a counter `_total`, of a time `_seconds`; what is neither is a number of something."""
+def test_family_name_has_the_prefix_and_the_unit(families):
+    """A counter ends in `_total` and a time in `_seconds`. Any other family is a number of things."""
     for name, family in families.items():
         assert name.startswith("deerflow_"), name
         if family.type == "counter":
@@ -107,67 +105,67 @@ def test_names_have_our_prefix_and_their_unit(families):
         assert (family.type == "histogram") == name.endswith("_seconds"), name
 
 
-def test_the_build_is_named(counts):
+def test_build_info_has_version_and_process(counts):
     del counts
     assert value("deerflow_provisioner_build_info", version=VERSION, process="api") == 1
 
 
-def test_what_is_known_beforehand_begins_at_0(families):
-    """An increase is seen only from a value on: the first failure must not be the one that no alert sees."""
-    begun = {name: {tuple(s.labels.values()) for s in family.samples} for name, family in families.items()}
-    assert begun["deerflow_failures"] == {(reason,) for reason in [*Reason, "Other"] if reason}
-    assert begun["deerflow_endings"] == {("deleted",), ("failed",), ("succeeded",), ("idle",), ("lifetime",)}
-    assert begun["deerflow_repairs"] == {("adopted",), ("service",), ("leftover",), ("retried",)}
-    assert ("provision", "failed") in begun["deerflow_jobs"]
-    assert ("20.0", "ready") in begun["deerflow_create_stage_seconds"]
+def test_series_with_known_labels_start_at_0(families):
+    """Prometheus sees an increase only between two values, so an alert would miss the first failure."""
+    series = {name: {tuple(s.labels.values()) for s in family.samples} for name, family in families.items()}
+    assert series["deerflow_failures"] == {(reason,) for reason in [*Reason, "Other"] if reason}
+    assert series["deerflow_endings"] == {("deleted",), ("failed",), ("succeeded",), ("idle",), ("lifetime",)}
+    assert series["deerflow_repairs"] == {("adopted",), ("service",), ("leftover",), ("retried",)}
+    assert ("provision", "failed") in series["deerflow_jobs"]
+    assert ("20.0", "ready") in series["deerflow_create_stage_seconds"]
     watched = [resource.name for resource in (PODS, SERVICES, EVENTS)]
-    assert begun["deerflow_watch_restarts"] == set(product(("ended", "expired", "error"), watched))
+    assert series["deerflow_watch_restarts"] == set(product(("ended", "expired", "error"), watched))
 
 
-def test_each_refusal_begins_at_0(families):
-    """Those that docs/errors.md has, but for a bug, which is none, and one word for all others."""
-    begun = {sample.labels["reason"] for sample in families["deerflow_refusals"].samples}
+def test_series_of_each_documented_problem_code_starts_at_0(families):
+    """An internal error is a bug and no refusal. `other` stands for codes that are not documented."""
+    codes = {sample.labels["reason"] for sample in families["deerflow_refusals"].samples}
     documented = set(re.findall(r"^\| `(\w+)` \| \d{3} \|", ERRORS.read_text(), re.MULTILINE))
-    assert begun == documented - {"internal_error"} | {"other"}
+    assert codes == documented - {"internal_error"} | {"other"}
 
 
-def test_a_refusal_that_nobody_knows_is_another(counts):
+def test_refusal_with_an_unknown_code_is_counted_as_other(counts):
     metrics.count_refusal("im_a_teapot")
     assert counts.gained() == {("deerflow_refusals_total", "other"): 1}
 
 
-def test_nothing_is_told_of_when_a_series_began(families):
+def test_exposition_has_no_start_times_of_series(families):
     assert not [name for name in families if name.endswith("_created")]
 
 
 @pytest.mark.parametrize(
     ("before", "after", "gained"),
     [
-        pytest.param(None, NEW, [("deerflow_accepted_total",)], id="a first life"),
+        pytest.param(None, NEW, [("deerflow_accepted_total",)], id="first incarnation"),
         pytest.param(
             terminating(READY),
             new_incarnation(READY, Spec(), now=T + 60),
             [("deerflow_accepted_total",)],
-            id="the next life",
+            id="next incarnation",
         ),
-        pytest.param(None, READY, [("deerflow_repairs_total", "adopted")], id="made anew from its Pod"),
-        pytest.param(NEW, MADE, [stage("queued"), stage("created")], id="made"),
-        pytest.param(MADE, SCHEDULED, [stage("scheduled")], id="on a node"),
+        pytest.param(None, READY, [("deerflow_repairs_total", "adopted")], id="adopted"),
+        pytest.param(NEW, PROVISIONED, [stage("queued"), stage("created")], id="provisioned"),
+        pytest.param(PROVISIONED, SCHEDULED, [stage("scheduled")], id="scheduled"),
         pytest.param(SCHEDULED, READY, [stage("running"), stage("ready")], id="running and ready at once"),
         pytest.param(replace(READY, ready=False), READY, [], id="ready again"),
-        pytest.param(READY, touched(READY, T + 90), [], id="used"),
+        pytest.param(READY, touched(READY, T + 90), [], id="touched"),
         pytest.param(READY, terminating(READY), [("deerflow_endings_total", "deleted")], id="deleted"),
         pytest.param(
             READY,
             expired(READY, ExpiryCause.IDLE, T + 99),
             [("deerflow_endings_total", "idle")],
-            id="idle for too long",
+            id="expired as idle",
         ),
         pytest.param(
             READY,
             expired(READY, ExpiryCause.LIFETIME, T + 99),
             [("deerflow_endings_total", "lifetime")],
-            id="its lifetime was over",
+            id="expired by lifetime",
         ),
         pytest.param(
             replace(READY, status=Status.UNKNOWN),
@@ -179,53 +177,57 @@ def test_nothing_is_told_of_when_a_series_began(families):
             READY,
             replace(READY, status=Status.SUCCEEDED),
             [("deerflow_endings_total", "succeeded")],
-            id="ended by itself, and well",
+            id="succeeded",
         ),
         pytest.param(
             READY,
             failed(READY, "OfALaterVersion", ""),
             [("deerflow_endings_total", "failed"), ("deerflow_failures_total", "Other")],
-            id="failed for a reason we do not know",
+            id="failed for an unknown reason",
         ),
         pytest.param(
             READY,
             failed(READY, "", ""),
             [("deerflow_endings_total", "failed"), ("deerflow_failures_total", "Other")],
-            id="failed for no reason that is known",
+            id="failed without a reason",
         ),
         pytest.param(
-            failed(READY, Reason.EVICTED, ""), terminating(failed(READY, Reason.EVICTED, "")), [], id="removed after it"
+            failed(READY, Reason.EVICTED, ""),
+            terminating(failed(READY, Reason.EVICTED, "")),
+            [],
+            id="deleted after a failure",
         ),
-        pytest.param(terminating(READY), None, [], id="its record goes"),
+        pytest.param(terminating(READY), None, [], id="record deleted"),
         pytest.param(
             READY,
             next_attempt(without_service(READY)),
             [("deerflow_repairs_total", "service")],
-            id="its Service was lost",
+            id="Service lost",
         ),
-        pytest.param(NEW, next_attempt(NEW), [("deerflow_repairs_total", "retried")], id="its job was lost"),
+        pytest.param(NEW, next_attempt(NEW), [("deerflow_repairs_total", "retried")], id="provision job lost"),
         pytest.param(
             terminating(READY),
             next_attempt(terminating(READY)),
             [("deerflow_repairs_total", "retried")],
-            id="the job that ends it was lost",
+            id="terminate job lost",
         ),
-        pytest.param(READY, next_attempt(probing(READY, T + 60)), [], id="asked whether it is busy"),
+        pytest.param(READY, next_attempt(probing(READY, T + 60)), [], id="probed for activity"),
     ],
 )
-def test_a_change_is_counted_as_what_it_means(counts, before, after, gained):
+def test_transition_is_counted_in_the_expected_series(counts, before, after, gained):
     metrics.record_transition(before, after)
     assert counts.gained() == dict.fromkeys(gained, 1)
 
 
-def test_a_stage_lasts_from_the_acceptance(counts):
+def test_stage_is_measured_from_the_create(counts):
     del counts
     before = value("deerflow_create_stage_seconds_sum", stage="ready")
     metrics.record_transition(RUNNING, READY)
     assert value("deerflow_create_stage_seconds_sum", stage="ready") - before == pytest.approx(4.0)
 
 
-def test_a_clock_that_went_back_makes_no_negative_time(counts):
+def test_stage_before_the_create_is_counted_with_0_seconds(counts):
+    """A clock can go back between the two times."""
     before = value("deerflow_create_stage_seconds_sum", stage="queued")
     metrics.record_transition(NEW, replace(NEW, timings=Timings(queued=T - 5)))
     assert value("deerflow_create_stage_seconds_sum", stage="queued") == before
@@ -233,14 +235,16 @@ def test_a_clock_that_went_back_makes_no_negative_time(counts):
 
 
 @pytest.mark.anyio
-async def test_a_life_counts_each_stage_once_whatever_is_written(counts, store: Store):
-    """Through the store: what is written is counted, once, by whoever writes it; what is not written is not."""
+async def test_incarnation_counts_each_stage_once_in_any_number_of_updates(counts, store: Store):
+    """The store counts what it writes. An update that writes nothing counts nothing."""
 
     async def write(mutate: Callable[[Sandbox | None], Sandbox | None]) -> None:
-        await store.create_or_update("ada", lambda current: None if (new := mutate(current)) == current else Update(new))
+        await store.create_or_update(
+            "ada", lambda current: None if (new := mutate(current)) == current else Update(new)
+        )
 
     await write(lambda _: NEW)
-    for record in (MADE, SCHEDULED, READY, replace(READY, ready=False), READY, READY, terminating(READY)):
+    for record in (PROVISIONED, SCHEDULED, READY, replace(READY, ready=False), READY, READY, terminating(READY)):
         await write(lambda _, record=record: record)
     await write(lambda _: None)
     assert counts.gained() == {
@@ -251,14 +255,14 @@ async def test_a_life_counts_each_stage_once_whatever_is_written(counts, store: 
 
 
 @pytest.mark.anyio
-async def test_a_redis_that_does_not_answer_is_counted(counts, away_url):
+async def test_unanswered_redis_operation_is_counted(counts, away_url):
     async with connect(read_settings({"REDIS_URL": away_url}), FAIL_FAST) as redis:
         with pytest.raises(StoreUnavailable):
             await Store(redis).get("ada")
     assert counts.gained() == {("deerflow_redis_errors_total",): 1}
 
 
-def test_no_label_holds_what_a_caller_has_sent(counts, families):
+def test_label_values_have_no_text_of_callers(counts, families):
     del counts
     allowed = re.compile(r"[\w./:{}+-]*")
     for family in families.values():

@@ -8,8 +8,7 @@ from shared.queue.job import Job, JobKind
 from shared.sandbox.expiry import expiry_policy
 from shared.sandbox.names import object_name
 from shared.sandbox.record import Sandbox, Spec, Status, Timings
-from shared.sandbox.request import SANDBOX_ID as SANDBOX_ID_PATTERN
-from shared.sandbox.request import SANDBOX_ID_LENGTH
+from shared.sandbox.request import SANDBOX_ID as SANDBOX_ID_RULE
 from shared.sandbox.urls import service_url, with_url
 from shared.settings import Settings
 from shared.store.update import Update
@@ -23,7 +22,7 @@ _LIFE = re.compile(r"[1-9][0-9]{0,8}-[0-9a-z-]{1,16}")
 def sandbox_of(pod: Pod) -> tuple[str, str] | None:
     """Id and life of the sandbox that a Pod is; None: it has our label, but no Pod of ours looks like that."""
     sandbox_id, incarnation = pod.metadata.labels.get(SANDBOX_ID, ""), incarnation_of(pod.metadata)
-    if len(sandbox_id) > SANDBOX_ID_LENGTH or not re.match(SANDBOX_ID_PATTERN, sandbox_id):
+    if not SANDBOX_ID_RULE.accepts(sandbox_id):
         return None
     if not _LIFE.fullmatch(incarnation) or pod.metadata.name != object_name(sandbox_id, incarnation):
         return None
@@ -62,7 +61,7 @@ def adopt(pod: Pod, service: Service | None, settings: Settings, now: float) -> 
     return Update(seen, () if seen.is_provisioned or not seen.is_active else (Job.of(JobKind.PROVISION, seen),))
 
 
-def is_record_lost(record: Sandbox | None, incarnation: str, *, is_complete: bool) -> bool:
+def is_record_lost(record: Sandbox | None, incarnation: str, *, has_synced: bool) -> bool:
     """Whether the record of a Pod that lives, of this life, is lost, and what is there in its place says nothing of it.
 
     Redis may have been emptied, or have gone back to what it had saved last: then a Pod may be of a later life than the
@@ -74,7 +73,7 @@ def is_record_lost(record: Sandbox | None, incarnation: str, *, is_complete: boo
     generation, _, _ = incarnation.partition("-")
     if int(generation) != record.generation:
         return int(generation) > record.generation
-    return record.status is not Status.TERMINATING and (bool(record.pod_uid) or not is_complete)
+    return record.status is not Status.TERMINATING and (bool(record.pod_uid) or not has_synced)
 
 
 def _served(record: Sandbox, pod: Pod, service: Service | None, settings: Settings) -> Sandbox:

@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from shared.redis.connection import FAIL_FAST, connect
+from shared.sandbox.request import SANDBOX_ID
 from shared.settings import read_settings
 from shared.store.store import Store
 from tests.api.conftest import Serve
@@ -144,6 +145,7 @@ async def test_bad_id_in_the_path(api: httpx.AsyncClient, fake_redis: FakeAsyncR
     answer = await api.request(method, f"/api/sandboxes/{sandbox_id}")
     problem = await is_problem(answer, fake_redis, 400)
     assert (problem["code"], problem["field"]) == ("invalid_request", "sandbox_id")
+    assert problem["detail"] == f"sandbox_id: expected {SANDBOX_ID.expected}"
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
 import json
+import re
 from typing import Any
 
 import pytest
@@ -7,9 +8,9 @@ from hypothesis import strategies as st
 
 from shared.errors import InvalidRequest
 from shared.sandbox.record import Mount, Spec
-from shared.sandbox.request import CreateSandbox, ExtraMount, read_create
+from shared.sandbox.request import TEXT_RULES, CreateSandbox, ExtraMount, TextRule, read_create
 
-MOUNT = {"host_path": "/srv/deer/a", "container_path": "/mnt/acp-workspace"}
+MOUNT: dict[str, Any] = {"host_path": "/srv/deer/a", "container_path": "/mnt/acp-workspace"}
 
 
 def refusal(body: bytes) -> InvalidRequest:
@@ -19,23 +20,21 @@ def refusal(body: bytes) -> InvalidRequest:
 
 
 def outcome(body: bytes) -> CreateSandbox | InvalidRequest:
-    """The request or its refusal; nothing else may be raised."""
+    """Return the request or its refusal. No other exception is expected."""
     try:
         return read_create(body)
     except InvalidRequest as error:
         return error
 
 
-def test_nothing_asked():
-    """An empty object asks for what there is without asking."""
-    asked = read_create(b"{}")
-    assert asked == CreateSandbox()
-    assert asked.spec() == Spec()
-    assert (asked.sandbox_id, asked.spec().user_id, asked.spec().thread_id) == (None, "default", None)
+def test_empty_object_gives_the_defaults():
+    request = read_create(b"{}")
+    assert request == CreateSandbox()
+    assert request.spec() == Spec()
+    assert (request.sandbox_id, request.spec().user_id, request.spec().thread_id) == (None, "default", None)
 
 
-def test_everything_asked():
-    """Each field ends up in the specification, but for the one that has no effect."""
+def test_each_field_with_an_effect_is_in_the_spec():
     body = {
         "sandbox_id": "abc",
         "thread_id": "t1",
@@ -45,64 +44,95 @@ def test_everything_asked():
         "provision_lark_cli_runtime": True,
         "provision_lark_cli_broker": True,
     }
-    asked = read_create(json.dumps(body).encode())
-    assert asked.sandbox_id == "abc"
-    assert asked.extra_mounts == [ExtraMount(**MOUNT, read_only=True), ExtraMount(**MOUNT)]
-    assert asked.spec() == Spec(
+    request = read_create(json.dumps(body).encode())
+    assert request.sandbox_id == "abc"
+    assert request.extra_mounts == [
+        ExtraMount("/srv/deer/a", "/mnt/acp-workspace", read_only=True),
+        ExtraMount("/srv/deer/a", "/mnt/acp-workspace"),
+    ]
+    assert request.spec() == Spec(
         user_id="ada",
         thread_id="t1",
-        extra_mounts=(Mount(**MOUNT, read_only=True), Mount(**MOUNT)),
+        extra_mounts=(
+            Mount("/srv/deer/a", "/mnt/acp-workspace", read_only=True),
+            Mount("/srv/deer/a", "/mnt/acp-workspace"),
+        ),
         provision_lark_cli_runtime=True,
         provision_lark_cli_broker=True,
     )
 
 
+VALID: dict[str, list[Any]] = {
+    "sandbox_id": [None, "a", "0", "a-b", "a--b", "a" * 40, "0123456789abcdef"],
+    "thread_id": [None, "a", "A_-9", "-", "a" * 64],
+    "user_id": ["a", "A_-9", "_", "null", "a" * 128],
+    "extra_mounts": [None, [], [MOUNT] * 10, [{**MOUNT, "mode": "rw"}]],
+    "include_legacy_skills": [True, False],
+    "anything_else": [None, 1, "x", [[]], {"sandbox_id": "A B"}],
+}
+
+
 @pytest.mark.parametrize(
-    ("field", "value"),
-    [
-        *(("sandbox_id", good) for good in (None, "a", "0", "a-b", "a--b", "a" * 40, "0123456789abcdef")),
-        *(("thread_id", good) for good in (None, "a", "A_-9", "-", "a" * 64)),
-        *(("user_id", good) for good in ("a", "A_-9", "_", "null", "a" * 128)),
-        *(("extra_mounts", good) for good in (None, [], [MOUNT] * 10, [{**MOUNT, "mode": "rw"}])),
-        *(("include_legacy_skills", good) for good in (True, False)),
-        *(("anything_else", good) for good in (None, 1, "x", [[]], {"sandbox_id": "A B"})),
-    ],
-    ids=str,
+    ("field", "value"), [(field, value) for field, values in VALID.items() for value in values], ids=str
 )
-def test_good(field: str, value: Any):
-    """What keeps a field's rule is taken as it is, and a field that we do not know is nobody's business."""
-    asked = read_create(json.dumps({field: value}).encode())
+def test_valid_value_is_kept_and_unknown_field_is_ignored(field: str, value: Any):
+    request = read_create(json.dumps({field: value}).encode())
     if field == "extra_mounts":
-        assert len(asked.extra_mounts or []) == len(value or [])
+        assert len(request.extra_mounts or []) == len(value or [])
     else:
-        assert getattr(asked, field, value) == value
+        assert getattr(request, field, value) == value
+
+
+INVALID: dict[str, list[Any]] = {
+    "sandbox_id": ["", "-a", "a-", "A", "a.b", "a" * 41, "a\n", 1, True, []],
+    "thread_id": ["", "a b", "a/b", "..", "é", "a" * 65, "a\n", "a\x00", 1],
+    "user_id": ["", None, "a.b", "../a", "a" * 129, "a\n", 1, {}],
+    "extra_mounts": [{}, "", 0, [MOUNT] * 11],
+    "include_legacy_skills": [None, 0, "false"],
+    "provision_lark_cli_runtime": [None, 1],
+    "provision_lark_cli_broker": [None, "x"],
+}
+INVALID_MOUNTS: list[Any] = [None, "", [], {}, {"host_path": "/a"}]
+INVALID_BODIES: dict[str, list[Any]] = {
+    "extra_mounts[0]": [{"extra_mounts": [bad]} for bad in INVALID_MOUNTS],
+    "extra_mounts[1].host_path": [{"extra_mounts": [MOUNT, {**MOUNT, "host_path": bad}]} for bad in ("", 1, None)],
+    "extra_mounts[0].host_path": [{"extra_mounts": [{**MOUNT, "host_path": "a" * 4097}]}],
+    "extra_mounts[9].container_path": [{"extra_mounts": [MOUNT] * 9 + [{**MOUNT, "container_path": 1}]}],
+    "extra_mounts[0].read_only": [{"extra_mounts": [{**MOUNT, "read_only": bad}]} for bad in (None, 1, "true")],
+    "body": [[], None, "abc", 1, True],
+    **{field: [{field: value} for value in values] for field, values in INVALID.items()},
+}
 
 
 @pytest.mark.parametrize(
-    ("field", "body"),
-    [
-        *(("sandbox_id", {"sandbox_id": bad}) for bad in ("", "-a", "a-", "A", "a.b", "a" * 41, "a\n", 1, True, [])),
-        *(("thread_id", {"thread_id": bad}) for bad in ("", "a b", "a/b", "..", "é", "a" * 65, "a\n", "a\x00", 1)),
-        *(("user_id", {"user_id": bad}) for bad in ("", None, "a.b", "../a", "a" * 129, "a\n", 1, {})),
-        *(("extra_mounts", {"extra_mounts": bad}) for bad in ({}, "", 0, [MOUNT] * 11)),
-        *(("extra_mounts[0]", {"extra_mounts": [bad]}) for bad in (None, "", [], {}, {"host_path": "/a"})),
-        *(("extra_mounts[1].host_path", {"extra_mounts": [MOUNT, {**MOUNT, "host_path": b}]}) for b in ("", 1, None)),
-        *(("extra_mounts[0].host_path", {"extra_mounts": [{**MOUNT, "host_path": b}]}) for b in ("a" * 4097,)),
-        *(("extra_mounts[9].container_path", {"extra_mounts": [MOUNT] * 9 + [{**MOUNT, "container_path": 1}]}),),
-        *(("extra_mounts[0].read_only", {"extra_mounts": [{**MOUNT, "read_only": b}]}) for b in (None, 1, "true")),
-        *(("include_legacy_skills", {"include_legacy_skills": bad}) for bad in (None, 0, "false")),
-        *(("provision_lark_cli_runtime", {"provision_lark_cli_runtime": bad}) for bad in (None, 1)),
-        *(("provision_lark_cli_broker", {"provision_lark_cli_broker": bad}) for bad in (None, "x")),
-        *(("body", bad) for bad in ([], None, "abc", 1, True)),
-    ],
-    ids=str,
+    ("field", "body"), [(field, body) for field, bodies in INVALID_BODIES.items() for body in bodies], ids=str
 )
-def test_bad(field: str, body: Any):
-    """What breaks a field's rule is refused with the field as the caller wrote it."""
+def test_invalid_value_is_refused_with_its_field_and_no_regular_expression(field: str, body: Any):
     error = refusal(json.dumps(body).encode())
     assert error.extra == {"field": field}
     assert error.detail.startswith(field)
-    assert "$" not in error.detail.partition("regex")[0]
+    assert "$" not in error.detail
+    assert "regex" not in error.detail
+
+
+@pytest.mark.parametrize(("field", "rule"), TEXT_RULES.items(), ids=TEXT_RULES)
+@pytest.mark.parametrize("text", ["", "é", "a\n", "a b", "a" * 129])
+def test_refused_text_is_explained_in_the_words_of_its_rule(field: str, rule: TextRule, text: str):
+    assert refusal(json.dumps({field: text}).encode()).detail == f"{field}: expected {rule.expected}"
+
+
+@pytest.mark.parametrize("rule", TEXT_RULES.values(), ids=TEXT_RULES)
+def test_documented_pattern_has_only_syntax_that_go_and_javascript_compile(rule: TextRule):
+    """Go has neither lookaheads nor `\\Z`, and JavaScript has no `\\Z`."""
+    assert "(?" not in rule.pattern
+    assert "\\" not in rule.pattern
+
+
+@pytest.mark.parametrize("rule", TEXT_RULES.values(), ids=TEXT_RULES)
+@given(text=st.text("aA0-_\n", max_size=5))
+def test_python_pattern_matches_exactly_the_accepted_texts(rule: TextRule, text: str):
+    assert bool(re.search(rule.python_pattern, text)) is rule.accepts(text)
+    assert not (text.endswith("\n") and rule.accepts(text))
 
 
 @pytest.mark.parametrize(
@@ -124,14 +154,12 @@ def test_bad(field: str, body: Any):
     ],
     ids=lambda body: repr(body[:30]),
 )
-def test_not_json(body: bytes):
-    """What is no JSON in UTF-8 is refused as a whole."""
+def test_body_that_is_not_json_in_utf8_is_refused_as_a_whole(body: bytes):
     assert refusal(body).extra == {"field": "body"}
 
 
 @given(st.binary(max_size=200))
-def test_any_bytes(body: bytes):
-    """Whatever the bytes, nothing but a refusal is raised."""
+def test_any_bytes_raise_nothing_but_a_refusal(body: bytes):
     assert outcome(body)
 
 
@@ -152,12 +180,11 @@ VALUES = st.recursive(
 
 
 @given(VALUES | st.dictionaries(st.sampled_from(FIELDS), VALUES))
-def test_any_json(value: Any):
-    """Whatever the JSON, it is refused with its field, or keeps every rule."""
-    asked = outcome(json.dumps(value).encode())
-    if isinstance(asked, InvalidRequest):
-        assert asked.extra["field"]
+def test_any_json_is_refused_with_its_field_or_keeps_every_rule(value: Any):
+    result = outcome(json.dumps(value).encode())
+    if isinstance(result, InvalidRequest):
+        assert result.extra["field"]
     else:
         assert isinstance(value, dict)
-        assert asked.user_id == value.get("user_id", "default")
-        assert len(asked.spec().extra_mounts) <= 10
+        assert result.user_id == value.get("user_id", "default")
+        assert len(result.spec().extra_mounts) <= 10
