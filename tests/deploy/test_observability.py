@@ -1,5 +1,4 @@
-"""deploy/observability: what Prometheus makes of the rules; and that rules, tests, runbooks, dashboard and the objects
-for a cluster speak of the same alerts, and of metrics that there are."""
+"""deploy/observability: Prometheus accepts the rules, and all files name the same alerts and only existing metrics."""
 
 import json
 import re
@@ -17,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from api.app import create_app
 from shared import metrics
-from shared.liveness.vitals import Vitals
+from shared.liveness.sync import ClusterSync
 from shared.settings import read_settings
 from shared.store.store import Store
 from tests.conftest import observe
@@ -39,67 +38,69 @@ OF_HISTOGRAMS = ("_bucket", "_count", "_sum")
 
 
 def promtool(*arguments: str) -> None:
-    """In the directory of the rules; what it says when it is not content is the failure's text."""
+    """Run promtool in the directory of the rules. A failure shows its output."""
     done = subprocess.run(
         [PROMTOOL or "", *arguments], cwd=OBSERVABILITY, capture_output=True, text=True, check=False, timeout=100
     )
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def questions() -> list[str]:
-    """Of every panel, as Prometheus is asked."""
+def queries() -> list[str]:
+    """Return the PromQL of every panel."""
     return [target["expr"] for panel in PANELS for target in panel.get("targets", [])]
 
 
-# What Prometheus says
+# Prometheus
 
 
 @with_promtool
-def test_the_rules_are_valid():
+def test_rules_are_valid():
     promtool("check", "rules", "rules.yaml")
 
 
 @with_promtool
-def test_each_alert_is_heard_when_it_is_to_be_and_not_otherwise():
+def test_rules_pass_their_own_tests():
     promtool("test", "rules", "rules_test.yaml")
 
 
 @with_promtool
-def test_the_configuration_for_compose_is_valid():
+def test_configuration_for_compose_is_valid():
     promtool("check", "config", "prometheus.yaml")
 
 
 @with_promtool
-def test_each_question_of_the_dashboard_is_one_that_prometheus_understands(tmp_path):
+def test_queries_of_the_dashboard_are_valid(tmp_path):
     rules = [
-        {"record": f"question:{n}", "expr": question.replace("$__rate_interval", "5m")}
-        for n, question in enumerate(questions())
+        {"record": f"query:{n}", "expr": query.replace("$__rate_interval", "5m")} for n, query in enumerate(queries())
     ]
-    (tmp_path / "questions.yaml").write_text(yaml.safe_dump({"groups": [{"name": "dashboard", "rules": rules}]}))
-    promtool("check", "rules", str(tmp_path / "questions.yaml"))
+    (tmp_path / "queries.yaml").write_text(yaml.safe_dump({"groups": [{"name": "dashboard", "rules": rules}]}))
+    promtool("check", "rules", str(tmp_path / "queries.yaml"))
 
 
-# Metrics that there are
+# Metrics
 
 
 @pytest.fixture
 async def exported(fake_redis: FakeAsyncRedis, clock) -> dict[str, set[str]]:
-    """The name of each sample that a process exports, and its labels: all that an API tells that has a limit and was
-    observed, which is all that a worker tells, and the state beside it."""
+    """Name and labels of each sample that a process exports.
+
+    The API exports all metrics of a worker and the shared state. A limit is set and the cluster is synced, so that
+    their metrics have samples too.
+    """
     settings = read_settings({"PROVISIONER_API_KEY": "a-key", "MAX_SANDBOXES": "9"})
     store = Store(fake_redis, clock)
     app = create_app(settings, store)
-    await observe(fake_redis, Vitals(fake_redis, clock, settings.cluster_name))
+    await observe(fake_redis, ClusterSync(fake_redis, clock, settings.cluster_name))
     async with app.lifespan(), httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://api") as client:
         families = text_string_to_metric_families((await client.get("/metrics")).text)
-    found: dict[str, set[str]] = {}
+    labels: dict[str, set[str]] = {}
     for sample in (sample for family in families for sample in family.samples):
-        found.setdefault(sample.name, set()).update(sample.labels)
-    return found | _without_a_series()
+        labels.setdefault(sample.name, set()).update(sample.labels)
+    return labels | _without_samples()
 
 
-def _without_a_series() -> dict[str, set[str]]:
-    """Families whose labels are not known beforehand have none before something happens."""
+def _without_samples() -> dict[str, set[str]]:
+    """Return the families that have no sample before the first event, because their label values are not known."""
     suffixes = {"counter": ("_total",), "histogram": OF_HISTOGRAMS}
     return {
         family.name + suffix: set(collector._labelnames) | ({"le"} if suffix == "_bucket" else set())
@@ -110,47 +111,45 @@ def _without_a_series() -> dict[str, set[str]]:
 
 
 @pytest.mark.anyio
-async def test_each_metric_of_the_rules_and_the_dashboard_is_exported_or_recorded(exported):
-    there = exported.keys() | RECORDED
-    for question in [*questions(), *(rule["expr"] for rule in RULES)]:
-        assert set(NAMED.findall(question)) <= there, question
+async def test_metrics_of_rules_and_dashboard_are_exported_or_recorded(exported):
+    for query in [*queries(), *(rule["expr"] for rule in RULES)]:
+        assert set(NAMED.findall(query)) <= exported.keys() | RECORDED, query
 
 
 @pytest.mark.anyio
-async def test_each_label_that_is_asked_for_is_one_of_its_metric(exported):
+async def test_labels_in_queries_exist(exported):
     selected = re.compile(r"(deerflow_\w+)\{([^}]*)\}")
-    for question in [*questions(), *(rule["expr"] for rule in RULES)]:
-        for name, matchers in selected.findall(question):
+    for query in [*queries(), *(rule["expr"] for rule in RULES)]:
+        for name, matchers in selected.findall(query):
             labels = re.findall(r"(\w+)\s*(?:=~|!~|!=|=)", re.sub(r'"[^"]*"', "", matchers))
-            assert set(labels) <= exported[name], question
+            assert set(labels) <= exported[name], query
 
 
 @pytest.mark.anyio
-async def test_the_tests_of_the_alerts_are_given_metrics_as_they_are_exported(exported):
-    """But for `instance`, which Prometheus adds. A metric that was renamed would silence an alert, and not its test."""
+async def test_series_in_tests_of_alerts_are_exported(exported):
+    """Prometheus adds `instance`. Without this test, a renamed metric would silence an alert and not its test."""
     for series in (s["series"] for test in alert_tests() for s in test["input_series"]):
         name, _, labels = series.partition("{")
         assert set(re.findall(r"(\w+)=", labels)) - {"instance"} <= exported[name], series
 
 
 @pytest.mark.anyio
-async def test_the_aim_for_creates_stands_at_a_bucket(exported):
+async def test_objective_for_creates_is_the_bound_of_a_bucket(exported):
     del exported
     buckets = set(re.findall(r'deerflow_create_stage_seconds_bucket\{le="([\d.]+)"', metrics.exposition().decode()))
-    asked = {le for rule in RULES for le in re.findall(r'le="([^"]+)"', rule["expr"])}
-    assert asked <= buckets
-    assert asked
+    bounds = {le for rule in RULES for le in re.findall(r'le="([^"]+)"', rule["expr"])}
+    assert bounds <= buckets
+    assert bounds
 
 
 @pytest.mark.anyio
-async def test_the_dashboard_leaves_no_metric_of_ours_out(exported):
-    """What is worth exporting is worth a look."""
-    shown = {base(name) for question in questions() for name in NAMED.findall(question)}
+async def test_dashboard_shows_every_exported_metric(exported):
+    shown = {base(name) for query in queries() for name in NAMED.findall(query)}
     assert {base(name) for name in exported} <= shown
 
 
 def base(name: str) -> str:
-    """The metric that a histogram's sample is of."""
+    """Return the name of a metric without the suffix of a histogram's sample."""
     return next((name.removesuffix(suffix) for suffix in OF_HISTOGRAMS if name.endswith(suffix)), name)
 
 
@@ -163,31 +162,30 @@ def alert_tests() -> list[dict[str, Any]]:
 
 
 def checked() -> Iterator[tuple[str, bool]]:
-    """Each alert that is tested, and whether it is to be heard."""
+    """Yield each tested alert, and True if it must fire."""
     for check in (check for test in alert_tests() for check in test["alert_rule_test"]):
         yield check["alertname"], bool(check["exp_alerts"])
 
 
-def test_each_alert_has_a_test_that_it_is_heard_and_one_that_it_is_not():
-    wanted = {(name, is_heard) for name in ALERTS for is_heard in (True, False)}
-    assert set(checked()) == wanted
+def test_alerts_have_a_test_that_fires_and_one_that_does_not():
+    assert set(checked()) == {(name, fires) for name in ALERTS for fires in (True, False)}
 
 
-def test_each_alert_has_a_section_in_the_runbooks_and_each_section_an_alert():
+def test_runbooks_have_one_section_for_each_alert():
     headings = re.findall(r"^## (.+)$", (DOCS / "runbooks.md").read_text(), re.MULTILINE)
     assert sorted(headings) == sorted(ALERTS)
 
 
 @pytest.mark.parametrize("name", ALERTS)
-def test_an_alert_says_how_urgent_it_is_what_it_is_and_what_to_do(name):
+def test_alert_has_severity_annotations_and_a_link_to_its_runbook(name):
     alert = ALERTS[name]
     assert alert["labels"]["severity"] in {"critical", "warning"}
     assert alert["annotations"].keys() == {"summary", "description", "runbook_url"}
     assert alert["annotations"]["runbook_url"] == f"docs/runbooks.md#{name.lower()}"
-    assert name.startswith("DeerFlow"), "alerts of all programs stand in one list"
+    assert name.startswith("DeerFlow"), "Alertmanager lists the alerts of all programs together"
 
 
-def test_links_within_the_runbooks_lead_to_a_section():
+def test_links_within_the_runbooks_lead_to_an_alert():
     anchors = set(re.findall(r"\]\(#([^)]+)\)", (DOCS / "runbooks.md").read_text()))
     assert anchors <= {name.lower() for name in ALERTS}
 
@@ -195,23 +193,23 @@ def test_links_within_the_runbooks_lead_to_a_section():
 # The dashboard
 
 
-def test_its_panels_stand_beside_each_other_and_none_over_another():
-    taken: set[tuple[int, int]] = set()
+def test_panels_do_not_overlap():
+    used: set[tuple[int, int]] = set()
     for panel in PANELS:
         place = panel["gridPos"]
         cells = {(place["x"] + i, place["y"] + j) for i in range(place["w"]) for j in range(place["h"])}
-        assert not taken & cells, panel["title"]
+        assert not used & cells, panel["title"]
         assert place["x"] + place["w"] <= 24, panel["title"]
-        taken |= cells
+        used |= cells
     assert len({panel["id"] for panel in PANELS}) == len(PANELS)
 
 
-def test_it_has_a_row_for_each_part():
+def test_dashboard_has_a_row_for_each_part():
     rows = [panel["title"] for panel in PANELS if panel["type"] == "row"]
-    assert rows == ["Creates", "Queue and workers", "Cluster", "Endings", "Limits", "API", "Redis, processes"]
+    assert rows == ["Creates", "Queue and workers", "Cluster", "Sandboxes", "Limits", "API", "Redis, processes"]
 
 
-def test_each_panel_says_what_it_shows_and_asks_the_prometheus_that_was_chosen():
+def test_panels_have_a_description_and_use_the_selected_data_source():
     for panel in (panel for panel in PANELS if panel["type"] != "row"):
         assert panel["description"].endswith("."), panel["title"]
         assert panel["datasource"] == {"type": "prometheus", "uid": "${datasource}"}, panel["title"]
@@ -221,9 +219,9 @@ def test_each_panel_says_what_it_shows_and_asks_the_prometheus_that_was_chosen()
 # In a cluster
 
 
-def test_a_cluster_is_given_the_same_rules_and_the_same_dashboard():
+def test_objects_for_a_cluster_hold_the_same_rules_and_dashboard():
     rendered = subprocess.run([kubectl(), "kustomize", str(OBSERVABILITY)], capture_output=True, text=True, check=True)
-    objects = {found["kind"]: found for found in yaml.safe_load_all(rendered.stdout)}
+    objects = {each["kind"]: each for each in yaml.safe_load_all(rendered.stdout)}
     assert objects.keys() == {"PrometheusRule", "ConfigMap"}
     assert objects["PrometheusRule"]["spec"] == {"groups": GROUPS}, "copy the groups of rules.yaml"
     assert objects["ConfigMap"]["data"] == {"dashboard.json": (OBSERVABILITY / "dashboard.json").read_text()}
