@@ -1,4 +1,4 @@
-"""The overlays of deploy/kubernetes, rendered once for all tests of a process."""
+"""The overlays of deploy/kubernetes, rendered once in each test process."""
 
 from collections.abc import Callable
 
@@ -7,7 +7,7 @@ import pytest
 from tests.deploy.rendering import Rendering, copy, render
 
 OWN_REDIS = "PROVISIONER_API_KEY=a-key\nREDIS_PASSWORD=a-password\n"
-ANOTHERS_REDIS = "PROVISIONER_API_KEY=a-key\nREDIS_URL=rediss://user:another@redis.example.com:6379/3\n"
+EXTERNAL_REDIS = "PROVISIONER_API_KEY=a-key\nREDIS_URL=rediss://user:another@redis.example.com:6379/3\n"
 
 
 @pytest.fixture(scope="session")
@@ -22,8 +22,8 @@ def prod(tmp_path_factory: pytest.TempPathFactory) -> Rendering:
 
 @pytest.fixture(scope="session")
 def changed(tmp_path_factory: pytest.TempPathFactory) -> Rendering:
-    """`prod` with what docs/operations.md tells to change: another Redis, another sandbox image."""
-    overlay = copy(tmp_path_factory.mktemp("changed"), "prod", ANOTHERS_REDIS)
+    """`prod` with the changes of docs/operations.md: an external Redis, another sandbox image."""
+    overlay = copy(tmp_path_factory.mktemp("changed"), "prod", EXTERNAL_REDIS)
     kustomization = overlay / "kustomization.yaml"
     text = kustomization.read_text()
     kustomization.write_text(text.replace("  - ../../components/redis #", "  - ../../components/external-redis #"))
@@ -34,6 +34,6 @@ def changed(tmp_path_factory: pytest.TempPathFactory) -> Rendering:
 
 @pytest.fixture(scope="session", params=["dev", "prod", "changed"])
 def rendering(request: pytest.FixtureRequest) -> Rendering:
-    """Each of the three."""
+    """Each of the three renderings."""
     get: Callable[[str], Rendering] = request.getfixturevalue
     return get(request.param)

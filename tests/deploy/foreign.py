@@ -1,8 +1,8 @@
-"""Kinds of others that the overlay `prod` uses, by the fields that it uses: what is not here is refused.
+"""Schemas of the custom resources in the overlay `prod`, with only the fields that it uses.
 
-Kubernetes' own schemas do not know them, and Kubernetes drops a field that their definitions do not have without a
-word. Held to the definitions of the Prometheus operator 0.80 (`monitoring.coreos.com/v1`) and of KEDA 2.16
-(`keda.sh/v1alpha1`) when this was written. Whoever uses another field looks it up there, and adds it here.
+Kubernetes' own schemas do not contain them, and Kubernetes silently drops an unknown field of a custom resource. The
+sources are the definitions of the Prometheus operator 0.80 (`monitoring.coreos.com/v1`) and of KEDA 2.16
+(`keda.sh/v1alpha1`). To use another field, look it up there and add it here.
 """
 
 from typing import Annotated, Any, Literal
@@ -29,7 +29,7 @@ class Selector(_Strict):
 
 
 class Endpoint(_Strict):
-    """`port` is a name: a number is `portNumber`."""
+    """`port` is a name. A number would be `portNumber`."""
 
     port: str
     path: str
@@ -49,7 +49,7 @@ class PodMonitor(_Strict):
 
 
 class RuleSpec(_Strict):
-    """The groups are Prometheus' own: promtool looks at them."""
+    """promtool checks the groups."""
 
     groups: Annotated[list[dict[str, Any]], Meta(min_length=1)]
 
@@ -68,7 +68,7 @@ class Target(_Strict):
 
 
 class AutoscalerConfig(_Strict):
-    """`behavior` is what a HorizontalPodAutoscaler has under that name."""
+    """`behavior` has the form of a HorizontalPodAutoscaler's field of that name."""
 
     behavior: dict[str, Any]
 
@@ -78,7 +78,7 @@ class Advanced(_Strict):
 
 
 class PrometheusQuery(_Strict):
-    """All of them strings, numbers too."""
+    """All values are strings, even numbers."""
 
     server_address: str
     query: str
@@ -117,6 +117,11 @@ KINDS = {
 }
 
 
-def must_be_valid(found: dict[str, Any]) -> None:
-    """Raises msgspec.ValidationError; KeyError: it is none of these kinds."""
-    msgspec.convert(found, KINDS[f"{found['apiVersion']} {found['kind']}"])
+def validate(resource: dict[str, Any]) -> None:
+    """Check a custom resource against its schema.
+
+    Raises:
+        msgspec.ValidationError: a field is wrong or unknown.
+        KeyError: there is no schema of this kind.
+    """
+    msgspec.convert(resource, KINDS[f"{resource['apiVersion']} {resource['kind']}"])

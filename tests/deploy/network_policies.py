@@ -1,11 +1,11 @@
-"""NetworkPolicies, read as a network plugin reads them: may this Pod reach that one?"""
+"""Evaluates NetworkPolicies as a network plugin does."""
 
 from typing import NamedTuple
 
 from tests.deploy.rendering import Object
 
 NAMESPACE = "kubernetes.io/metadata.name"
-"""The label that every namespace has."""
+"""A label that every namespace has."""
 
 
 class Peer(NamedTuple):
@@ -14,14 +14,15 @@ class Peer(NamedTuple):
 
 
 def may_reach(policies: list[Object], source: Peer, target: Peer | None, port: int) -> bool:
-    """TCP. `target` None: an address that is no Pod's."""
-    leaves = _allowed(_of(policies, source, "Egress"), "egress", "to", source.namespace, target, port)
+    """Return True if `source` may open a TCP connection. `target` is None for an address outside the cluster."""
+    egress = _allowed(_selecting(policies, source, "Egress"), "egress", "to", source.namespace, target, port)
     if target is None:
-        return leaves
-    return leaves and _allowed(_of(policies, target, "Ingress"), "ingress", "from", target.namespace, source, port)
+        return egress
+    ingress = _selecting(policies, target, "Ingress")
+    return egress and _allowed(ingress, "ingress", "from", target.namespace, source, port)
 
 
-def _of(policies: list[Object], pod: Peer, direction: str) -> list[Object]:
+def _selecting(policies: list[Object], pod: Peer, direction: str) -> list[Object]:
     return [
         p
         for p in policies
@@ -32,11 +33,11 @@ def _of(policies: list[Object], pod: Peer, direction: str) -> list[Object]:
 
 
 def _allowed(policies: list[Object], rules: str, side: str, home: str, peer: Peer | None, port: int) -> bool:
-    """A Pod that no policy selects is open; else one rule of one of them must let it through."""
+    """Return True if one rule of one policy matches. A Pod that no policy selects accepts all connections."""
     if not policies:
         return True
     return any(
-        _is_open(rule, port) and (side not in rule or any(_is(entry, home, peer) for entry in rule[side]))
+        _is_open(rule, port) and (side not in rule or any(_matches_peer(entry, home, peer) for entry in rule[side]))
         for policy in policies
         for rule in policy["spec"].get(rules, [])
     )
@@ -47,7 +48,7 @@ def _is_open(rule: Object, port: int) -> bool:
     return any(p["port"] <= port <= p.get("endPort", p["port"]) for p in ports)
 
 
-def _is(entry: Object, home: str, peer: Peer | None) -> bool:
+def _matches_peer(entry: Object, home: str, peer: Peer | None) -> bool:
     if peer is None:
         return False
     if "namespaceSelector" in entry:
@@ -58,8 +59,8 @@ def _is(entry: Object, home: str, peer: Peer | None) -> bool:
 
 
 def matches(selector: Object, labels: dict[str, str]) -> bool:
-    for wanted in selector.get("matchExpressions", []):
-        is_one = labels.get(wanted["key"]) in wanted["values"]
-        if is_one is not {"In": True, "NotIn": False}[wanted["operator"]]:
+    for expression in selector.get("matchExpressions", []):
+        is_in = labels.get(expression["key"]) in expression["values"]
+        if is_in is not {"In": True, "NotIn": False}[expression["operator"]]:
             return False
     return bool(selector.get("matchLabels", {}).items() <= labels.items())

@@ -1,4 +1,4 @@
-"""deploy/kubernetes as kubectl renders it: the objects of one overlay, and what follows from several of them."""
+"""The objects of one overlay of deploy/kubernetes, as kubectl renders them."""
 
 import base64
 import os
@@ -25,13 +25,13 @@ class Rendering(NamedTuple):
         return [o for o in self.objects if o["kind"] == kind]
 
     def one(self, kind: str, name: str) -> Object:
-        (found,) = (o for o in self.all(kind) if o["metadata"]["name"] == name)
-        return found
+        (match,) = (o for o in self.all(kind) if o["metadata"]["name"] == name)
+        return match
 
     def generated(self, kind: str, name: str) -> Object:
-        """By the name that it has before kustomize adds a hash."""
-        (found,) = (o for o in self.all(kind) if re.fullmatch(rf"{name}-[a-z0-9]{{10}}", o["metadata"]["name"]))
-        return found
+        """Return the object to whose name kustomize has added a hash."""
+        (match,) = (o for o in self.all(kind) if re.fullmatch(rf"{name}-[a-z0-9]{{10}}", o["metadata"]["name"]))
+        return match
 
     @property
     def settings(self) -> dict[str, str]:
@@ -39,11 +39,11 @@ class Rendering(NamedTuple):
         return data
 
     def workloads(self) -> dict[str, Object]:
-        """Whatever makes Pods, by name."""
+        """Return the objects that create Pods, by name."""
         return {o["metadata"]["name"]: o for kind in WORKLOADS for o in self.all(kind)}
 
     def pods(self) -> dict[str, Object]:
-        """The Pod that each of them makes: its metadata and spec, with the volumes of its claims."""
+        """Return metadata and spec of each workload's Pod, with the volumes of its volume claims."""
         return {name: _pod(o) for name, o in self.workloads().items()}
 
     def containers(self) -> Iterator[tuple[str, Object]]:
@@ -52,19 +52,21 @@ class Rendering(NamedTuple):
                 yield f"{name}/{container['name']}", container
 
     def environment(self, name: str) -> dict[str, str]:
-        """Of the container that is called as its workload, as a node makes it: later ones win, `$(NAME)` of earlier
-        ones are replaced. What a node knows of itself stays empty."""
-        container = dict(self.containers())[f"{name}/{name}"]
-        found: dict[str, str] = {}
-        for source in container.get("envFrom", []):
-            found |= self.one("ConfigMap", source["configMapRef"]["name"])["data"]
-        for variable in container.get("env", []):
-            found[variable["name"]] = self._value(variable, found)
-        return found
+        """Return the variables of the container with the name of its workload, as a kubelet computes them.
 
-    def _value(self, variable: Object, so_far: dict[str, str]) -> str:
+        A later variable replaces an earlier one, and `$(NAME)` refers to an earlier one. Fields of the node are empty.
+        """
+        container = dict(self.containers())[f"{name}/{name}"]
+        variables: dict[str, str] = {}
+        for source in container.get("envFrom", []):
+            variables |= self.one("ConfigMap", source["configMapRef"]["name"])["data"]
+        for variable in container.get("env", []):
+            variables[variable["name"]] = self._value(variable, variables)
+        return variables
+
+    def _value(self, variable: Object, earlier: dict[str, str]) -> str:
         if "value" in variable:
-            return re.sub(r"\$\((\w+)\)", lambda m: so_far.get(m[1], m[0]), variable["value"])
+            return re.sub(r"\$\((\w+)\)", lambda m: earlier.get(m[1], m[0]), variable["value"])
         if "fieldRef" in variable["valueFrom"]:
             return ""
         reference = variable["valueFrom"]["secretKeyRef"]
@@ -79,24 +81,24 @@ def _pod(workload: Object) -> Object:
 
 
 def kubectl() -> str:
-    """The one of the pinned requirements or, where there is no wheel of it, the machine's."""
+    """Return the path of kubectl, from the pinned requirements or, where those have no wheel, from this machine."""
     path = os.pathsep.join([sysconfig.get_path("scripts"), os.environ["PATH"]])
-    found = shutil.which("kubectl", path=path)
-    assert found is not None, "no kubectl: install requirements-dev.txt"
-    return found
+    command = shutil.which("kubectl", path=path)
+    assert command is not None, "no kubectl: install requirements-dev.txt"
+    return command
 
 
 def render(overlay: Path) -> Rendering:
     done = subprocess.run([kubectl(), "kustomize", str(overlay)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert not done.stderr, "nor has it anything to warn of"
+    assert not done.stderr, "kubectl prints a warning"
     return Rendering([o for o in yaml.safe_load_all(done.stdout) if o is not None])
 
 
-def copy(to: Path, overlay: str, secret: str) -> Path:
-    """An operator's own: the files, and the secret that they make. Gives the overlay's directory."""
+def copy(target: Path, overlay: str, secret: str) -> Path:
+    """Copy the files and write the secret, as an operator does. Return the directory of the overlay."""
     for part in ("kubernetes", "observability"):
-        shutil.copytree(DEPLOY / part, to / part, ignore=shutil.ignore_patterns("secret.env"))
-    directory = to / "kubernetes/overlays" / overlay
+        shutil.copytree(DEPLOY / part, target / part, ignore=shutil.ignore_patterns("secret.env"))
+    directory = target / "kubernetes/overlays" / overlay
     (directory / "secret.env").write_text(secret)
     return directory

@@ -1,4 +1,4 @@
-"""docker-compose-dev.yaml: every setting is passed on, and what README.md says of it is so."""
+"""docker-compose-dev.yaml: services, settings, health checks and confinement."""
 
 import os
 import re
@@ -17,13 +17,12 @@ FILE = ROOT / "docker-compose-dev.yaml"
 COMPOSE: dict[str, Any] = yaml.safe_load(FILE.read_text())
 SERVICES: dict[str, Any] = COMPOSE["services"]
 PROCESSES = ("api", "worker")
-REDIS_OF_THIS_FILE = "redis://redis:6379/0"
-DEFAULTS = {"REDIS_URL": REDIS_OF_THIS_FILE, "WORKER_METRICS_HOST": "0.0.0.0"}
-"""What this file says in place of the settings' own defaults."""
+REDIS_URL = "redis://redis:6379/0"
+DEFAULTS = {"REDIS_URL": REDIS_URL, "WORKER_METRICS_HOST": "0.0.0.0"}
+"""Defaults of this file that differ from the defaults of the settings."""
 
 
-def test_it_starts_redis_the_api_and_two_workers():
-    """And when asked, by its profile, what looks at them."""
+def test_services_are_redis_api_and_two_workers_with_monitoring_in_a_profile():
     assert {name for name, service in SERVICES.items() if "profiles" not in service} == {"redis", "api", "worker"}
     assert {name: s["profiles"] for name, s in SERVICES.items() if "profiles" in s} == {
         "prometheus": ["observability"],
@@ -35,24 +34,24 @@ def test_it_starts_redis_the_api_and_two_workers():
 
 
 @pytest.mark.parametrize("process", PROCESSES)
-def test_each_setting_is_passed_through_and_no_other(process):
-    """`NAME: ${NAME:-}`: an empty one counts as not set."""
-    wanted = {row.name: f"${{{row.name}:-{DEFAULTS.get(row.name, '')}}}" for row in TABLE}
-    assert SERVICES[process]["environment"] == wanted
+def test_settings_are_all_passed_through(process):
+    """`NAME: ${NAME:-}`: an empty setting counts as not set."""
+    expected = {row.name: f"${{{row.name}:-{DEFAULTS.get(row.name, '')}}}" for row in TABLE}
+    assert SERVICES[process]["environment"] == expected
 
 
-def test_what_an_empty_environment_gives_is_valid():
+def test_settings_of_an_empty_environment_are_valid():
     settings = read_settings({row.name: "" for row in TABLE} | DEFAULTS)
     assert {name: getattr(settings, name.lower()) for name in DEFAULTS} == DEFAULTS
 
 
-def test_no_secret_has_a_value_in_the_file():
+def test_secrets_have_no_value_in_the_file():
     for row in TABLE:
         if row.secret:
             assert re.search(rf"^  {row.name}: \$\{{{row.name}:-", FILE.read_text(), re.MULTILINE)
 
 
-def test_the_cluster_is_the_workers_alone():
+def test_kubeconfig_is_mounted_only_in_workers():
     (kubeconfig,) = SERVICES["worker"]["volumes"]
     assert kubeconfig["type"] == "bind"
     assert kubeconfig["read_only"] is True
@@ -61,13 +60,13 @@ def test_the_cluster_is_the_workers_alone():
     assert "volumes" not in SERVICES["api"]
 
 
-def test_a_worker_may_be_made_the_owner_of_the_kubeconfig():
-    """Which is usually readable by its owner only, while the image's own user is nobody's."""
+def test_user_of_a_worker_can_be_the_owner_of_the_kubeconfig():
+    """Usually only its owner can read a kubeconfig, and the image's own user owns no file."""
     assert SERVICES["worker"]["user"] == "${PROVISIONER_UID:-1000}:${PROVISIONER_GID:-1000}"
 
 
 @pytest.mark.parametrize("process", PROCESSES)
-def test_a_process_is_confined_and_finds_the_machine_it_runs_on(process):
+def test_process_is_confined_and_can_reach_its_host(process):
     service = SERVICES[process]
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
@@ -77,7 +76,7 @@ def test_a_process_is_confined_and_finds_the_machine_it_runs_on(process):
 
 
 def test_redis_keeps_every_record():
-    """On disk, over restarts; and it would rather refuse a write than drop a key."""
+    """Redis saves to disk. A full Redis refuses writes and drops no key."""
     command = " ".join(SERVICES["redis"]["command"])
     assert "--appendonly yes" in command
     assert "--maxmemory-policy noeviction" in command
@@ -85,7 +84,7 @@ def test_redis_keeps_every_record():
     assert "redis-data" in COMPOSE["volumes"]
 
 
-def test_only_what_people_ask_is_published_and_on_this_machine_only():
+def test_published_ports_are_on_loopback_only():
     published = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
     assert published == {
         "api": ["127.0.0.1:8002:8002"],
@@ -94,21 +93,21 @@ def test_only_what_people_ask_is_published_and_on_this_machine_only():
     }
 
 
-def test_prometheus_and_grafana_are_given_files_that_there_are():
+def test_files_mounted_in_prometheus_and_grafana_exist():
     for name in ("prometheus", "grafana"):
         paths = [volume.split(":") for volume in SERVICES[name]["volumes"]]
         assert all(mode == ["ro"] and (ROOT / path).exists() for path, _, *mode in paths if path.startswith("./"))
 
 
-def test_prometheus_scrapes_each_process_where_it_serves_its_metrics():
+def test_prometheus_scrapes_the_ports_of_api_and_workers():
     config = yaml.safe_load((ROOT / "deploy/observability/prometheus.yaml").read_text())
     api, worker = config["scrape_configs"]
     assert api["static_configs"] == [{"targets": ["api:8002"]}]
-    (found,) = worker["dns_sd_configs"]
-    assert (found["names"], found["port"]) == (["worker"], read_settings({}).worker_metrics_port)
+    (discovery,) = worker["dns_sd_configs"]
+    assert (discovery["names"], discovery["port"]) == (["worker"], read_settings({}).worker_metrics_port)
 
 
-def test_grafana_asks_that_prometheus_and_finds_the_dashboard():
+def test_grafana_uses_that_prometheus_and_that_dashboard():
     directory = ROOT / "deploy/observability/grafana"
     (source,) = yaml.safe_load((directory / "datasources/prometheus.yaml").read_text())["datasources"]
     assert source["url"] == "http://prometheus:9090"
@@ -119,7 +118,7 @@ def test_grafana_asks_that_prometheus_and_finds_the_dashboard():
 
 
 @pytest.mark.parametrize("name", SERVICES)
-def test_each_service_is_checked_restarted_and_of_a_known_version(name):
+def test_service_has_a_health_check_a_restart_policy_and_a_version(name):
     service = SERVICES[name]
     assert service["healthcheck"]["test"][0] == "CMD"
     assert {"interval", "timeout", "retries", "start_period"} <= service["healthcheck"].keys()
@@ -128,20 +127,19 @@ def test_each_service_is_checked_restarted_and_of_a_known_version(name):
     assert ":" in service["image"]
 
 
-def test_the_health_checks_are_commands_that_exist():
-    """The API is asked over HTTP; a worker's own command tells whether one on its host is alive."""
+def test_health_checks_use_http_for_the_api_and_the_command_for_a_worker():
     _, python, flag, source = SERVICES["api"]["healthcheck"]["test"]
     assert (python, flag) == ("python", "-c")
     compile(source, "health check of api", "exec")
     assert SERVICES["worker"]["healthcheck"]["test"] == ["CMD", "python", "-m", "worker", "--check"]
 
 
-def test_a_stopping_worker_has_the_time_it_takes():
+def test_stopping_worker_has_time_to_finish_its_jobs():
     grace = int(SERVICES["worker"]["stop_grace_period"].removesuffix("s"))
     assert grace > read_settings({}).worker_shutdown_seconds + CLOSE_SECONDS
 
 
-def test_docker_compose_finds_it_valid(tmp_path):
+def test_docker_compose_accepts_the_file(tmp_path):
     command = compose_command()
     if command is None:
         pytest.skip("no working `docker compose` or `docker-compose` on this machine")
@@ -152,7 +150,7 @@ def test_docker_compose_finds_it_valid(tmp_path):
         [*command, "-f", str(FILE), "config", "-q"], env=environment, capture_output=True, text=True, check=False
     )
     assert checked.returncode == 0, checked.stderr
-    assert not checked.stderr, "nor has it anything to warn of"
+    assert not checked.stderr, "docker compose prints a warning"
 
 
 def compose_command() -> list[str] | None:

@@ -1,4 +1,4 @@
-"""What the Pods of deploy/kubernetes may do: as little as they can."""
+"""Pods of deploy/kubernetes run with minimal rights."""
 
 from http import HTTPStatus
 from pathlib import Path
@@ -12,12 +12,12 @@ from deploy.local.emulator.pod_security import ENFORCE
 from deploy.local.emulator.running import run
 from shared.settings import read_settings
 from tests.deploy.rendering import DEPLOY
-from tests.system.conftest import node_address
+from tests.support.emulator import SYSTEM_TESTS, node_address
 
 HOST_PATHS = ("SKILLS_HOST_PATH", "DEER_FLOW_HOST_BASE_DIR", "THREADS_HOST_PATH")
 
 
-def test_each_container_is_confined_and_bounded(rendering):
+def test_containers_have_no_privileges_and_have_limits(rendering):
     for name, container in rendering.containers():
         assert container["securityContext"] == {
             "allowPrivilegeEscalation": False,
@@ -28,7 +28,7 @@ def test_each_container_is_confined_and_bounded(rendering):
             assert {"cpu", "memory"} <= container["resources"][bounds].keys(), name
 
 
-def test_each_pod_is_a_user_without_name_or_powers(rendering):
+def test_pods_run_as_a_user_that_is_not_root(rendering):
     for name, pod in rendering.pods().items():
         security = pod["spec"]["securityContext"]
         assert security["runAsNonRoot"] is True, name
@@ -37,10 +37,12 @@ def test_each_pod_is_a_user_without_name_or_powers(rendering):
         assert pod["spec"]["enableServiceLinks"] is False
         for volume in pod["spec"]["volumes"]:
             assert volume.keys() <= {"name", "emptyDir", "persistentVolumeClaim"}
-            assert "sizeLimit" in volume.get("emptyDir", {"sizeLimit": ""}), "a node's disk is not ours to fill"
+            assert "sizeLimit" in volume.get("emptyDir", {"sizeLimit": ""}), (
+                "a volume without limit could fill the disk of a node"
+            )
 
 
-def test_our_processes_are_the_user_of_the_image(rendering):
+def test_api_and_worker_run_as_the_user_of_the_image(rendering):
     (user,) = (line.split()[1] for line in (DEPLOY / "Dockerfile").read_text().splitlines() if line.startswith("USER"))
     for name in ("api", "worker"):
         security = rendering.pods()[name]["spec"]["securityContext"]
@@ -48,29 +50,29 @@ def test_our_processes_are_the_user_of_the_image(rendering):
 
 
 @pytest.mark.anyio
-async def test_our_namespace_enforces_the_strictest_level_and_takes_our_pods(rendering, worker_id):
-    """As the emulated cluster checks them: it also reads each Pod as closely as a real one."""
+async def test_system_namespace_is_restricted_and_accepts_all_pods(rendering, worker_id):
+    """The emulated cluster validates each Pod, and applies Pod Security like a real one."""
     namespace = rendering.one("Namespace", "deer-flow-system")
     assert namespace["metadata"]["labels"][ENFORCE] == "restricted"
     async with (
-        run(Options(node_address=node_address(worker_id))) as running,
+        run(Options(node_address=node_address(worker_id, SYSTEM_TESTS))) as running,
         Client(running.url, running.cluster.token, "deer-flow-system") as cluster,
     ):
-        wanted = [("namespaces", namespace), *(("serviceaccounts", a) for a in rendering.all("ServiceAccount"))]
-        wanted += [("pods", {"metadata": {"name": n}, "spec": p["spec"]}) for n, p in rendering.pods().items()]
-        for resource, body in wanted:
-            answer = await cluster.create(resource, body)
-            assert answer.status == HTTPStatus.CREATED, answer.body
+        objects = [("namespaces", namespace), *(("serviceaccounts", a) for a in rendering.all("ServiceAccount"))]
+        objects += [("pods", {"metadata": {"name": n}, "spec": p["spec"]}) for n, p in rendering.pods().items()]
+        for resource, body in objects:
+            response = await cluster.create(resource, body)
+            assert response.status == HTTPStatus.CREATED, response.body
 
 
-def test_the_sandboxes_namespace_lets_paths_of_the_node_in_only_if_there_are_any(rendering):
+def test_namespace_of_sandboxes_is_privileged_only_with_host_paths(rendering):
     settings = read_settings(rendering.environment("worker"))
     level = rendering.one("Namespace", settings.k8s_namespace)["metadata"]["labels"][ENFORCE]
-    wanted = "privileged" if any(rendering.settings.get(name) for name in HOST_PATHS) else "baseline"
-    assert level == wanted
+    expected = "privileged" if any(rendering.settings.get(name) for name in HOST_PATHS) else "baseline"
+    assert level == expected
 
 
-def test_only_workers_have_a_way_into_the_cluster(rendering):
+def test_only_workers_have_credentials_for_the_cluster(rendering):
     for name, pod in rendering.pods().items():
         assert pod["spec"]["automountServiceAccountToken"] is (name == "worker")
     assert not any(account["automountServiceAccountToken"] for account in rendering.all("ServiceAccount"))
@@ -85,14 +87,14 @@ def test_only_workers_have_a_way_into_the_cluster(rendering):
     assert accounts == {"api", worker}
 
 
-def test_nothing_of_ours_is_published_outside_of_the_cluster(rendering):
+def test_no_service_is_reachable_from_outside_the_cluster(rendering):
     for service in rendering.all("Service"):
         assert "type" not in service["spec"]
     assert not rendering.all("Ingress")
 
 
 @pytest.mark.parametrize("overlay", ["dev", "prod"])
-def test_the_secret_is_made_by_the_operator_and_not_kept_in_git(overlay):
+def test_secret_comes_from_a_file_that_git_ignores(overlay):
     kustomization = yaml.safe_load((DEPLOY / f"kubernetes/overlays/{overlay}/kustomization.yaml").read_text())
     (generator,) = kustomization["secretGenerator"]
     assert generator["envs"] == ["secret.env"]
@@ -100,6 +102,6 @@ def test_the_secret_is_made_by_the_operator_and_not_kept_in_git(overlay):
     assert "secret.env" in (DEPLOY.parent / ".gitignore").read_text().splitlines()
 
 
-def test_no_manifest_holds_a_secret():
+def test_manifests_contain_no_secret():
     for path in (DEPLOY / "kubernetes").rglob("*.yaml"):
         assert "kind: Secret\n" not in path.read_text(), Path(path).name

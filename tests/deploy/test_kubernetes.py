@@ -1,4 +1,4 @@
-"""deploy/kubernetes: each overlay renders, is valid, and its objects agree with each other and with the product."""
+"""deploy/kubernetes: the objects of each overlay are valid, and agree with each other and with the product."""
 
 import copy
 from pathlib import Path
@@ -9,29 +9,29 @@ import pytest
 import yaml
 
 from shared.settings import TABLE, ServiceType, read_settings
-from tests.deploy.conftest import ANOTHERS_REDIS
-from tests.deploy.foreign import KINDS, must_be_valid
+from tests.deploy.conftest import EXTERNAL_REDIS
+from tests.deploy.foreign import KINDS, validate
 from tests.deploy.rendering import DEPLOY, Object
 
 VERSIONS = ("1.28", "1.37")
-"""Of Kubernetes: the oldest and the newest that are meant."""
+"""The oldest and the newest supported Kubernetes."""
 NAMES = {row.name for row in TABLE}
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_each_object_is_valid(rendering, version):
-    for found in rendering.objects:
+def test_objects_are_valid(rendering, version):
+    for each in rendering.objects:
         try:
-            kubernetes_validate.validate(found, version, strict=True)
+            kubernetes_validate.validate(each, version, strict=True)
         except kubernetes_validate.SchemaNotFoundError:
-            must_be_valid(found)
+            validate(each)
 
 
-def test_what_the_autoscaler_of_others_passes_on_is_valid(prod):
-    """Of a ScaledObject, KEDA makes a HorizontalPodAutoscaler with this behaviour."""
-    (scaled,) = prod.all("ScaledObject")
+def test_scaled_object_results_in_a_valid_autoscaler(prod):
+    """KEDA creates a HorizontalPodAutoscaler with the behaviour of the ScaledObject."""
+    (scaled_object,) = prod.all("ScaledObject")
     autoscaler = copy.deepcopy(prod.one("HorizontalPodAutoscaler", "api"))
-    autoscaler["spec"]["behavior"] = scaled["spec"]["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]
+    autoscaler["spec"]["behavior"] = scaled_object["spec"]["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]
     for version in VERSIONS:
         kubernetes_validate.validate(autoscaler, version, strict=True)
 
@@ -50,33 +50,33 @@ def test_what_the_autoscaler_of_others_passes_on_is_valid(prod):
     ],
     ids=str,
 )
-def test_slips_in_kinds_of_others_are_found(prod, kind, path, value):
-    slipped = inner = copy.deepcopy(prod.all(kind)[0])
+def test_custom_resource_with_a_mistake_is_invalid(prod, kind, path, value):
+    resource = inner = copy.deepcopy(prod.all(kind)[0])
     for part in path[:-1]:
         inner = inner[part]
     inner[path[-1]] = value
     with pytest.raises((msgspec.ValidationError, KeyError)):
-        must_be_valid(slipped)
+        validate(resource)
 
 
-def test_only_prod_needs_what_a_bare_cluster_has_not(dev, prod):
+def test_custom_resources_are_only_in_prod(dev, prod):
     assert not {f"{o['apiVersion']} {o['kind']}" for o in dev.objects} & KINDS.keys()
     assert {f"{o['apiVersion']} {o['kind']}" for o in prod.objects} >= KINDS.keys()
 
 
-def test_each_object_stands_in_a_namespace_that_is_made_with_it(rendering):
-    made = {o["metadata"]["name"] for o in rendering.all("Namespace")}
-    assert made == {"deer-flow-system", rendering.settings["K8S_NAMESPACE"]}
-    assert {o["metadata"]["namespace"] for o in rendering.objects if o["kind"] != "Namespace"} == made
+def test_objects_are_in_the_namespaces_of_the_rendering(rendering):
+    namespaces = {o["metadata"]["name"] for o in rendering.all("Namespace")}
+    assert namespaces == {"deer-flow-system", rendering.settings["K8S_NAMESPACE"]}
+    assert {o["metadata"]["namespace"] for o in rendering.objects if o["kind"] != "Namespace"} == namespaces
 
 
-def test_the_quota_and_the_role_are_of_the_sandboxes_namespace(rendering):
+def test_quota_and_role_are_in_the_namespace_of_the_sandboxes(rendering):
     for kind in ("ResourceQuota", "Role", "RoleBinding"):
-        (found,) = rendering.all(kind)
-        assert found["metadata"]["namespace"] == rendering.settings["K8S_NAMESPACE"]
+        (resource,) = rendering.all(kind)
+        assert resource["metadata"]["namespace"] == rendering.settings["K8S_NAMESPACE"]
 
 
-def test_each_workload_selects_its_own_pods_and_no_others(rendering):
+def test_workloads_select_only_their_own_pods(rendering):
     pods = rendering.pods()
     for name, workload in rendering.workloads().items():
         assert selected(pods, workload["spec"]["selector"]["matchLabels"]) == [name]
@@ -84,7 +84,7 @@ def test_each_workload_selects_its_own_pods_and_no_others(rendering):
             assert selected(pods, spread["labelSelector"]["matchLabels"]) == [name]
 
 
-def test_services_budgets_and_monitors_are_for_pods_that_there_are(rendering):
+def test_services_budgets_and_monitors_select_existing_pods(rendering):
     pods = rendering.pods()
     ports = {
         name: {p["name"] for c in pod["spec"]["containers"] for p in c.get("ports", [])} for name, pod in pods.items()
@@ -103,30 +103,30 @@ def selected(pods: dict[str, Object], labels: dict[str, str]) -> list[str]:
     return [name for name, pod in pods.items() if labels.items() <= pod["metadata"]["labels"].items()]
 
 
-def test_each_setting_is_one_and_none_of_them_is_a_secret(rendering):
-    secret = {row.name for row in TABLE if row.secret}
-    assert rendering.settings.keys() <= NAMES - secret
+def test_config_map_holds_settings_and_no_secret(rendering):
+    secrets = {row.name for row in TABLE if row.secret}
+    assert rendering.settings.keys() <= NAMES - secrets
     for name in ("api", "worker"):
         assert rendering.environment(name).keys() <= NAMES | {"REDIS_PASSWORD"}
 
 
-def test_both_processes_start_with_these_settings(rendering):
+def test_settings_are_valid_for_both_processes(rendering):
     api, worker = (read_settings(rendering.environment(name)) for name in ("api", "worker"))
     assert api.provisioner_api_key == "a-key"
-    assert worker.provisioner_api_key == "", "it has no use for it"
+    assert worker.provisioner_api_key == "", "a worker does not need it"
     for name in rendering.settings:
         assert getattr(api, name.lower()) == getattr(worker, name.lower())
 
 
-def test_redis_is_the_one_of_the_overlay(dev, prod, changed):
+def test_redis_url_is_that_of_the_overlay(dev, prod, changed):
     for name in ("api", "worker"):
         for rendered in (dev, prod):
             assert rendered.environment(name)["REDIS_URL"] == "redis://:a-password@redis:6379/0"
-        assert f"REDIS_URL={changed.environment(name)['REDIS_URL']}\n" in ANOTHERS_REDIS
+        assert f"REDIS_URL={changed.environment(name)['REDIS_URL']}\n" in EXTERNAL_REDIS
     assert "redis" not in changed.workloads()
 
 
-def test_sandboxes_have_node_ports_in_dev_and_names_in_prod(dev, prod):
+def test_sandboxes_have_node_ports_only_in_dev(dev, prod):
     assert read_settings(dev.environment("worker")).sandbox_service_type is ServiceType.NODE_PORT
     assert read_settings(prod.environment("worker")).sandbox_service_type is ServiceType.CLUSTER_IP
     node_host = next(
@@ -136,31 +136,33 @@ def test_sandboxes_have_node_ports_in_dev_and_names_in_prod(dev, prod):
 
 
 def test_redis_keeps_every_record(dev, prod):
-    """It would rather refuse a write than drop a key, and long before the node ends it for its memory."""
+    """A full Redis refuses writes and drops no key, long before the memory limit of its container."""
     for rendered in (dev, prod):
         (container,) = rendered.pods()["redis"]["spec"]["containers"]
         command = " ".join(container["args"])
         assert "--appendonly yes" in command
         assert "--maxmemory-policy noeviction" in command
         assert "--maxmemory 192mb" in command
-        assert container["resources"]["limits"]["memory"] == "512Mi", "twice that, for rewriting the file, and some"
+        assert container["resources"]["limits"]["memory"] == "512Mi", (
+            "more than twice maxmemory, for rewriting the file"
+        )
     assert "volumeClaimTemplates" in prod.one("StatefulSet", "redis")["spec"]
     assert "volumeClaimTemplates" not in dev.one("StatefulSet", "redis")["spec"]
     assert [v["name"] for v in dev.pods()["redis"]["spec"]["volumes"]] == ["data"]
 
 
-def test_redis_is_of_the_version_that_compose_has(dev):
+def test_redis_image_is_the_same_as_in_compose(dev):
     compose = yaml.safe_load((DEPLOY.parent / "docker-compose-dev.yaml").read_text())
     assert dict(dev.containers())["redis/redis"]["image"] == compose["services"]["redis"]["image"]
 
 
-def test_each_volume_that_is_mounted_is_there(rendering):
+def test_mounted_volumes_exist(rendering):
     for name, pod in rendering.pods().items():
         mounted = {m["name"] for c in pod["spec"]["containers"] for m in c.get("volumeMounts", [])}
         assert mounted == {v["name"] for v in pod["spec"]["volumes"]}, name
 
 
-def test_the_image_is_one_for_both_and_of_a_version(rendering):
+def test_image_is_the_same_for_both_processes_and_has_a_version(rendering):
     images = {name: container["image"] for name, container in rendering.containers()}
     assert images["api/api"] == images["worker/worker"]
     for name, image in images.items():
@@ -169,7 +171,7 @@ def test_the_image_is_one_for_both_and_of_a_version(rendering):
             assert not image.endswith(":latest")
 
 
-def test_the_pre_puller_pulls_what_sandboxes_run(dev, prod, changed):
+def test_pre_puller_uses_the_sandbox_image(dev, prod, changed):
     assert "pre-puller" not in dev.workloads()
     for rendered in (prod, changed):
         (container,) = rendered.pods()["pre-puller"]["spec"]["containers"]
@@ -178,11 +180,11 @@ def test_the_pre_puller_pulls_what_sandboxes_run(dev, prod, changed):
     assert changed.pods()["pre-puller"]["spec"]["containers"][0]["image"] == "registry.example.com/sandbox:7"
 
 
-def test_the_image_of_sandboxes_is_the_default_unless_changed(prod):
+def test_sandbox_image_is_the_default_of_the_setting(prod):
     assert prod.settings["SANDBOX_IMAGE"] == next(row.default for row in TABLE if row.name == "SANDBOX_IMAGE")
 
 
-def test_what_the_dashboard_and_the_rules_are_made_from_is_there(prod):
+def test_prod_contains_rules_and_dashboard(prod):
     (rules,) = prod.all("PrometheusRule")
     assert rules["metadata"]["namespace"] == "deer-flow-system"
     dashboard = prod.one("ConfigMap", "provisioner-dashboard")
@@ -190,8 +192,8 @@ def test_what_the_dashboard_and_the_rules_are_made_from_is_there(prod):
     assert dashboard["data"].keys() == {"dashboard.json"}
 
 
-def test_each_component_is_in_one_of_these_renderings():
-    """So that what is said of the renderings is said of every file."""
+def test_renderings_use_every_component():
+    """Without this test, a new component could stay untested."""
     overlays = [
         yaml.safe_load(path.read_text()) for path in (DEPLOY / "kubernetes/overlays").glob("*/kustomization.yaml")
     ]

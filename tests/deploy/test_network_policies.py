@@ -1,4 +1,4 @@
-"""Who talks to whom in the namespace of deploy/kubernetes."""
+"""Connections that the NetworkPolicies of deploy/kubernetes allow."""
 
 import pytest
 
@@ -7,28 +7,28 @@ from tests.deploy.network_policies import Peer, matches, may_reach
 from tests.deploy.rendering import Rendering
 from worker.kubernetes.labels import APP
 
-OURS = "deer-flow-system"
+SYSTEM = "deer-flow-system"
 
 
-def ours(component: str) -> Peer:
-    labels = {"app.kubernetes.io/name": "deer-flow-provisioner", "app.kubernetes.io/component": component}
-    return Peer(OURS, labels)
+def component(name: str) -> Peer:
+    labels = {"app.kubernetes.io/name": "deer-flow-provisioner", "app.kubernetes.io/component": name}
+    return Peer(SYSTEM, labels)
 
 
-API, WORKER, REDIS, PULLER = ours("api"), ours("worker"), ours("redis"), ours("pre-puller")
+API, WORKER, REDIS, PRE_PULLER = component("api"), component("worker"), component("redis"), component("pre-puller")
 SANDBOX = Peer("deer-flow", {"app": APP})
 STRANGER = Peer("deer-flow", {"app.kubernetes.io/component": "worker"})
-"""Not of our namespace, whatever it calls itself."""
+"""A Pod in another namespace with the label of a worker."""
 DEERFLOW = Peer("deerflow", {"app": "gateway"})
 PROMETHEUS = Peer("monitoring", {"app.kubernetes.io/name": "prometheus"})
 KUBERNETES = None
 
 
 @pytest.mark.parametrize(
-    ("source", "target", "port", "may"),
+    ("source", "target", "port", "allowed"),
     [
         (REDIS, REDIS, 6379, False),
-        (PULLER, REDIS, 6379, False),
+        (PRE_PULLER, REDIS, 6379, False),
         (SANDBOX, REDIS, 6379, False),
         (STRANGER, REDIS, 6379, False),
         (DEERFLOW, REDIS, 6379, False),
@@ -46,39 +46,38 @@ KUBERNETES = None
         (API, KUBERNETES, 6443, False),
         (API, KUBERNETES, 443, False),
         (REDIS, KUBERNETES, 443, False),
-        (PULLER, KUBERNETES, 443, False),
+        (PRE_PULLER, KUBERNETES, 443, False),
     ],
 )
-def test_who_may_reach_whom(rendering, source, target, port, may):
-    assert may_reach(rendering.all("NetworkPolicy"), source, target, port) is may
+def test_connection_is_allowed_or_denied(rendering, source, target, port, allowed):
+    assert may_reach(rendering.all("NetworkPolicy"), source, target, port) is allowed
 
 
 @pytest.mark.parametrize("source", [API, WORKER])
-def test_our_redis_is_for_those_two(dev, prod, source):
+def test_redis_of_the_component_is_reachable_for_api_and_workers(dev, prod, source):
     for rendered in (dev, prod):
         assert may_reach(rendered.all("NetworkPolicy"), source, REDIS, 6379)
 
 
-def test_a_redis_outside_of_the_cluster_may_be_reached_where_there_is_none_inside(dev, prod, changed):
+def test_external_redis_is_reachable_only_without_the_component(dev, prod, changed):
     for rendered, outside in ((dev, False), (prod, False), (changed, True)):
         for source in (API, WORKER):
             assert may_reach(rendered.all("NetworkPolicy"), source, None, 6379) is outside
 
 
-def test_node_ports_may_be_reached_where_sandboxes_have_them(dev, prod):
+def test_node_ports_are_reachable_only_in_dev(dev, prod):
     assert may_reach(dev.all("NetworkPolicy"), WORKER, None, 31000)
     assert not may_reach(prod.all("NetworkPolicy"), WORKER, None, 31000)
 
 
-def test_names_may_be_looked_up_by_those_who_know_any(rendering):
+def test_dns_is_reachable_for_api_and_workers(rendering):
     policies = rendering.all("NetworkPolicy")
     assert may_reach(policies, API, None, 53)
     assert may_reach(policies, WORKER, None, 53)
-    assert not may_reach(policies, PULLER, None, 53)
+    assert not may_reach(policies, PRE_PULLER, None, 53)
 
 
-def test_the_policies_know_the_sandboxes_as_the_settings_do(rendering):
-    """Their namespace and port stand in policies too."""
+def test_policies_use_namespace_and_port_of_the_settings(rendering):
     settings = read_settings(rendering.environment("worker"))
     sandbox = Peer(settings.k8s_namespace, {"app": APP})
     policies = rendering.all("NetworkPolicy")
@@ -86,9 +85,9 @@ def test_the_policies_know_the_sandboxes_as_the_settings_do(rendering):
     assert not may_reach(policies, sandbox, API, 8002)
 
 
-def test_each_policy_selects_pods_that_there_are(rendering: Rendering):
+def test_policies_select_existing_pods(rendering: Rendering):
     pods = [pod["metadata"]["labels"] for pod in rendering.pods().values()]
     for policy in rendering.all("NetworkPolicy"):
         selector = policy["spec"]["podSelector"]
         assert any(matches(selector, labels) for labels in pods), policy["metadata"]["name"]
-        assert policy["metadata"]["namespace"] == OURS
+        assert policy["metadata"]["namespace"] == SYSTEM

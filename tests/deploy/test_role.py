@@ -1,6 +1,6 @@
-"""The Role of deploy/kubernetes is what a worker calls, and the namespace made with it takes the sandboxes.
+"""The Role of deploy/kubernetes grants exactly the calls of a worker, and its namespace accepts the sandboxes.
 
-A worker lives through what there is for it to do, on an emulated cluster that counts its calls.
+A worker does all that it can have to do, on an emulated cluster that counts its calls.
 """
 
 from collections import Counter
@@ -15,70 +15,72 @@ import pytest
 from deploy.local.emulator.client import Client
 from deploy.local.stack import Options, Stack
 from tests.deploy.rendering import Object, Rendering
-from tests.system.conftest import eventually, node_address
+from tests.support.emulator import SYSTEM_TESTS, node_address
+from tests.support.eventually import eventually
 
 pytestmark = pytest.mark.anyio
 
+SECONDS = 60
+
 
 class System:
-    """One API and one worker; the cluster as its administrator sees it."""
+    """One API, one worker, and an administrator's client of the cluster."""
 
     def __init__(self, api: httpx.AsyncClient, cluster: Client) -> None:
         self._api = api
         self._cluster = cluster
         self._own: Counter[str] = Counter()
 
-    async def make(self, resource: str, body: Object) -> None:
-        answer = await self._cluster.create(resource, body)
-        assert answer.status == HTTPStatus.CREATED, answer.body
+    async def create(self, resource: str, body: Object) -> None:
+        response = await self._cluster.create(resource, body)
+        assert response.status == HTTPStatus.CREATED, response.body
         self._own[f"create {resource}"] += 1
 
     async def calls(self) -> set[str]:
-        """`verb resource` of all calls but our own."""
-        counted = await self._cluster.call("GET", "/emulator/calls")
-        return set(Counter(counted.body) - self._own)
+        """Return `verb resource` of all calls except those of this client."""
+        response = await self._cluster.call("GET", "/emulator/calls")
+        return set(Counter(response.body) - self._own)
 
-    async def live(self, sandbox_id: str) -> None:
-        """From its create to its last trace."""
-        await self._create(sandbox_id)
-        await self._until(sandbox_id, "ready", True)
+    async def create_and_delete(self, sandbox_id: str) -> None:
+        await self._request(sandbox_id)
+        await self._wait_for(sandbox_id, "ready", True)
         await self._delete(sandbox_id)
 
-    async def get_stuck(self, sandbox_id: str) -> None:
-        """Its image cannot be had: it fails, and is removed."""
+    async def fail_to_pull(self, sandbox_id: str) -> None:
+        """Create a sandbox whose image cannot be pulled, wait until it fails, and delete it."""
         assert (await self._cluster.faults({"kind": "image-pull"})).status == HTTPStatus.OK
-        await self._create(sandbox_id)
-        await self._until(sandbox_id, "status", "Failed")
+        await self._request(sandbox_id)
+        await self._wait_for(sandbox_id, "status", "Failed")
         await self._delete(sandbox_id)
 
-    async def be_lost(self, sandbox_id: str) -> None:
-        """Somebody deletes its Pod: what may be left of it is looked for, and removed."""
-        await self._create(sandbox_id)
-        await self._until(sandbox_id, "ready", True)
-        answer = await self._cluster.delete("pods", f"sandbox-{sandbox_id}")
-        assert answer.status == HTTPStatus.OK, answer.body
+    async def lose_pod(self, sandbox_id: str) -> None:
+        """Delete the Pod of a sandbox. The worker searches for the rest of its objects and deletes them."""
+        await self._request(sandbox_id)
+        await self._wait_for(sandbox_id, "ready", True)
+        response = await self._cluster.delete("pods", f"sandbox-{sandbox_id}")
+        assert response.status == HTTPStatus.OK, response.body
         self._own["delete pods"] += 1
-        await self._until(sandbox_id, "status", "Failed")
+        await self._wait_for(sandbox_id, "status", "Failed")
         await self._delete(sandbox_id)
 
-    async def _create(self, sandbox_id: str) -> None:
+    async def _request(self, sandbox_id: str) -> None:
         (await self._api.post("/api/sandboxes", json={"sandbox_id": sandbox_id})).raise_for_status()
 
-    async def _until(self, sandbox_id: str, field: str, value: object) -> None:
-        async def is_so() -> bool:
-            answer: Object = (await self._api.get(f"/api/sandboxes/{sandbox_id}")).json()
-            return answer.get(field) == value
+    async def _wait_for(self, sandbox_id: str, field: str, value: object) -> None:
+        async def has_value() -> bool:
+            record: Object = (await self._api.get(f"/api/sandboxes/{sandbox_id}")).json()
+            return record.get(field) == value
 
-        await eventually(is_so, f"{sandbox_id}: {field} is {value}")
+        await eventually(has_value, f"{sandbox_id}: {field} is {value}", seconds=SECONDS)
 
     async def _delete(self, sandbox_id: str) -> None:
         (await self._api.delete(f"/api/sandboxes/{sandbox_id}")).raise_for_status()
 
         async def is_gone() -> bool:
-            going = await self._api.get("/api/sandboxes", params={"status": "Terminating"})
-            return bool(going.json()["count"] == 0)
+            response = await self._api.get("/api/sandboxes", params={"status": "Terminating"})
+            return bool(response.json()["count"] == 0)
 
-        await eventually(is_gone, f"{sandbox_id} is gone")
+        await eventually(is_gone, f"{sandbox_id} is gone", seconds=SECONDS)
 
 
 Start = Callable[[dict[str, str]], Awaitable[System]]
@@ -89,7 +91,7 @@ async def start(tmp_path: Path, worker_id: str) -> AsyncIterator[Start]:
     async with AsyncExitStack() as exit_stack:
 
         async def started(environment: dict[str, str]) -> System:
-            address = node_address(worker_id)
+            address = node_address(worker_id, SYSTEM_TESTS)
             environment = {**environment, "NODE_HOST": address, "LOG_FORMAT": "json"}
             emulator = ("--node-address", address, "--termination-seconds", "0.1")
             options = Options(workers=1, port=0, data=tmp_path, emulator=emulator, environment=environment)
@@ -103,27 +105,27 @@ async def start(tmp_path: Path, worker_id: str) -> AsyncIterator[Start]:
 
 
 def allowed(rendering: Rendering) -> set[str]:
-    """`verb resource` of the core group; no rule is of another."""
+    """Return `verb resource` of all rules, which are all of the core API group."""
     (role,) = rendering.all("Role")
     assert all(rule["apiGroups"] == [""] for rule in role["rules"])
     return {f"{verb} {resource}" for rule in role["rules"] for verb in rule["verbs"] for resource in rule["resources"]}
 
 
-async def test_a_worker_calls_exactly_what_its_role_allows(start, dev):
+async def test_role_grants_exactly_the_calls_of_a_worker(start, dev):
     system = await start(dev.settings)
     namespace = dev.settings["K8S_NAMESPACE"]
-    await system.make("namespaces", dev.one("Namespace", namespace))
-    await system.make("resourcequotas", dev.one("ResourceQuota", "sandboxes"))
-    await system.live("well")
-    await system.be_lost("lost")
-    await system.get_stuck("stuck")
+    await system.create("namespaces", dev.one("Namespace", namespace))
+    await system.create("resourcequotas", dev.one("ResourceQuota", "sandboxes"))
+    await system.create_and_delete("well")
+    await system.lose_pod("lost")
+    await system.fail_to_pull("stuck")
 
     calls = await system.calls()
-    assert not calls - allowed(dev), "Kubernetes would answer these with 403"
-    assert not allowed(dev) - calls, "allowed, and not needed"
+    assert not calls - allowed(dev), "Kubernetes would answer these calls with 403"
+    assert not allowed(dev) - calls, "granted, and not needed"
 
 
-async def test_without_the_namespace_of_the_manifests_it_would_need_one_permission_more(start, dev):
-    system = await start({"K8S_NAMESPACE": "made-by-a-worker"})
-    await system.live("first")
+async def test_worker_without_the_namespace_of_the_manifests_needs_one_more_permission(start, dev):
+    system = await start({"K8S_NAMESPACE": "created-by-a-worker"})
+    await system.create_and_delete("first")
     assert await system.calls() - allowed(dev) == {"create namespaces"}
