@@ -32,6 +32,7 @@ from worker.jobs.queue_worker import FALLBACK_SECONDS
 from worker.kubernetes.client import KubernetesClient
 from worker.kubernetes.config import configuration
 from worker.leader.leader import Leader
+from worker.reflectors.tasks import reflector_tasks
 
 log = structlog.get_logger()
 
@@ -108,7 +109,8 @@ async def _open(settings: Settings, stack: AsyncExitStack, context: dict[Any, An
     sync = ClusterSync(redis, store.now, settings.cluster_name)
     workers = WorkerRegistry(redis, store.now)
     await stack.enter_async_context(heartbeat(workers, store.set_clock))
-    _observe(Leader(store, sync, redis, watching, settings), stack, context)
+    tasks = reflector_tasks(store, sync, watching, settings)
+    _observe(Leader(redis, settings.cluster_name, tasks), stack, context)
     session = await stack.enter_async_context(aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()))
     context.update(
         store=store,

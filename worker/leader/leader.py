@@ -1,7 +1,7 @@
-"""One worker at a time looks at the cluster, for all: it lists, then watches, and records what has changed.
+"""The leader: of all workers of a cluster, one reflects the cluster into the records.
 
-Everything is written under the lease (`Lease.guard`), so that a leader which was frozen and has been replaced writes
-nothing. Whatever goes wrong ends in a new list, which compares both truths: nothing depends on having seen each event.
+Every write has the lease as its precondition. So a leader that was frozen, and has been replaced meanwhile, writes
+nothing. Each term begins with a list that compares records and cluster: nothing depends on having seen every event.
 """
 
 import asyncio
@@ -11,41 +11,28 @@ from redis.asyncio import Redis
 
 from shared import metrics
 from shared.errors import PreconditionFailed, StoreUnavailable
-from shared.liveness.sync import ClusterSync
-from shared.settings import Settings
-from shared.store.store import Store
-from shared.store.update import Precondition
+from shared.store import keys
 from worker.kubernetes import retry
-from worker.kubernetes.client import KubernetesClient
 from worker.leader.lease import Lease, LeaseLost
-from worker.reflectors.events import EventReflector
-from worker.reflectors.pods import Ours, PodReflector
-from worker.reflectors.services import ServiceReflector
+from worker.leader.task import LeaderTasks
 
 log = structlog.get_logger()
 
 
-def lease_name(cluster: str) -> str:
-    return f"leader:{cluster}"
-
-
 class Leader:
-    def __init__(
-        self, store: Store, sync: ClusterSync, redis: Redis, cluster: KubernetesClient, settings: Settings
-    ) -> None:
-        self._store = store
-        self._sync = sync
+    """Campaigns for the lease of one cluster, and runs `tasks` while it holds the lease."""
+
+    def __init__(self, redis: Redis, cluster: str, tasks: LeaderTasks) -> None:
         self._redis = redis
         self._cluster = cluster
-        self._settings = settings
+        self._tasks = tasks
 
     async def run(self) -> None:
-        """Until cancelled: wait for the lease, lead, and wait again when it is lost or Redis is away."""
-        cluster = self._settings.cluster_name
+        """Lead whenever the lease is free, until cancelled."""
         while True:
-            lease = Lease(self._redis, lease_name(cluster))
+            lease = Lease(self._redis, keys.leader(self._cluster))
             await lease.acquire()
-            log.info("observing", cluster=cluster)
+            log.info("leading", cluster=self._cluster)
             try:
                 with metrics.LEASE.track_inprogress():
                     await self._run_term(lease)
@@ -53,19 +40,21 @@ class Leader:
                 await lease.release()
 
     async def _run_term(self, lease: Lease) -> None:
-        """Ends when this worker may no longer observe, or cannot write what it sees."""
+        """Run the tasks until the lease is lost, or Redis does not answer."""
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(lease.renew_forever())
-                for following in self._followings(lease.precondition):
-                    group.create_task(following.run())
-        except* (LeaseLost, PreconditionFailed) as lost:
-            log.warning("observing ended: another worker does it", cause=str(lost.exceptions[0]))
-        except* StoreUnavailable as away:
-            log.warning("observing ended: redis is away", cause=str(away.exceptions[0]))
+                for task in self._tasks(lease.precondition):
+                    group.create_task(task.run())
+        except* (LeaseLost, PreconditionFailed) as errors:
+            log.warning("term ended: another worker leads", cause=_first(errors))
+        except* StoreUnavailable as errors:
+            log.warning("term ended: Redis does not answer", cause=_first(errors))
             await asyncio.sleep(retry.backoff_seconds(1))
 
-    def _followings(self, precondition: Precondition) -> tuple[PodReflector, ServiceReflector, EventReflector]:
-        own = (self._store, self._cluster, self._settings, precondition)
-        ours: Ours = {}
-        return PodReflector(self._sync, ours, *own), ServiceReflector(*own), EventReflector(ours, *own)
+
+def _first(errors: BaseExceptionGroup[BaseException]) -> str:
+    error: BaseException = errors
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return str(error)

@@ -1,4 +1,4 @@
-"""Leadership as a lease in Redis: one holder at a time, renewed while it lives, and soon another's when it dies."""
+"""Leadership as a lease in Redis: one holder at a time, which renews it. If the holder dies, the lease expires."""
 
 import asyncio
 
@@ -9,52 +9,57 @@ from redis.exceptions import LockError, RedisError
 from shared.errors import StoreUnavailable
 from shared.store.update import Precondition
 
-SECONDS = 8.0
-"""How long a dead holder keeps others waiting; with RETRY_SECONDS it stays below the ten that design.md promises."""
+LEASE_SECONDS = 8.0
+"""Expiry of a lease that is not renewed. With RETRY_SECONDS it keeps the promise of 10 s (docs/architecture.md)."""
 RENEW_SECONDS = 2.0
 RETRY_SECONDS = 1.0
 
 
 class LeaseLost(Exception):
-    """Another holds it by now, or Redis forgot it. Nothing may be done in its name any more."""
+    """Another worker holds the lease by now, or Redis lost it. The former holder must stop."""
 
 
 class Lease:
-    """Not reentrant; one object a term."""
+    """One object a term; not reentrant."""
 
     def __init__(self, redis: Redis, name: str) -> None:
-        self._lock: Lock = redis.lock(name, timeout=SECONDS, blocking=False, thread_local=False)
+        self._lock: Lock = redis.lock(name, timeout=LEASE_SECONDS, blocking=False, thread_local=False)
         self._name = name
 
     @property
     def precondition(self) -> Precondition:
-        """What the store checks in the very step that writes: a holder that was frozen writes nothing."""
+        """A precondition that holds while this object holds the lease. The store checks it in the step that writes."""
         return Precondition(self._name, self._lock.local.token.decode())
 
     async def acquire(self) -> None:
-        """Until it is ours. Redis being away is no reason to stop waiting."""
-        while not await self._taken():
+        """Wait until the lease is held. Goes on waiting if Redis does not answer."""
+        while not await self._try_acquire():
             await asyncio.sleep(RETRY_SECONDS)
 
     async def renew_forever(self) -> None:
-        """Renews until cancelled. Raises LeaseLost, StoreUnavailable."""
+        """Renew the lease until cancelled.
+
+        Raises:
+            LeaseLost: another worker holds it, or Redis lost it.
+            StoreUnavailable: Redis does not answer.
+        """
         while True:
             await asyncio.sleep(RENEW_SECONDS)
             try:
-                await self._lock.extend(SECONDS, replace_ttl=True)
+                await self._lock.extend(LEASE_SECONDS, replace_ttl=True)
             except LockError as error:
                 raise LeaseLost(self._name) from error
             except (RedisError, OSError) as error:
                 raise StoreUnavailable(error) from error
 
     async def release(self) -> None:
-        """So that the next holder need not wait for its end. If Redis is away, it ends by itself."""
+        """Give up the lease, so that the next holder need not wait. If Redis does not answer, the lease expires."""
         try:
             await self._lock.release()
         except (LockError, RedisError, OSError):
             return
 
-    async def _taken(self) -> bool:
+    async def _try_acquire(self) -> bool:
         try:
             return bool(await self._lock.acquire())
         except (RedisError, OSError):

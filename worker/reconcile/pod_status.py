@@ -41,11 +41,11 @@ def should_write(record: Sandbox, new: Sandbox) -> bool:
 
 
 def apply_pod(
-    record: Sandbox, pod: Pod, *, now: float, deadline: float | None = None, scheduled: float | None = None
+    record: Sandbox, pod: Pod, *, now: float, deadline: float | None = None, first_seen: Timings = Timings()
 ) -> Sandbox:
     """`record` as its own Pod shows it now; the same one when nothing is new. One that fails is kept `until`.
 
-    `scheduled`: when it was first seen to have a node, if that is not `now`.
+    `first_seen` holds times at which the Pod was first seen in a stage, if that was before `now`.
     """
     if not record.is_active:
         return record
@@ -61,7 +61,7 @@ def apply_pod(
         pod_name=pod.metadata.name,
         pod_uid=pod.metadata.uid,
         deadline=deadline if status is Status.SUCCEEDED else None if ready else record.deadline,
-        timings=_timings(record.timings, pod, status, ready=ready, now=now, scheduled=scheduled or now),
+        timings=_timings(record.timings, pod, status, ready=ready, now=now, first_seen=first_seen),
     )
     return _explained(seen, None if pod.is_terminating else diagnose(pod), deadline)
 
@@ -114,11 +114,11 @@ def _status(record: Sandbox, pod: Pod) -> Status:
     return phase
 
 
-def _timings(timings: Timings, pod: Pod, status: Status, *, ready: bool, now: float, scheduled: float) -> Timings:
+def _timings(timings: Timings, pod: Pod, status: Status, *, ready: bool, now: float, first_seen: Timings) -> Timings:
     """The first time each stage is seen, by our clock: Kubernetes' own times are whole seconds."""
     return replace(
         timings,
-        scheduled=timings.scheduled or (scheduled if pod.spec.node_name else None),
-        running=timings.running or (now if status is Status.RUNNING else None),
-        ready=timings.ready or (now if ready else None),
+        scheduled=timings.scheduled or first_seen.scheduled or (now if pod.spec.node_name else None),
+        running=timings.running or first_seen.running or (now if status is Status.RUNNING else None),
+        ready=timings.ready or first_seen.ready or (now if ready else None),
     )

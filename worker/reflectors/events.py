@@ -1,9 +1,10 @@
-"""Hears what Kubernetes tells of our Pods in Events: for people, and for what no Pod shows by itself.
+"""Reflects Kubernetes' Events about sandbox Pods: into the history, and into the reason that a Pod does not show.
 
-Events are hints. Those that nobody heard are not looked for later: what goes on is told again.
+Events are hints. An Event that is missed is not looked for later: trouble that lasts causes more of them.
 """
 
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterator
 
 from shared.sandbox import history
 from shared.sandbox.history import HistoryEntry
@@ -12,78 +13,113 @@ from shared.sandbox.record import Sandbox
 from shared.settings import Settings
 from shared.store.store import Store
 from shared.store.update import Precondition, Update
-from worker.kubernetes import client, objects
-from worker.kubernetes.client import EVENTS, KubernetesClient
-from worker.reconcile import diagnosis
+from worker.kubernetes.client import EVENTS, KubernetesClient, WatchEvent
+from worker.kubernetes.objects import Event, ObjectReference
+from worker.reconcile.diagnosis import Cause, diagnose_event
 from worker.reconcile.pod_status import apply_event, to_update
-from worker.reflectors.pods import Ours
+from worker.reflectors.pod_cache import PodCache
 from worker.reflectors.reflector import Reflector
 
-_PREFIX = "sandbox-"
+BATCH_DELAY_SECONDS = 0.2
+"""Events of one Pod are collected this long. They come in bursts, and nobody waits for them."""
+_POD_PREFIX = "sandbox-"
 
 
-class EventReflector(Reflector[objects.Event]):
+class EventReflector(Reflector[Event]):
+    """Keeps the Events that are not reconciled yet. A key is the uid and name of the Pod that the Events are about."""
+
     resource = EVENTS
-    leisure = 0.2
 
     def __init__(
-        self, ours: Ours, store: Store, cluster: KubernetesClient, settings: Settings, precondition: Precondition
+        self,
+        cache: PodCache,
+        store: Store,
+        kubernetes: KubernetesClient,
+        settings: Settings,
+        lease: Precondition,
+        *,
+        batch_delay: float = BATCH_DELAY_SECONDS,
     ) -> None:
-        super().__init__(store, cluster, settings, precondition)
-        self._ours = ours
+        super().__init__(store, kubernetes, settings, lease)
+        self._cache = cache
+        self._batch_delay = batch_delay
+        self._pending: defaultdict[str, dict[str, Event]] = defaultdict(dict)
+        """Per key: the latest version of each Event, by its uid, in the order of arrival."""
 
-    async def begin(self) -> str:
-        return await self._cluster.version(EVENTS)
+    async def relist(self) -> str:
+        """Return the version of now: older Events are not read."""
+        return await self._kubernetes.version(EVENTS)
 
-    def about(self, change: client.WatchEvent[objects.Event]) -> str:
-        pod = change.object.involved_object
-        return f"{pod.uid} {pod.name}"
+    def on_event(self, event: WatchEvent[Event]) -> None:
+        """Keep the Event for the next batch of its Pod."""
+        if event.type == "DELETED":
+            return
+        pod = event.object.involved_object
+        key = f"{pod.uid} {pod.name}"
+        self._pending[key].pop(event.object.metadata.uid, None)
+        self._pending[key][event.object.metadata.uid] = event.object
+        self._queue.add_after(key, self._batch_delay)
 
-    async def apply(self, changes: Sequence[client.WatchEvent[objects.Event]]) -> None:
-        heard = [change.object for change in changes if change.type != "DELETED"]
-        sandbox_id = await self._whose(heard[0].involved_object) if heard else None
+    async def reconcile(self, key: str) -> None:
+        """Write the collected Events of one Pod."""
+        batch = dict(self._pending.get(key, {}))
+        if batch:
+            await self._write(list(batch.values()))
+        self._forget(key, batch)
+
+    def _forget(self, key: str, batch: dict[str, Event]) -> None:
+        """Forget what was written. An Event that was counted up meanwhile stays."""
+        pending = self._pending[key]
+        for uid, event in batch.items():
+            if pending.get(uid) is event:
+                del pending[uid]
+        if not pending:
+            del self._pending[key]
+
+    async def _write(self, events: Collection[Event]) -> None:
+        pod = next(iter(events)).involved_object
+        sandbox_id = await self._sandbox_id(pod)
         if sandbox_id is None:
             return
-        await self._store.append_history(sandbox_id, [self._entry(happening) for happening in heard], self._guard)
-        for happening in heard:
-            why = diagnosis.diagnose_event(happening)
-            if why is not None:
-                await self._warn(sandbox_id, happening.involved_object, why)
+        await self._store.append_history(sandbox_id, [self._entry(event) for event in events], self._lease)
+        for event in events:
+            cause = diagnose_event(event)
+            if cause is not None:
+                await self._explain(sandbox_id, pod, cause)
 
-    def _entry(self, happening: objects.Event) -> HistoryEntry:
-        now = self._store.now()
-        return history.entry(now, happening.component, happening.type, happening.reason, happening.message)
+    def _entry(self, event: Event) -> HistoryEntry:
+        return history.entry(self._store.now(), event.component, event.type, event.reason, event.message)
 
-    async def _warn(self, sandbox_id: str, pod: objects.ObjectReference, why: diagnosis.Cause) -> None:
-        def mutate(record: Sandbox | None) -> Update | None:
-            if record is None or not _is_of(pod, record):
-                return None
-            return to_update(record, apply_event(record, pod.uid, why))
+    async def _explain(self, sandbox_id: str, pod: ObjectReference, cause: Cause) -> None:
+        def mutate(record: Sandbox) -> Update | None:
+            return to_update(record, apply_event(record, pod.uid, cause)) if _is_pod_of(pod, record) else None
 
-        await self._change(sandbox_id, mutate)
+        await self._store.update(sandbox_id, mutate, precondition=self._lease)
 
-    async def _whose(self, pod: objects.ObjectReference) -> str | None:
-        """The id of the sandbox whose Pod it is. An event may come before the Pod itself was seen: then the name
-        decides, if a record of that name has no other Pod."""
-        if pod.uid in self._ours:
-            return self._ours[pod.uid]
-        for sandbox_id in _ids(pod.name):
-            record = await self._read(sandbox_id)
-            if record and _is_of(pod, record):
+    async def _sandbox_id(self, pod: ObjectReference) -> str | None:
+        """Return the id of the sandbox whose Pod this is.
+
+        An Event may arrive before its Pod. Then the name decides, if the record of that name has no other Pod.
+        """
+        if known := self._cache.sandbox_id(pod.uid):
+            return known
+        for sandbox_id in _candidate_ids(pod.name):
+            record = await self._store.get(sandbox_id)
+            if record and _is_pod_of(pod, record):
                 return sandbox_id
         return None
 
 
-def _is_of(pod: objects.ObjectReference, record: Sandbox) -> bool:
+def _is_pod_of(pod: ObjectReference, record: Sandbox) -> bool:
     return object_name(record.id, record.incarnation) == pod.name and record.pod_uid in {"", pod.uid}
 
 
-def _ids(pod_name: str) -> Iterator[str]:
-    """Whose Pod has such a name: of a first life, or of a later one, which ends in its number."""
-    if not pod_name.startswith(_PREFIX):
+def _candidate_ids(pod_name: str) -> Iterator[str]:
+    """Yield the sandbox ids that a Pod name may stand for: later incarnations end in their generation."""
+    if not pod_name.startswith(_POD_PREFIX):
         return
-    rest = pod_name.removeprefix(_PREFIX)
-    yield rest
-    before, _, number = rest.rpartition("-")
-    if before and number.isdigit():
-        yield before
+    name = pod_name.removeprefix(_POD_PREFIX)
+    yield name
+    sandbox_id, _, generation = name.rpartition("-")
+    if sandbox_id and generation.isdigit():
+        yield sandbox_id

@@ -1,11 +1,12 @@
-"""Keeps every Pod of ours in view: what it looks like is what its record says."""
+"""Reflects Pods into records: a sandbox' status is what its Pod looks like.
+
+A relist compares every Pod with every record. It adopts Pods whose record is lost, removes leftovers of earlier
+incarnations, reports Pods that are gone, and then writes the synced mark.
+"""
 
 import asyncio
-from collections.abc import Iterable, Sequence
-from collections.abc import Set as AbstractSet
 
 import structlog
-from msgspec import UNSET, UnsetType
 
 from shared import metrics
 from shared.liveness.sync import ClusterSync
@@ -14,213 +15,226 @@ from shared.sandbox.names import service_name
 from shared.sandbox.record import Sandbox
 from shared.settings import Settings
 from shared.store.store import Store
-from shared.store.update import Precondition, Update
-from worker.kubernetes import client, objects
-from worker.kubernetes.client import PODS, SERVICES, KubernetesClient
-from worker.kubernetes.labels import SANDBOX_ID
+from shared.store.update import Mutate, Precondition, Update
+from worker.kubernetes.client import PODS, SERVICES, KubernetesClient, WatchEvent
+from worker.kubernetes.objects import Pod, Service
 from worker.reconcile import adoption
 from worker.reconcile.adoption import is_record_lost, sandbox_of
 from worker.reconcile.pod_status import apply_pod, apply_pod_gone, should_write, to_update
-from worker.reflectors.reflector import Reflector
+from worker.reflectors.pod_cache import CachedPod, PodCache
+from worker.reflectors.reflector import Reflector, log_status
 
 log = structlog.get_logger()
 
-Ours = dict[str, str]
-"""uid of each Pod of ours that is there → its sandbox' id: for whoever hears of a Pod by its uid."""
-BREATH = 100
-"""Pods that are compared before this worker's jobs have their turn."""
-AT_ONCE = 16
-"""Pods that are adopted at a time: an emptied Redis has lost them all, and Kubernetes is asked for each."""
+YIELD_EVERY = 100
+"""Pods compared before the worker's jobs get a turn."""
+DEFERRED_SECONDS = 10.0
+"""Delay of a write that a running provision job makes itself, unless that job is lost."""
 
 
-class PodReflector(Reflector[objects.Pod]):
+class PodReflector(Reflector[Pod]):
+    """Keeps the latest Pod of each uid in `cache`. Its keys are uids."""
+
     resource = PODS
 
     def __init__(
         self,
         sync: ClusterSync,
-        ours: Ours,
+        cache: PodCache,
         store: Store,
-        cluster: KubernetesClient,
+        kubernetes: KubernetesClient,
         settings: Settings,
-        precondition: Precondition,
+        lease: Precondition,
+        *,
+        deferred_seconds: float = DEFERRED_SECONDS,
     ) -> None:
-        super().__init__(store, cluster, settings, precondition)
+        super().__init__(store, kubernetes, settings, lease)
+        self._deferred_seconds = deferred_seconds
         self._sync = sync
-        self._ours = ours
-        self._scheduled: dict[str, float] = {}
-        """When Pods were first seen to have a node, by uid: of those whose record did not say so at once."""
-        self._held_back: dict[str, objects.Pod] = {}
-        """As they look, by uid: of those whose record does not say all of it yet."""
-        self._retention = settings.failed_retention_seconds
+        self._cache = cache
+        self._unmatched: set[str] = set()
+        """uids of Pods that the last relist found without a record of their incarnation."""
+        self._had_synced = True
+        """False: the present relist follows a loss of the records."""
+        self._services: dict[str, Service] | None = None
+        """All Services by name, while a relist adopts Pods: one list is cheaper than one read for each Pod."""
 
-    async def begin(self) -> str:
-        """Hold every record against every Pod.
+    async def relist(self) -> str:
+        """Compare every record with every Pod.
 
-        Records are read first: a Pod that a record knew of by then, and that the later list lacks, is gone. The mark
-        that the records are complete comes last: should we die before, the next leader does all of it again.
+        Records are read before Pods are listed: a Pod that a record names, and that the later list lacks, is gone. The
+        synced mark is written last: if the worker dies before, the next leader repeats all of it.
         """
-        records = await self._records()
-        is_complete = await self._sync.has_synced()
-        pods = await self._cluster.list_all(PODS)
-        self._ours.clear()
-        self._ours.update((pod.metadata.uid, of[0]) for pod in pods.items if (of := sandbox_of(pod)))
-        self._held_back.clear()
-        self._scheduled = {uid: at for uid, at in self._scheduled.items() if uid in self._ours}
-        orphans = []
-        for number, pod in enumerate(pods.items, 1):
-            known = records.get(pod.metadata.labels.get(SANDBOX_ID, ""))
-            if not await self._compare(pod, known, is_complete=is_complete):
-                orphans.append(pod)
-            if number % BREATH == 0:
-                await asyncio.sleep(0)
-        await self._adopt_all(orphans, is_complete=is_complete)
-        await self._miss(records.values(), {pod.metadata.uid for pod in pods.items})
-        await self._sync.mark_synced(self._guard)
+        records = await self.records()
+        self._had_synced = await self._sync.has_synced()
+        pods = await self._kubernetes.list_all(PODS)
+        await self._take_in(pods.items, records)
+        if self._unmatched:
+            services = await self._kubernetes.list_all(SERVICES)
+            self._services = {service.metadata.name: service for service in services.items}
+        try:
+            await self.settle()
+        finally:
+            self._services = None
+        await self._report_missing(records, {pod.metadata.uid for pod in pods.items})  # adopted ones are not missing
+        await self._sync.mark_synced(self._lease)
+        self._had_synced = True
         return pods.resource_version
 
-    async def watched(self) -> None:
-        for pod in list(self._held_back.values()):
-            await self._see(*(sandbox_of(pod) or ("", "")), pod)
-        await self._sync.mark_synced(self._guard)
+    def on_event(self, event: WatchEvent[Pod]) -> None:
+        """Store the Pod, and mark its uid as changed."""
+        uid = event.object.metadata.uid
+        cached = self._cache.put(event.object, self._store.now())
+        if event.type == "DELETED":
+            cached = self._cache.mark_deleted(uid)
+        if cached is not None:
+            self._queue.add(uid)
 
-    def about(self, change: client.WatchEvent[objects.Pod]) -> str:
-        return change.object.metadata.labels.get(SANDBOX_ID, "")
+    async def on_watch_closed(self) -> None:
+        """Write the synced mark: every event so far is in the records."""
+        await self.settle()
+        await self._sync.mark_synced(self._lease)
 
-    async def apply(self, changes: Sequence[client.WatchEvent[objects.Pod]]) -> None:
-        for change, then in zip(changes, [*changes[1:], None], strict=True):
-            if not _is_outdated(change, then):
-                await self._apply(change)
-
-    async def _apply(self, change: client.WatchEvent[objects.Pod]) -> None:
-        pod = change.object
-        of = sandbox_of(pod)
-        if of is None:
+    async def reconcile(self, key: str) -> None:
+        """Write what the Pod looks like into its record, or adopt the Pod if the record is lost."""
+        cached = self._cache.get(key)
+        if cached is None:
             return
-        if change.type == "DELETED":
-            self._ours.pop(pod.metadata.uid, None)
-            self._scheduled.pop(pod.metadata.uid, None)
-            self._held_back.pop(pod.metadata.uid, None)
-            await self._lost(*of, pod.metadata.uid)
-            return
-        self._ours[pod.metadata.uid] = of[0]
-        if not await self._see(*of, pod) and not pod.is_terminating:
-            await self._adopt(pod, await self._cluster.get_service(service_name(*of)))
+        record = await self._update_from_pod(cached)
+        if cached.is_deleted:
+            self._cache.drop(key)
+        elif not cached.pod.is_terminating:
+            await self._match(cached, record)
+        self._unmatched.discard(key)
 
-    async def _compare(self, pod: objects.Pod, record: Sandbox | None, *, is_complete: bool) -> bool:
-        """False: no record knows this Pod, and one should."""
-        of = sandbox_of(pod)
-        if of is None:
-            log.warning("a Pod with our label is none of ours, and left alone", pod=pod.metadata.name)
-        elif record is not None and record.incarnation == of[1]:
-            await self._see(*of, pod, record)
-        elif pod.is_terminating:
-            pass
-        elif is_record_lost(record, of[1], is_complete=is_complete):
+    async def _take_in(self, pods: list[Pod], records: dict[str, Sandbox]) -> None:
+        """Store the listed Pods, and mark as changed those that differ from their record."""
+        now = self._store.now()
+        for number, pod in enumerate(pods, 1):
+            cached = self._cache.put(pod, now)
+            if cached is None:
+                log.warning("ignoring Pod: labels match, but the name does not", pod=pod.metadata.name)
+            elif self._differs(cached, records.get(cached.sandbox_id)):
+                self._queue.add(cached.uid)
+            if number % YIELD_EVERY == 0:
+                await asyncio.sleep(0)
+        for cached in self._cache.mark_missing(pod.metadata.uid for pod in pods):
+            self._queue.add(cached.uid)
+
+    def _differs(self, cached: CachedPod, record: Sandbox | None) -> bool:
+        if record is not None and record.incarnation == cached.incarnation:
+            return self._apply(record, cached) != record
+        if cached.pod.is_terminating:
             return False
-        else:
-            await self._outlived(*of)
+        self._unmatched.add(cached.uid)
         return True
 
-    async def _see(
-        self, sandbox_id: str, incarnation: str, pod: objects.Pod, believed: Sandbox | UnsetType = UNSET
-    ) -> bool:
-        """False: there is no record of that id. When the one believed to be there says it all, none is read."""
+    async def _report_missing(self, records: dict[str, Sandbox], uids: set[str]) -> None:
+        """End the incarnations whose Pod is gone and was not seen by this leader."""
+        for record in records.values():
+            if record.pod_uid and record.pod_uid not in uids and self._cache.get(record.pod_uid) is None:
+                await self._end(record.id, record.incarnation, record.pod_uid)
 
-        def mutate(record: Sandbox | None) -> Update | None:
-            return self._shown(record, pod) if record is not None and record.incarnation == incarnation else None
+    async def _end(self, sandbox_id: str, incarnation: str, uid: str) -> None:
+        def mutate(record: Sandbox) -> Update | None:
+            return to_update(record, apply_pod_gone(record, incarnation, uid, deadline=self._retention_end()))
 
-        if believed is not UNSET and mutate(believed) is None:
-            return True
-        return await self._change(sandbox_id, mutate, believed)
+        await self._write(sandbox_id, incarnation, mutate)
 
-    def _shown(self, record: Sandbox, pod: objects.Pod) -> Update | None:
-        """What its own Pod makes of a record."""
-        now, uid = self._store.now(), pod.metadata.uid
-        deadline, scheduled = now + self._retention, self._scheduled.get(uid)
-        new = apply_pod(record, pod, now=now, deadline=deadline, scheduled=scheduled)
-        if new == record or should_write(record, new):
-            self._held_back.pop(uid, None)
-            return to_update(record, new)
-        self._held_back[uid] = pod
-        if new.timings.scheduled:
-            self._scheduled.setdefault(uid, new.timings.scheduled)
-        return None
+    async def _update_from_pod(self, cached: CachedPod) -> Sandbox | None:
+        """Write what the Pod looks like into its record. Returns the record of the id, of whichever incarnation."""
+        return await self._write(cached.sandbox_id, cached.incarnation, lambda record: self._pod_update(record, cached))
 
-    async def _outlived(self, sandbox_id: str, incarnation: str) -> None:
-        """Its sandbox is in a later life, and the job that should have removed this Pod was lost: here is another."""
-
-        def mutate(record: Sandbox | None) -> Update | None:
-            if record is None or record.incarnation == incarnation:
-                return None
-            return Update(
-                record, (Job(JobKind.TERMINATE, record.id, incarnation, int(self._store.now())),), silent=True
+    def _pod_update(self, record: Sandbox, cached: CachedPod) -> Update | None:
+        if cached.is_deleted and record.pod_uid not in {"", cached.uid}:
+            return None
+        new = self._apply(record, cached)
+        if cached.is_deleted:
+            return to_update(
+                record, apply_pod_gone(new, cached.incarnation, cached.uid, deadline=self._retention_end())
             )
+        if new != record and not should_write(record, new):
+            self._queue.add_after(cached.uid, self._deferred_seconds)
+            return None
+        return to_update(record, new)
 
-        await self._change(sandbox_id, mutate)
+    def _apply(self, record: Sandbox, cached: CachedPod) -> Sandbox:
+        now, deadline = self._store.now(), self._retention_end()
+        for pod in (cached.outcome, cached.pod):
+            if pod is not None:
+                record = apply_pod(record, pod, now=now, deadline=deadline, first_seen=cached.first_seen)
+        return record
+
+    async def _match(self, cached: CachedPod, record: Sandbox | None) -> None:
+        """Adopt a Pod whose record is lost. A relist also removes a Pod of an earlier incarnation."""
+        if record is None:
+            await self._adopt(cached)
+        elif cached.uid in self._unmatched and record.incarnation != cached.incarnation:
+            if is_record_lost(record, cached.incarnation, has_synced=self._had_synced):
+                await self._adopt(cached)
+            else:
+                await self._remove_leftover(cached)
+
+    async def _remove_leftover(self, cached: CachedPod) -> None:
+        """Enqueue a terminate job for a Pod of an earlier incarnation: the job that should have removed it was lost."""
+        now = self._store.now()
+
+        def mutate(record: Sandbox) -> Update | None:
+            if record.incarnation == cached.incarnation:
+                return None
+            job = Job(JobKind.TERMINATE, record.id, cached.incarnation, int(now))
+            return Update(record, (job,), silent=True)
+
+        await self._write(cached.sandbox_id, None, mutate)
         metrics.REPAIRS.labels("leftover").inc()
 
-    async def _adopt_all(self, orphans: Sequence[objects.Pod], *, is_complete: bool) -> None:
-        """A few at a time. Raises KubernetesError: the rest is for the next time."""
-        if not orphans:
+    async def _adopt(self, cached: CachedPod) -> None:
+        """Create the record of a Pod anew.
+
+        The Pod is read again: a list or an event may be stale, and the Pod already deleted, with its record. While a
+        provision job runs its record cannot be deleted, so a Pod without a record is not being provisioned.
+        """
+        pod = await self._kubernetes.get_pod(cached.pod.metadata.name)
+        if pod is None or pod.is_terminating or pod.metadata.uid != cached.uid or sandbox_of(pod) is None:
             return
-        services = {s.metadata.name: s for s in (await self._cluster.list_all(SERVICES)).items}
-
-        async def adopt(pod: objects.Pod) -> None:
-            service = services.get(service_name(*(sandbox_of(pod) or ("", ""))))
-            await self._adopt(pod, service, is_complete=is_complete)
-
-        for start in range(0, len(orphans), AT_ONCE):
-            done = await asyncio.gather(*map(adopt, orphans[start : start + AT_ONCE]), return_exceptions=True)
-            for outcome in done:
-                if outcome is not None:
-                    raise outcome
-
-    async def _adopt(self, pod: objects.Pod, service: objects.Service | None, *, is_complete: bool = True) -> None:
-        """Asked for once more: a list or an event may be late, and tell of a Pod that was removed since, and its record
-        with it. While jobs make a Pod its record cannot go, so one without a record is nobody's work in progress."""
-        there = await self._cluster.get_pod(pod.metadata.name)
-        if there is None or there.is_terminating or there.metadata.uid != pod.metadata.uid:
-            return
-        sandbox_id, incarnation = sandbox_of(there) or ("", "")
-        wanted = await self._wanted(sandbox_id, incarnation, there, service)
+        update = await self._adoption_update(cached, pod, await self._service_of(cached))
 
         def mutate(record: Sandbox | None) -> Update | None:
-            if record is not None and record.incarnation == incarnation:  # written since the records were read
-                return self._shown(record, there)
-            return wanted if is_record_lost(record, incarnation, is_complete=is_complete) else None
+            if record is not None and record.incarnation == cached.incarnation:  # written since it was read
+                return self._pod_update(record, cached)
+            return update if is_record_lost(record, cached.incarnation, has_synced=self._had_synced) else None
 
-        await self._change(sandbox_id, mutate)
+        result = await self._store.create_or_update(cached.sandbox_id, mutate, precondition=self._lease)
+        if result.written:
+            log_status(cached.sandbox_id, None, result.record)
 
-    async def _wanted(
-        self, sandbox_id: str, incarnation: str, pod: objects.Pod, service: objects.Service | None
-    ) -> Update:
-        """Its record or, if that was forgotten on purpose, a job: Kubernetes may carry out late what we gave up."""
-        ended = await self._store.tombstone(sandbox_id)
-        if ended is not None and ended.incarnation == incarnation:
-            return Update(None, (Job(JobKind.TERMINATE, sandbox_id, incarnation, int(self._store.now())),))
-        return adoption.adopt(pod, service, self._settings, self._store.now())
+    async def _service_of(self, cached: CachedPod) -> Service | None:
+        name = service_name(cached.sandbox_id, cached.incarnation)
+        return await self._kubernetes.get_service(name) if self._services is None else self._services.get(name)
 
-    async def _miss(self, records: Iterable[Sandbox], there: AbstractSet[str]) -> None:
-        for record in records:
-            if record.pod_uid and record.pod_uid not in there:
-                await self._lost(record.id, record.incarnation, record.pod_uid)
+    async def _adoption_update(self, cached: CachedPod, pod: Pod, service: Service | None) -> Update:
+        """Return the record of this Pod, or a terminate job if the record was deleted on purpose.
 
-    async def _lost(self, sandbox_id: str, incarnation: str, uid: str) -> None:
-        def mutate(record: Sandbox | None) -> Update | None:
-            if record is None:
-                return None
-            return to_update(
-                record, apply_pod_gone(record, incarnation, uid, deadline=self._store.now() + self._retention)
-            )
+        Kubernetes may carry out late a create that this service gave up.
+        """
+        now = self._store.now()
+        tombstone = await self._store.tombstone(cached.sandbox_id)
+        if tombstone is not None and tombstone.incarnation == cached.incarnation:
+            return Update(None, (Job(JobKind.TERMINATE, cached.sandbox_id, cached.incarnation, int(now)),))
+        return adoption.adopt(pod, service, self._settings, now)
 
-        await self._change(sandbox_id, mutate)
+    async def _write(self, sandbox_id: str, incarnation: str | None, mutate: Mutate) -> Sandbox | None:
+        before: Sandbox | None = None
 
+        def remember(record: Sandbox) -> Sandbox | Update | None:
+            nonlocal before
+            before = record
+            return mutate(record)
 
-def _is_outdated(change: client.WatchEvent[objects.Pod], then: client.WatchEvent[objects.Pod] | None) -> bool:
-    """What a Pod looked like before it looked as it does now is worth nothing; that it was ready once is, and how it
-    looked at its end."""
-    if then is None or "DELETED" in {change.type, then.type}:
-        return False
-    was_ready = change.object.is_condition_true("Ready") and not then.object.is_condition_true("Ready")
-    return then.object.metadata.uid == change.object.metadata.uid and not was_ready
+        result = await self._store.update(sandbox_id, remember, incarnation=incarnation, precondition=self._lease)
+        if result.written:
+            log_status(sandbox_id, before, result.record)
+        return result.record
+
+    def _retention_end(self) -> float:
+        return self._store.now() + self._settings.failed_retention_seconds

@@ -1,48 +1,46 @@
-"""How one kind of objects is kept in view: a beginning, which lists them, then watches, and again when that ends."""
+"""The reflector: lists one kind of object, watches it, and reconciles each changed object until that succeeds.
+
+Level-triggered, as controller-runtime's controllers: a watch event only updates a cache and marks a key as changed.
+Reconciling reads the latest state, so a missed or superseded event loses nothing. An object that cannot be reconciled
+backs off alone. It never stops the watch, the leader or the worker.
+"""
 
 import asyncio
 import time
 from abc import ABC, abstractmethod
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 from typing import Generic
 
 import structlog
-from msgspec import UNSET, UnsetType
 
 from shared import logs, metrics
-from shared.errors import RecordUnreadable
-from shared.sandbox.record import Sandbox, Status
+from shared.errors import PreconditionFailed, RecordUnreadable, StoreUnavailable
+from shared.sandbox.record import Sandbox
 from shared.settings import Settings
 from shared.store.store import Store
-from shared.store.update import MutateOrCreate, Precondition
+from shared.store.update import Precondition
 from worker.kubernetes import retry
 from worker.kubernetes.client import KubernetesClient, Resource, WatchEvent
 from worker.kubernetes.errors import TIMED_OUT, Expired, KubernetesError
 from worker.kubernetes.objects import Kind
+from worker.reflectors.work_queue import WorkQueue
 
 log = structlog.get_logger()
 
-COMPARE_SECONDS = 180.0
-"""Both truths are held against each other this often, though no event was missed."""
-RESUMES = 5
-"""Watches in a row that fail before all is listed again; after one that fell silent, at once: it may have been for
-long, and the next may be too."""
-AT_LEAST_SECONDS = 1.0
-"""Between two lists, or two watches."""
+RELIST_SECONDS = 180.0
+"""Records and cluster are compared in full this often, even if no event was missed."""
+MAX_WATCH_RETRIES = 5
+"""Watches in a row that may fail before a new list. A watch that fell silent is followed by a list at once: the silence
+may have been long, and the next watch may fall silent too."""
+MIN_INTERVAL_SECONDS = 1.0
+"""Pause between two lists, or two watches. Keeps a server that ends each watch at once from being polled in a loop."""
+APPLY_CONCURRENCY = 32
+"""Keys that are reconciled side by side. The commands of one moment share a round trip to Redis."""
 
 
-KNOWN = 1000
-"""Records that are remembered as they were last written: of a sandbox that begins, several events come in a row."""
-
-
-AT_ONCE = 100
-"""Things about which changes are taken in side by side, before others of this process have their turn."""
-
-
-class Pause:
-    """Between two beginnings of one thing: a server that ends each watch at once is not asked in a hot loop."""
+class Interval:
+    """The minimum time between two rounds of one loop."""
 
     def __init__(self) -> None:
         self._began = time.monotonic()
@@ -51,155 +49,159 @@ class Pause:
         return time.monotonic() - self._began
 
     async def rest(self) -> None:
-        await asyncio.sleep(max(0.0, AT_LEAST_SECONDS - self.elapsed()))
+        """Sleep for what is left of the interval."""
+        await asyncio.sleep(max(0.0, MIN_INTERVAL_SECONDS - self.elapsed()))
 
 
 class Reflector(ABC, Generic[Kind]):
-    """One leader's, for the time it leads: all it writes is guarded by the lease."""
+    """Runs for one term of a leader. The lease is the precondition of every write."""
 
     resource: Resource[Kind]
-    leisure = 0.0
-    """Seconds before what came meanwhile is taken in: what is not urgent costs less together."""
 
-    def __init__(self, store: Store, cluster: KubernetesClient, settings: Settings, precondition: Precondition) -> None:
+    def __init__(self, store: Store, kubernetes: KubernetesClient, settings: Settings, lease: Precondition) -> None:
         self._store = store
-        self._cluster = cluster
+        self._kubernetes = kubernetes
         self._settings = settings
-        self._guard = precondition
-        self._known: dict[str, Sandbox] = {}
-        self._taken_in: set[tuple[str, str]] = set()
-        """Of a stream that is begun again, by uid and version: what is not to be shown its past."""
+        self._lease = lease
+        self._queue: WorkQueue[str] = WorkQueue()
+        self._cluster_errors: dict[str, KubernetesError] = {}
+        """The last error of each key that Kubernetes keeps from being reconciled."""
 
     @abstractmethod
-    async def begin(self) -> str:
-        """Take in what is there; the version to watch from. Raises KubernetesError, Expired."""
+    async def relist(self) -> str:
+        """Compare all objects with all records, and return the version to watch from.
+
+        Raises:
+            KubernetesError, Expired: the list failed, or an object could not be reconciled.
+            PreconditionFailed, StoreUnavailable: this term is over.
+        """
 
     @abstractmethod
-    def about(self, change: WatchEvent[Kind]) -> str:
-        """Changes that are about the same thing are taken in one after the other; others, at once."""
+    def on_event(self, event: WatchEvent[Kind]) -> None:
+        """Take in one watch event: update the cache and mark a key as changed. Never awaits, and cannot fail."""
 
     @abstractmethod
-    async def apply(self, changes: Sequence[WatchEvent[Kind]]) -> None:
-        """Take in what came at once about one thing, in order."""
+    async def reconcile(self, key: str) -> None:
+        """Bring the record in line with the latest state of this key. Runs again after an error."""
 
-    async def watched(self) -> None:
-        """A watch went well to its end."""
+    async def on_watch_closed(self) -> None:
+        """Called after each watch that the server ended in order, every few seconds."""
 
     async def run(self) -> None:
-        """For ever. Raises Fenced, StoreUnavailable."""
-        trouble = 0
-        while True:
-            pause = Pause()
-            self._taken_in.clear()
-            try:
-                await self._follow(await self.begin(), pause)
-            except Expired:
-                self._restarted("expired")
-                log.info("watch expired, listing again", resource=self.resource.name)
-            except KubernetesError as error:
-                trouble = 1 if pause.elapsed() > COMPARE_SECONDS / 10 else trouble + 1
-                await self._rest(error, trouble)
-            await pause.rest()
+        """List, watch and reconcile until cancelled.
 
-    async def _follow(self, version: str, began: Pause) -> None:
-        """Watch from `version` on, stream after stream, till it is time to compare. Raises Expired, KubernetesError."""
-        trouble = 0
-        while began.elapsed() < COMPARE_SECONDS:
-            pause = Pause()
-            try:
-                async with aclosing(self._cluster.watch(self.resource, version)) as stream:
-                    async for changes in stream:
-                        await self.take_in(changes)
-                        await asyncio.sleep(self.leisure)
-                        version, trouble = changes[-1].object.metadata.resource_version, 0
-            except KubernetesError as error:
-                trouble += 1
-                if trouble == RESUMES or error.reason == TIMED_OUT or not retry.is_retryable(error):
-                    raise
-                await self._rest(error, trouble)
-            else:
-                self._restarted("ended")
-                await self.watched()
-            await pause.rest()
+        Raises:
+            ExceptionGroup: of PreconditionFailed or StoreUnavailable; this term is over.
+        """
+        async with self.reconciling():
+            await self._list_and_watch_forever()
 
-    async def take_in(self, changes: Iterable[WatchEvent[Kind]]) -> None:
-        """Should one fail, the others are taken in; the stream is then begun again where all of these are to come."""
-        groups: defaultdict[str, list[WatchEvent[Kind]]] = defaultdict(list)
-        for change in changes:
-            if change.type != "BOOKMARK" and not self._was_taken_in(change):
-                groups[self.about(change)].append(change)
-        several, outcomes = list(groups.values()), list[BaseException | None]()
-        for start in range(0, len(several), AT_ONCE):
-            some = several[start : start + AT_ONCE]
-            outcomes += await asyncio.gather(*map(self.apply, some), return_exceptions=True)
-        failed = [outcome for outcome in outcomes if outcome is not None]
-        if failed:
-            good = [changes for changes, outcome in zip(several, outcomes, strict=True) if outcome is None]
-            self._taken_in.update(_version(change) for changes in good for change in changes)
-            raise failed[0]
+    @asynccontextmanager
+    async def reconciling(self) -> AsyncIterator[None]:
+        """Reconcile changed keys while the context is open. Raises as `run` does."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                runners = [group.create_task(self._reconcile_forever()) for _ in range(APPLY_CONCURRENCY)]
+                yield
+                for runner in runners:
+                    runner.cancel()
+        finally:
+            self._queue.close()
 
-    def _was_taken_in(self, change: WatchEvent[Kind]) -> bool:
-        if _version(change) not in self._taken_in:
-            return False
-        self._taken_in.remove(_version(change))
-        return True
+    async def settle(self) -> None:
+        """Wait until every changed key was reconciled once.
 
-    async def _rest(self, error: KubernetesError, trouble: int) -> None:
-        self._restarted("error")
-        log.warning("cannot observe for now", resource=self.resource.name, error=str(error))
-        await asyncio.sleep(retry.backoff_seconds(trouble, error.retry_after))
+        Raises:
+            KubernetesError: a key waits for its next try, because Kubernetes did not answer as needed.
+        """
+        await self._queue.join()
+        for error in self._cluster_errors.values():
+            raise error
 
-    def _restarted(self, reason: str) -> None:
-        metrics.WATCHES.labels(self.resource.name, reason).inc()
-
-    async def _records(self) -> dict[str, Sandbox]:
-        """This cluster's, by id."""
+    async def records(self) -> dict[str, Sandbox]:
+        """Return this cluster's records by sandbox id."""
         return {r.id: r for r in await self._store.all() if r.cluster == self._settings.cluster_name}
 
-    async def _read(self, sandbox_id: str) -> Sandbox | None:
-        try:
-            return await self._store.get(sandbox_id)
-        except RecordUnreadable:
-            return None
+    async def _list_and_watch_forever(self) -> None:
+        failures = 0
+        while True:
+            interval = Interval()
+            try:
+                await self._watch_until_relist(await self.relist(), interval)
+            except Expired:
+                self._count_restart("expired")
+                log.info("watch expired; listing again", resource=self.resource.name)
+            except KubernetesError as error:
+                failures = 1 if interval.elapsed() > RELIST_SECONDS / 10 else failures + 1
+                await self._back_off(error, failures)
+            await interval.rest()
 
-    async def _change(
-        self, sandbox_id: str, mutate: MutateOrCreate, believed: Sandbox | UnsetType | None = UNSET
-    ) -> bool:
-        """False: there is no record. One that cannot be read must not end the following of all others."""
-        known = self._known.pop(sandbox_id, None)
-        if believed is UNSET and known is not None:
-            believed = known
+    async def _watch_until_relist(self, version: str, since_list: Interval) -> None:
+        """Watch from `version` on, stream after stream, until the next list is due. Raises Expired, KubernetesError."""
+        failures = 0
+        while since_list.elapsed() < RELIST_SECONDS:
+            interval = Interval()
+            try:
+                async with aclosing(self._kubernetes.watch(self.resource, version)) as stream:
+                    async for events in stream:
+                        for event in events:
+                            if event.type != "BOOKMARK":
+                                self.on_event(event)
+                        version, failures = events[-1].object.metadata.resource_version, 0
+            except KubernetesError as error:
+                failures += 1
+                if failures == MAX_WATCH_RETRIES or error.reason == TIMED_OUT or not retry.is_retryable(error):
+                    raise
+                await self._back_off(error, failures)
+            else:
+                self._count_restart("ended")
+                await self.on_watch_closed()
+            await interval.rest()
+
+    async def _reconcile_forever(self) -> None:
+        while True:
+            await self._reconcile_next(await self._queue.get())
+
+    async def _reconcile_next(self, key: str) -> None:
+        """Reconcile one key. What is wrong with it alone is logged, and tried again with back-off."""
         try:
-            outcome = await self._store.create_or_update(sandbox_id, mutate, precondition=self._guard)
+            await self.reconcile(key)
+        except (PreconditionFailed, StoreUnavailable):
+            raise
         except RecordUnreadable as error:
-            log.warning("record left alone", sandbox_id=sandbox_id, error=error.detail)
-            return True
-        if outcome.written:
-            _say(sandbox_id, known, outcome.record)
-        self._remember(sandbox_id, outcome.record)
-        return outcome.record is not None
+            log.warning("unreadable record left alone", key=key, error=error.detail)
+            self._succeed(key)
+        except KubernetesError as error:
+            log.warning("reconcile failed; retrying", resource=self.resource.name, key=key, error=str(error))
+            self._cluster_errors[key] = error
+            self._queue.retry(key, error.retry_after)
+        except Exception:
+            log.exception("object cannot be reconciled; retrying", resource=self.resource.name, key=key)
+            self._queue.retry(key)
+        else:
+            self._succeed(key)
 
-    def _remember(self, sandbox_id: str, record: Sandbox | None) -> None:
-        """The longest unchanged are forgotten first."""
-        if record is None:
-            return
-        self._known[sandbox_id] = record
-        if len(self._known) > KNOWN:
-            del self._known[next(iter(self._known))]
+    def _succeed(self, key: str) -> None:
+        self._cluster_errors.pop(key, None)
+        self._queue.done(key)
+
+    async def _back_off(self, error: KubernetesError, failures: int) -> None:
+        self._count_restart("error")
+        log.warning("list or watch failed; retrying", resource=self.resource.name, error=str(error))
+        await asyncio.sleep(retry.backoff_seconds(failures, error.retry_after))
+
+    def _count_restart(self, reason: str) -> None:
+        metrics.WATCHES.labels(self.resource.name, reason).inc()
 
 
-def _version(change: WatchEvent[Kind]) -> tuple[str, str]:
-    return change.object.metadata.uid, change.object.metadata.resource_version
-
-
-def _say(sandbox_id: str, before: Sandbox | None, record: Sandbox | None) -> None:
-    """What people ask for; when a stage was reached stands in the record."""
+def log_status(sandbox_id: str, before: Sandbox | None, after: Sandbox | None) -> None:
+    """Log what people ask for: a changed status, readiness or reason, and a deleted record."""
     with logs.log_context(sandbox_id=sandbox_id):
-        if record is None:
-            log.info("gone")
-        elif before is None or _looks(before) != _looks(record):
-            log.info("observed", status=record.status, ready=record.ready, reason=record.reason)
+        if after is None:
+            log.info("record deleted")
+        elif before is None or _visible(before) != _visible(after):
+            log.info("status changed", status=after.status, ready=after.ready, reason=after.reason)
 
 
-def _looks(record: Sandbox) -> tuple[str, Status, bool, str]:
+def _visible(record: Sandbox) -> tuple[object, ...]:
     return record.incarnation, record.status, record.ready, record.reason

@@ -13,17 +13,21 @@ from shared.redis.connection import FAIL_FAST, connect
 from shared.sandbox.record import Reason, Sandbox, Status
 from shared.sandbox.transitions import terminating
 from shared.settings import Settings
+from shared.store import keys
 from shared.store.store import Store
 from shared.store.update import Precondition
 from tests.conftest import StartValkey
 from tests.support.records import record_of, settings_of
+from tests.support.reflectors import relist
 from tests.worker.conftest import Kubernetes, eventually, put, queued, read
 from worker.jobs.provisioner import Provisioner
 from worker.kubernetes.client import KubernetesClient
 from worker.kubernetes.errors import KubernetesError
-from worker.leader.leader import Leader, lease_name
+from worker.leader.leader import Leader
 from worker.leader.lease import RETRY_SECONDS, Lease
+from worker.reflectors.pod_cache import PodCache
 from worker.reflectors.pods import PodReflector
+from worker.reflectors.tasks import reflector_tasks
 
 pytestmark = pytest.mark.anyio
 
@@ -55,7 +59,9 @@ def observing(
 
     @asynccontextmanager
     async def run() -> AsyncIterator[None]:
-        task = asyncio.create_task(Leader(store, sync, valkey, cluster, settings).run())
+        task = asyncio.create_task(
+            Leader(valkey, settings.cluster_name, reflector_tasks(store, sync, cluster, settings)).run()
+        )
         try:
             yield
         finally:
@@ -71,9 +77,9 @@ async def pods(
     store: Store, sync: ClusterSync, valkey: ArqRedis, cluster: KubernetesClient, settings: Settings
 ) -> PodReflector:
     """One leader's, which holds the lease."""
-    lease = Lease(valkey, lease_name(settings.cluster_name))
+    lease = Lease(valkey, keys.leader(settings.cluster_name))
     await lease.acquire()
-    return PodReflector(sync, {}, store, cluster, settings, lease.precondition)
+    return PodReflector(sync, PodCache(), store, cluster, settings, lease.precondition)
 
 
 async def stopped(task: asyncio.Task[None]) -> int:
@@ -269,7 +275,7 @@ async def test_gone_while_nobody_observed(
 async def test_compare(store: Store, pods: PodReflector, uid: str):
     """What was never there cannot be lost: a record that waits for its Pod goes on waiting."""
     before = await put(store, replace(ACCEPTED, pod_uid=uid))
-    await pods.begin()
+    await relist(pods)
     record = await read(store, ID)
     if uid:
         assert (record.status, record.reason) == (Status.FAILED, Reason.POD_LOST)
@@ -280,7 +286,7 @@ async def test_compare(store: Store, pods: PodReflector, uid: str):
 async def test_records_of_another_cluster(store: Store, pods: PodReflector):
     """What this cluster lacks may be another's: its records are left alone."""
     before = await put(store, replace(ACCEPTED, cluster="another", pod_uid=UID))
-    await pods.begin()
+    await relist(pods)
     assert await read(store, ID) == before
 
 
@@ -290,9 +296,9 @@ async def test_nothing_new_is_not_written(
     """Looking again at what has not changed writes nothing."""
     await provision()
     await kubernetes.ready(POD)
-    await pods.begin()
+    await relist(pods)
     record = await until_ready(store)
-    await pods.begin()
+    await relist(pods)
     assert await read(store, ID) == record
 
 
@@ -303,7 +309,7 @@ async def test_a_pod_of_an_earlier_life(
     first = await provision()
     await kubernetes.ready(POD)
     following = await put(store, replace(ACCEPTED, generation=2, token="ffffffff", created_at=first.created_at + 1))
-    await pods.begin()
+    await relist(pods)
     after = await read(store, ID)
     assert (after.status, after.ready, after.pod_uid) == (Status.PENDING, False, "")
     assert after.incarnation == following.incarnation
@@ -380,7 +386,7 @@ async def test_a_list_that_fails(store: Store, pods: PodReflector, kubernetes: K
     before = await put(store, replace(ACCEPTED, pod_uid=UID, status=Status.RUNNING))
     await kubernetes.misbehave({"kind": "error", "status": 500})
     with pytest.raises(KubernetesError):
-        await pods.begin()
+        await relist(pods)
     assert await read(store, ID) == before
 
 
@@ -393,9 +399,9 @@ async def test_only_the_holder_writes(
     """A leader that has lost its lease is refused its first write, and ends."""
     before = await provision()
     await kubernetes.ready(POD)
-    await valkey.delete(lease_name(settings.cluster_name))
+    await valkey.delete(keys.leader(settings.cluster_name))
     with pytest.raises(PreconditionFailed):
-        await pods.begin()
+        await relist(pods)
     assert await read(store, ID) == before
 
 
@@ -403,7 +409,7 @@ async def test_a_lease_taken_away(
     store: Store, provision: Provision, observing: Observing, valkey: ArqRedis, settings: Settings
 ):
     """An observer whose lease is another's writes nothing more, and goes on once it holds it again."""
-    name = lease_name(settings.cluster_name)
+    name = keys.leader(settings.cluster_name)
     async with observing():
         await provision()
         await until_ready(store)
@@ -428,7 +434,7 @@ async def test_two_observers(
             await provision()
             await until_ready(store)
             assert (await calls(kubernetes))["list pods"] == 1
-        assert await valkey.exists(lease_name("default"))
+        assert await valkey.exists(keys.leader("default"))
     async with observing():
         async with asyncio.timeout(RETRY_SECONDS):
             await until_watching(kubernetes)
@@ -439,8 +445,8 @@ async def test_the_lease_is_given_back(observing: Observing, valkey: ArqRedis, k
     await calls(kubernetes)
     async with observing():
         await until_watching(kubernetes)
-        assert await valkey.exists(lease_name("default"))
-    assert not await valkey.exists(lease_name("default"))
+        assert await valkey.exists(keys.leader("default"))
+    assert not await valkey.exists(keys.leader("default"))
 
 
 async def test_stopped_at_any_moment(
@@ -448,22 +454,24 @@ async def test_stopped_at_any_moment(
 ):
     """Whatever an observer is about, it ends when told once: a worker's shutdown waits for that."""
     for moment in range(60):
-        task = asyncio.create_task(Leader(store, sync, valkey, cluster, settings).run())
+        task = asyncio.create_task(
+            Leader(valkey, settings.cluster_name, reflector_tasks(store, sync, cluster, settings)).run()
+        )
         for _ in range(moment):
             await asyncio.sleep(0)
         assert await stopped(task) <= 1, f"told once, {moment} turns of the loop after its start, it went on"
-        await valkey.delete(lease_name(settings.cluster_name))
+        await valkey.delete(keys.leader(settings.cluster_name))
 
 
 async def test_redis_away(cluster: KubernetesClient, settings: Settings, away_url: str):
     """What cannot be read is not compared, and says so."""
     async with connect(settings_of(REDIS_URL=away_url), FAIL_FAST) as away:
-        nobodys = Precondition(lease_name(settings.cluster_name), "none")
+        nobodys = Precondition(keys.leader(settings.cluster_name), "none")
         store = Store(away)
+        sync = ClusterSync(away, store.now, settings.cluster_name)
+        pods = PodReflector(sync, PodCache(), store, cluster, settings, nobodys)
         with pytest.raises(StoreUnavailable):
-            await PodReflector(
-                ClusterSync(away, store.now, settings.cluster_name), {}, store, cluster, settings, nobodys
-            ).begin()
+            await relist(pods)
 
 
 async def test_redis_comes_back(
@@ -475,7 +483,9 @@ async def test_redis_comes_back(
     async with connect(settings_of(REDIS_URL=server.url), FAIL_FAST) as redis:
         store = Store(redis)
         sync = ClusterSync(redis, store.now, settings.cluster_name)
-        observing = asyncio.create_task(Leader(store, sync, redis, cluster, settings).run())
+        observing = asyncio.create_task(
+            Leader(redis, settings.cluster_name, reflector_tasks(store, sync, cluster, settings)).run()
+        )
         await until_watching(kubernetes)
         server.stop()
         server.start()

@@ -11,8 +11,7 @@ from shared.store.update import Update
 from tests.conftest import StartValkey
 from tests.support.records import record_of, settings_of
 from tests.worker.conftest import SECONDS, eventually, put, read
-from worker.leader.lease import RENEW_SECONDS, RETRY_SECONDS, Lease, LeaseLost
-from worker.leader.lease import SECONDS as LEASE_SECONDS
+from worker.leader.lease import LEASE_SECONDS, RENEW_SECONDS, RETRY_SECONDS, Lease, LeaseLost
 
 pytestmark = pytest.mark.anyio
 

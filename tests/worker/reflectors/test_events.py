@@ -11,18 +11,22 @@ from arq.connections import ArqRedis
 from msgspec.structs import replace
 
 from shared.errors import PreconditionFailed
+from shared.sandbox.names import object_name
 from shared.sandbox.record import Reason, Sandbox, Status
 from shared.sandbox.transitions import terminating
 from shared.settings import Settings
 from shared.store.store import Store
 from shared.store.update import Precondition
 from tests.support.records import record_of
+from tests.support.reflectors import take_in
 from tests.worker.conftest import Kubernetes, eventually, put, read
 from worker.jobs.provisioner import Provisioner
 from worker.kubernetes.client import KubernetesClient, WatchEvent
-from worker.kubernetes.objects import Event
+from worker.kubernetes.labels import INCARNATION, SANDBOX_ID
+from worker.kubernetes.objects import Event, ObjectMeta, Pod
 from worker.reconcile.diagnosis import MIN_PROBE_FAILURES, diagnose_event
 from worker.reflectors.events import EventReflector
+from worker.reflectors.pod_cache import PodCache
 
 pytestmark = pytest.mark.anyio
 
@@ -47,14 +51,19 @@ def happening(reason: str, message: str = "told", *, pod: str = POD, uid: str = 
     return msgspec.json.decode(msgspec.json.encode(document), type=Event)
 
 
+def pod_of(sandbox_id: str, uid: str) -> Pod:
+    labels = {SANDBOX_ID: sandbox_id, INCARNATION: "1-0a1b2c3d"}
+    return Pod(metadata=ObjectMeta(name=object_name(sandbox_id, "1-0a1b2c3d"), uid=uid, labels=labels))
+
+
 @pytest.fixture
 def happenings(store: Store, cluster: KubernetesClient, settings: Settings, leading: Precondition) -> EventReflector:
-    return EventReflector({}, store, cluster, settings, leading)
+    return EventReflector(PodCache(), store, cluster, settings, leading, batch_delay=0)
 
 
 async def hear(happenings: EventReflector, *heard: Event, kind: str = "ADDED") -> None:
     for each in heard:
-        await happenings.take_in([WatchEvent(kind, each)])
+        await take_in(happenings, [WatchEvent(kind, each)])
 
 
 async def story(store: Store, sandbox_id: str = ID) -> list[tuple[str, str]]:
@@ -97,7 +106,10 @@ async def test_a_pod_that_is_known_by_its_uid(
     store: Store, cluster: KubernetesClient, settings: Settings, leading: Precondition, waiting: Sandbox
 ):
     """Whose story it is, is not looked for. Trouble of a Pod that is not the present life's is no trouble of it."""
-    happenings = EventReflector({UID: ID, "earlier": ID, "gone": "gone"}, store, cluster, settings, leading)
+    cache = PodCache()
+    for uid, sandbox_id in ((UID, ID), ("earlier", ID), ("gone", "gone")):
+        cache.put(pod_of(sandbox_id, uid), store.now())
+    happenings = EventReflector(cache, store, cluster, settings, leading, batch_delay=0)
     await hear(happenings, happening("Pulled", pod="any"), happening("FailedMount", NO_MOUNT, uid="earlier"))
     await hear(happenings, happening("Killing", uid="gone"))
     assert await story(store) == [("kubelet", "Pulled"), ("kubelet", "FailedMount")]
@@ -110,7 +122,7 @@ async def test_pods_that_are_not_seen_yet(store: Store, happenings: EventReflect
     await put(store, record_of(ID))
     await put(store, record_of("abd"))
     diagnose_event = [happening("Pulled", uid=""), happening("Created", uid="", pod="sandbox-abd")]
-    await happenings.take_in([WatchEvent("ADDED", each) for each in diagnose_event])
+    await take_in(happenings, [WatchEvent("ADDED", each) for each in diagnose_event])
     assert await story(store) == [("kubelet", "Pulled")]
     assert await story(store, "abd") == [("kubelet", "Created")]
 
@@ -245,21 +257,19 @@ async def test_of_what_is_being_deleted(store: Store, happenings: EventReflector
 
 
 @asynccontextmanager
-async def following(happenings: EventReflector) -> AsyncIterator[None]:
-    """While it is entered, events are heard from now on."""
-    version = await happenings.begin()
-    task = asyncio.create_task(follow(happenings, version))
-    try:
+async def following(events: EventReflector, cluster: KubernetesClient) -> AsyncIterator[None]:
+    """Watch Events from now on, while the context is open."""
+    version = await events.relist()
+    async with events.reconciling(), asyncio.TaskGroup() as group:
+        watch = group.create_task(follow(events, cluster, version))
         yield
-    finally:
-        task.cancel()
-        await asyncio.wait([task])
-    assert task.cancelled(), task
+        watch.cancel()
 
 
-async def follow(happenings: EventReflector, version: str) -> None:
-    async for changes in happenings._cluster.watch(happenings.resource, version):
-        await happenings.take_in(changes)
+async def follow(events: EventReflector, cluster: KubernetesClient, version: str) -> None:
+    async for batch in cluster.watch(events.resource, version):
+        for event in batch:
+            events.on_event(event)
 
 
 @pytest.mark.parametrize(
@@ -274,6 +284,7 @@ async def test_trouble_that_no_pod_shows(
     store: Store,
     happenings: EventReflector,
     provisioner: Provisioner,
+    cluster: KubernetesClient,
     kubernetes: Kubernetes,
     trouble: dict[str, Any],
     reason: Reason,
@@ -282,7 +293,7 @@ async def test_trouble_that_no_pod_shows(
     """A volume that cannot be mounted, and a probe that never succeeds, are known from the events of a cluster."""
     await kubernetes.misbehave(trouble)
     record = await put(store, record_of(ID))
-    async with following(happenings):
+    async with following(happenings, cluster):
         await provisioner.provision(ID, record.incarnation, 1)
 
         async def is_said() -> bool:

@@ -18,6 +18,7 @@ from shared.store.store import Store
 from shared.store.update import Precondition, Update
 from tests.conftest import Clock
 from tests.support.records import record_of
+from tests.support.reflectors import relist, take_in
 from tests.worker.conftest import Kubernetes, answers, empty, eventually, put, queued, read
 from worker.jobs.provisioner import Provisioner
 from worker.kubernetes import client as clusters
@@ -25,7 +26,7 @@ from worker.kubernetes import objects
 from worker.kubernetes.client import PODS, KubernetesClient
 from worker.kubernetes.errors import KubernetesError
 from worker.kubernetes.labels import INCARNATION, SANDBOX_ID
-from worker.reflectors import reflector
+from worker.reflectors.pod_cache import PodCache
 from worker.reflectors.pods import PodReflector
 
 pytestmark = pytest.mark.anyio
@@ -38,7 +39,7 @@ Provision = Callable[..., Awaitable[Sandbox]]
 def pods(
     store: Store, sync: ClusterSync, cluster: KubernetesClient, settings: Settings, leading: Precondition
 ) -> PodReflector:
-    return PodReflector(sync, {}, store, cluster, settings, leading)
+    return PodReflector(sync, PodCache(), store, cluster, settings, leading)
 
 
 @pytest.fixture
@@ -72,7 +73,7 @@ async def test_emptied(store: Store, pods: PodReflector, provision: Provision, v
     """From what is in the cluster each record is made anew, as it was: the same life, Pod, Service and URL."""
     before = [await provision(sandbox_id, spec={"user_id": "ada"}) for sandbox_id in ("a", "b", "c")]
     await empty(valkey)
-    await pods.begin()
+    await relist(pods)
     for lost in before:
         found = await read(store, lost.id)
         assert (found.incarnation, found.spec, found.created_at) == (lost.incarnation, lost.spec, lost.created_at)
@@ -91,7 +92,7 @@ async def test_more_than_are_adopted_at_once(
     for sandbox_id in ids:
         await kubernetes.made_older(sandbox_id, service=False)
     await empty(valkey)
-    await pods.begin()
+    await relist(pods)
     assert sorted(record.id for record in await store.all()) == sorted(ids)
 
 
@@ -102,7 +103,7 @@ async def test_its_service_is_gone_too(
     lost = await provision()
     await cluster.delete_service(SERVICE, lost.service_uid)
     await empty(valkey)
-    await pods.begin()
+    await relist(pods)
     found = await read(store, ID)
     assert (found.ready, found.is_provisioned) == (True, False)
     assert await queued(valkey) == [Job.of(JobKind.PROVISION, found).id]
@@ -126,7 +127,7 @@ async def test_a_pod_that_kubernetes_makes_late(
     made = await provision()
     await valkey.delete("arq:queue")
     await store.create_or_update(ID, lambda _: Update(None))
-    await pods.begin()
+    await relist(pods)
     assert await store.get(ID) is None
     (job,) = await queued(valkey)
     assert job.startswith(f"terminate:{ID}:{made.incarnation}:")
@@ -138,25 +139,29 @@ async def test_one_record_is_lost(store: Store, pods: PodReflector, provision: P
     """A Pod that nobody recorded, among others that are known, is adopted at the next list."""
     lost, other = await provision(), await provision("other")
     await lose(store)
-    await pods.begin()
+    await relist(pods)
     assert (await read(store, ID)).incarnation == lost.incarnation
     assert (await read(store, "other")).incarnation == other.incarnation
 
 
-async def test_a_record_made_since_the_records_were_read(
-    store: Store, pods: PodReflector, provision: Provision, monkeypatch: pytest.MonkeyPatch
+async def test_relist_record_created_after_the_read_is_updated_from_the_list(
+    sync: ClusterSync,
+    store: Store,
+    cluster: KubernetesClient,
+    settings: Settings,
+    leading: Precondition,
+    provision: Provision,
 ):
-    """Its Pod is in the list, and no event will tell of it again: what the list shows is taken over."""
-    read_by_then = await pods._records()
-    made = await provision()
+    """No watch event comes for this Pod: it is in the list already."""
 
-    async def records() -> dict[str, Sandbox]:
-        return read_by_then
+    class Early(PodReflector):
+        async def records(self) -> dict[str, Sandbox]:
+            return {}
 
-    monkeypatch.setattr(pods, "_records", records)
-    await pods.begin()
-    assert (await read(store, ID)).incarnation == made.incarnation
-    assert (await read(store, ID)).ready
+    provisioned = await provision()
+    await relist(Early(sync, PodCache(), store, cluster, settings, leading))
+    record = await read(store, ID)
+    assert (record.incarnation, record.ready) == (provisioned.incarnation, True)
 
 
 async def test_an_event_of_what_nobody_recorded(
@@ -165,7 +170,7 @@ async def test_an_event_of_what_nobody_recorded(
     """It is adopted at once, with its Service, and not only at the next list."""
     lost = await provision()
     await lose(store)
-    await pods.take_in([await as_event(cluster)])
+    await take_in(pods, [await as_event(cluster)])
     found = await read(store, ID)
     assert (found.incarnation, found.url, found.ready) == (lost.incarnation, lost.url, True)
 
@@ -178,7 +183,7 @@ async def test_what_came_at_once(
     early = await as_event(cluster)
     await kubernetes.ready(POD)
     ready = await as_event(cluster)
-    await pods.take_in([early, ready, clusters.WatchEvent("BOOKMARK", early.object)])
+    await take_in(pods, [early, ready, clusters.WatchEvent("BOOKMARK", early.object)])
     record = await read(store, ID)
     assert (record.status, record.ready) == (Status.RUNNING, True)
     assert "Running" in await story(store)
@@ -190,7 +195,7 @@ async def test_how_it_looked_at_its_end(
     """That it was ready is told, though its end was known by then."""
     await provision()
     ready = await as_event(cluster)
-    await pods.take_in([ready, clusters.WatchEvent("DELETED", ready.object)])
+    await take_in(pods, [ready, clusters.WatchEvent("DELETED", ready.object)])
     record = await read(store, ID)
     assert (record.status, record.reason) == (Status.FAILED, Reason.POD_LOST)
     assert record.timings.ready
@@ -203,9 +208,9 @@ async def test_what_others_wrote_between_two_events(
     """It stays: what is remembered of a record is never written over what is there."""
     await provision()
     early = await as_event(cluster)
-    await pods.take_in([early])
+    await take_in(pods, [early])
     await put(store, replace(await read(store, ID), last_used_at=12345.0))
-    await pods.take_in([clusters.WatchEvent("DELETED", early.object)])
+    await take_in(pods, [clusters.WatchEvent("DELETED", early.object)])
     record = await read(store, ID)
     assert (record.status, record.reason, record.last_used_at) == (Status.FAILED, Reason.POD_LOST, 12345.0)
 
@@ -226,54 +231,75 @@ def modified(*pods: objects.Pod) -> list[clusters.WatchEvent[objects.Pod]]:
     return [clusters.WatchEvent("MODIFIED", pod) for pod in pods]
 
 
-async def test_what_was_held_back(store: Store, pods: PodReflector, clock: Clock):
-    """That it got a node is said when its job is done, though nothing else happens to it, and with the time it was."""
+async def test_deferred_schedule_time_is_written_after_the_job_provisioned(
+    sync: ClusterSync,
+    store: Store,
+    cluster: KubernetesClient,
+    settings: Settings,
+    leading: Precondition,
+    clock: Clock,
+):
+    """Nothing else happens to the Pod. The time is the one at which the node was first seen."""
+    pods = PodReflector(sync, PodCache(), store, cluster, settings, leading, deferred_seconds=0.05)
     record = await put(store, record_of(ID, now=clock()))
-    at = clock.now
-    await pods.take_in(modified(look(record)))
-    assert await read(store, ID) == record
-    clock.advance(5)
-    await put(store, replace(record, pod_name=POD, pod_uid=f"pod-{ID}", service_uid="service"))
-    await pods.watched()
-    assert (await read(store, ID)).timings.scheduled == at
+    scheduled_at = clock.now
+    async with pods.reconciling():
+        for event in modified(look(record)):
+            pods.on_event(event)
+        await pods.settle()
+        assert await read(store, ID) == record
+        clock.advance(5)
+        await put(store, replace(record, pod_name=POD, pod_uid=f"pod-{ID}", service_uid="service"))
+
+        async def is_written() -> bool:
+            return (await read(store, ID)).timings.scheduled == scheduled_at
+
+        await eventually(is_written, "the time of scheduling is in the record")
 
 
 async def test_ready_for_a_moment(store: Store, pods: PodReflector, clock: Clock):
     """It was, also when what came after is known by then."""
     record = await put(store, record_of(ID, now=clock(), pod_uid=f"pod-{ID}", service_uid="service", url="http://h"))
     looks = look(record, 1, phase="Running", ready=True), look(record, 2, phase="Running")
-    await pods.take_in(modified(*looks))
+    await take_in(pods, modified(*looks))
     record = await read(store, ID)
     assert (record.ready, record.timings.ready) == (False, clock.now)
 
 
-@pytest.mark.parametrize("at_once", [reflector.AT_ONCE, 1])
-async def test_the_past_is_not_shown_again(
-    store: Store,
-    pods: PodReflector,
-    clock: Clock,
-    cluster: KubernetesClient,
-    monkeypatch: pytest.MonkeyPatch,
-    at_once: int,
+async def test_pod_that_cannot_be_reconciled_backs_off_alone(
+    store: Store, pods: PodReflector, clock: Clock, cluster: KubernetesClient, monkeypatch: pytest.MonkeyPatch
 ):
-    """A stream that is begun again because one Pod's change could not be taken in brings the others' looks once more,
-    perhaps cut in another way; however many were taken in side by side."""
-    monkeypatch.setattr(reflector, "AT_ONCE", at_once)
+    """Other Pods go on, and it is tried again until that succeeds."""
     record = await put(store, record_of(ID, now=clock(), pod_uid=f"pod-{ID}", service_uid="service", url="http://h"))
-    early, ready = look(record, 11, phase="Running"), look(record, 12, phase="Running", ready=True)
-    unknown = look(record_of("lost"), 13)
+    pod = look(record_of("lost"), 13, phase="Running")
+    tries = 0
 
-    async def fails(_: str) -> None:
-        raise KubernetesError(503, "ServiceUnavailable", "for now")
+    async def get_pod(_: str) -> objects.Pod:
+        nonlocal tries
+        tries += 1
+        if tries == 1:
+            raise KubernetesError(503, "ServiceUnavailable", "for now")
+        if tries == 2:
+            raise ValueError("a bug, or an odd object")
+        return pod
 
-    monkeypatch.setattr(cluster, "get_service", fails)
-    with pytest.raises(KubernetesError):
-        await pods.take_in(modified(early, ready, unknown))
-    assert (await read(store, ID)).ready
-    await pods.take_in(modified(early))
-    assert (await read(store, ID)).ready
-    await pods.take_in(modified(ready, look(record, 14, phase="Running")))
-    assert not (await read(store, ID)).ready
+    async def get_service(_: str) -> None:
+        return None
+
+    monkeypatch.setattr(cluster, "get_pod", get_pod)
+    monkeypatch.setattr(cluster, "get_service", get_service)
+    async with pods.reconciling():
+        for event in modified(pod, look(record, 11, phase="Running", ready=True)):
+            pods.on_event(event)
+        with pytest.raises(KubernetesError):
+            await pods.settle()
+        assert (await read(store, ID)).ready
+
+        async def is_adopted() -> bool:
+            return await store.get("lost") is not None
+
+        await eventually(is_adopted, "the Pod is adopted at the third try")
+    assert tries == 3
 
 
 async def test_one_that_fails_among_others(
@@ -286,7 +312,7 @@ async def test_one_that_fails_among_others(
     known, unknown = await as_event(cluster), await as_event(cluster, "sandbox-lost")
     await kubernetes.misbehave({"kind": "error", "status": 403, "verb": "get"})
     with pytest.raises(KubernetesError):
-        await pods.take_in([unknown, known])
+        await take_in(pods, [unknown, known])
     assert (await read(store, ID)).ready
 
 
@@ -298,7 +324,7 @@ async def test_a_late_event(
     late = await as_event(cluster)
     await kubernetes.lose(POD)
     await store.create_or_update(ID, lambda _: Update(None))
-    await pods.take_in([late])
+    await take_in(pods, [late])
     assert await store.get(ID) is None
 
 
@@ -311,7 +337,7 @@ async def test_a_late_event_of_a_pod_whose_name_is_another_s(
     await kubernetes.lose(POD)
     await kubernetes.made_pod(POD)
     await store.create_or_update(ID, lambda _: Update(None))
-    await pods.take_in([late])
+    await take_in(pods, [late])
     assert await store.get(ID) is None
 
 
@@ -326,9 +352,9 @@ async def test_a_dying_pod(
     await cluster.delete_pod(POD, lost.pod_uid)
     await store.create_or_update(ID, lambda _: Update(None))
     if by == "list":
-        await pods.begin()
+        await relist(pods)
     else:
-        await pods.take_in([await as_event(cluster)])
+        await take_in(pods, [await as_event(cluster)])
     assert await store.get(ID) is None
     released = {"metadata": {"finalizers": None}}
     await kubernetes.call("PATCH", kubernetes.path("pods", POD), released, "application/merge-patch+json")
@@ -342,10 +368,10 @@ async def test_the_list_fails_in_the_middle(
     await empty(valkey)
     await kubernetes.misbehave({"kind": "error", "status": 504, "verb": "get"})
     with pytest.raises(Exception, match="504"):
-        await pods.begin()
+        await relist(pods)
     assert not await sync.has_synced()
     await kubernetes.misbehave()
-    await pods.begin()
+    await relist(pods)
     assert await sync.has_synced()
     assert (await read(store, ID)).ready
 
@@ -358,7 +384,7 @@ async def test_asked_for_again(store: Store, pods: PodReflector, provision: Prov
     lost = await provision(spec={"user_id": "ada"})
     await empty(valkey)
     await put(store, replace(record_of(ID, now=lost.created_at + 9), token="ffffffff"))
-    await pods.begin()
+    await relist(pods)
     found = await read(store, ID)
     assert (found.incarnation, found.pod_uid, found.url, found.ready) == (
         lost.incarnation,
@@ -374,7 +400,7 @@ async def test_asked_for_again_and_deleted(store: Store, pods: PodReflector, pro
     lost = await provision()
     await empty(valkey)
     ending = await put(store, terminating(replace(record_of(ID), token="ffffffff")))
-    await pods.begin()
+    await relist(pods)
     assert (await read(store, ID)).incarnation == ending.incarnation
     assert (await read(store, ID)).status is Status.TERMINATING
     (job,) = await queued(valkey)
@@ -392,7 +418,7 @@ async def test_a_pod_of_another_life(
     """While all records are known, the Pod of a life that is over is removed by a job, and the present one waits."""
     first = await provision()
     second = await put(store, new_incarnation(first, first.spec, now=first.created_at))
-    await pods.begin()
+    await relist(pods)
     assert await read(store, ID) == second
     (job,) = await queued(valkey)
     assert job.startswith(f"terminate:{ID}:{first.incarnation}:")
@@ -404,7 +430,7 @@ async def test_redis_went_back(store: Store, pods: PodReflector, provision: Prov
     """A record that is older than what lives, for Redis lost its last second, is replaced by what lives."""
     second = await provision(generation=2)
     await put(store, record_of(ID, pod_uid="00000000-0000-0000-0000-000000000000", status=Status.RUNNING))
-    await pods.begin()
+    await relist(pods)
     found = await read(store, ID)
     assert (found.incarnation, found.pod_uid, found.ready) == (second.incarnation, second.pod_uid, True)
     assert await queued(valkey) == []
@@ -420,11 +446,11 @@ async def test_a_clone(
     await provision()
     (original,) = await kubernetes.found("pods")
     await kubernetes.made_pod("sandbox-abc-copy", labels=original["metadata"]["labels"])
-    await pods.begin()
+    await relist(pods)
     found = await read(store, ID)
     assert (found.pod_name, found.ready) == (POD, True)
-    await pods.take_in([await as_event(cluster, "sandbox-abc-copy")])
-    await pods.take_in([await as_event(cluster, "sandbox-abc-copy", "DELETED")])
+    await take_in(pods, [await as_event(cluster, "sandbox-abc-copy")])
+    await take_in(pods, [await as_event(cluster, "sandbox-abc-copy", "DELETED")])
     assert await read(store, ID) == found
     assert await kubernetes.names("pods") == [POD, "sandbox-abc-copy"]
 
@@ -433,13 +459,13 @@ async def test_the_older_provisioners(store: Store, pods: PodReflector, kubernet
     """Its Pods are adopted with their Services and URLs, and nothing of theirs is touched."""
     older = await kubernetes.made_older(ID)
     await kubernetes.ready(POD)
-    await pods.begin()
+    await relist(pods)
     found = await read(store, ID)
     assert (found.pod_uid, found.status, found.ready) == (older["metadata"]["uid"], Status.RUNNING, True)
     await eventually(lambda: answers(found.url), "the sandbox answers at its URL")
     assert await queued(valkey) == []
     again = await read(store, ID)
-    await pods.begin()
+    await relist(pods)
     assert await read(store, ID) == again
 
 
@@ -449,7 +475,7 @@ async def test_the_older_provisioners_without_a_service(
     """One that lost its Service gets one of ours, and answers there."""
     await kubernetes.made_older(ID, service=False)
     await kubernetes.ready(POD)
-    await pods.begin()
+    await relist(pods)
     waiting = await read(store, ID)
     await provisioner.provision(ID, waiting.incarnation, waiting.attempt)
     served = await read(store, ID)
@@ -463,7 +489,7 @@ async def test_the_older_provisioners_is_deleted(
     """Its Pod and its Service go like any other sandbox'."""
     await kubernetes.made_older(ID)
     await kubernetes.ready(POD)
-    await pods.begin()
+    await relist(pods)
     ending = await put(store, terminating(await read(store, ID)))
     await provisioner.terminate(ID, ending.incarnation, ending.attempt)
     await kubernetes.until_empty()
@@ -474,12 +500,13 @@ async def test_the_older_provisioners_is_deleted(
 # Signs of life
 
 
-async def test_when_it_was_observed(pods: PodReflector, sync: ClusterSync, clock: Clock):
-    """Each list, and each watch that went well to its end, says when that was."""
-    for look in (pods.begin, pods.watched):
-        clock.advance(30)
-        await look()
-        assert await sync.synced_at() == clock.now
+async def test_relist_and_watch_end_write_the_synced_mark(pods: PodReflector, sync: ClusterSync, clock: Clock):
+    """The mark says when records and cluster last agreed."""
+    async with pods.reconciling():
+        for step in (pods.relist, pods.on_watch_closed):
+            clock.advance(30)
+            await step()
+            assert await sync.synced_at() == clock.now
 
 
 async def test_a_former_leader(
@@ -489,7 +516,7 @@ async def test_a_former_leader(
     await provision()
     await valkey.flushall()
     with pytest.raises(PreconditionFailed):
-        await pods.begin()
+        await relist(pods)
     assert await store.get(ID) is None
     assert not await sync.has_synced()
 
@@ -501,9 +528,9 @@ async def test_an_unreadable_record(
     await provision()
     await provision("other")
     await valkey.set(f"sandbox:{ID}", b"{}")
-    await pods.begin()
-    await pods.take_in([await as_event(cluster)])
-    await pods.take_in([await as_event(cluster, kind="DELETED")])
+    await relist(pods)
+    await take_in(pods, [await as_event(cluster)])
+    await take_in(pods, [await as_event(cluster, kind="DELETED")])
     assert await valkey.get(f"sandbox:{ID}") == b"{}"
     assert (await read(store, "other")).ready
     assert await queued(valkey) == []
@@ -512,8 +539,8 @@ async def test_an_unreadable_record(
 async def test_gone(store: Store, pods: PodReflector, provision: Provision, kubernetes: Kubernetes):
     """A Pod that a record knew of, and the list lacks, is lost."""
     await provision()
-    await pods.begin()
+    await relist(pods)
     await kubernetes.lose(POD)
-    await pods.begin()
+    await relist(pods)
     record = await read(store, ID)
     assert (record.status, record.reason) == (Status.FAILED, Reason.POD_LOST)

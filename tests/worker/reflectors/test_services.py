@@ -15,9 +15,11 @@ from shared.settings import Settings
 from shared.store.store import Store
 from shared.store.update import Precondition
 from tests.support.records import record_of
+from tests.support.reflectors import relist, take_in
 from tests.worker.conftest import Kubernetes, answers, eventually, put, queued, read
 from worker.jobs.provisioner import Provisioner
 from worker.kubernetes.client import SERVICES, KubernetesClient, WatchEvent
+from worker.reflectors.pod_cache import PodCache
 from worker.reflectors.pods import PodReflector
 from worker.reflectors.services import ServiceReflector
 
@@ -68,9 +70,9 @@ async def test_lost(
     deleted = await told(cluster, "DELETED")
     await cluster.delete_service(SERVICE, running.service_uid)
     if by == "list":
-        await services.begin()
+        await relist(services)
     else:
-        await services.take_in([deleted])
+        await take_in(services, [deleted])
     await is_being_served_anew(store, valkey, running)
     waiting = await read(store, ID)
     await provisioner.provision(ID, waiting.incarnation, waiting.attempt)
@@ -83,8 +85,8 @@ async def test_lost(
 @pytest.mark.parametrize("kind", ["ADDED", "MODIFIED"])
 async def test_there(store: Store, services: ServiceReflector, running: Sandbox, cluster: KubernetesClient, kind: str):
     """A Service that is there needs nothing."""
-    await services.begin()
-    await services.take_in([await told(cluster, kind)])
+    await relist(services)
+    await take_in(services, [await told(cluster, kind)])
     assert await read(store, ID) == running
 
 
@@ -95,8 +97,8 @@ async def test_lost_once(
     deleted = await told(cluster, "DELETED")
     await cluster.delete_service(SERVICE, running.service_uid)
     for _ in range(2):
-        await services.take_in([deleted])
-        await services.begin()
+        await take_in(services, [deleted])
+        await relist(services)
     await is_being_served_anew(store, valkey, running)
 
 
@@ -106,7 +108,7 @@ async def test_an_earlier_service(
     """That the Service before the present one is gone, as a late event tells, is nothing new."""
     late = await told(cluster, "DELETED")
     present = await put(store, replace(running, service_uid="the present one"))
-    await services.take_in([late])
+    await take_in(services, [late])
     assert await read(store, ID) == present
 
 
@@ -130,7 +132,7 @@ async def test_what_wants_no_service(
     """A life that is over, or being ended, needs no Service any more; another cluster's is not looked for here."""
     record = await put(store, becomes(running))
     await cluster.delete_service(SERVICE, running.service_uid)
-    await services.begin()
+    await relist(services)
     assert await read(store, ID) == record
     assert await queued(valkey) == []
 
@@ -139,7 +141,7 @@ async def test_not_made_yet(store: Store, services: ServiceReflector, valkey: Ar
     """What never had a Service has not lost it."""
     assert await kubernetes.names("services") == []
     record = await put(store, record_of(ID))
-    await services.begin()
+    await relist(services)
     assert await read(store, ID) == record
     assert await queued(valkey) == []
 
@@ -149,11 +151,11 @@ async def test_strangers(
 ):
     """A Service with our label and no sandbox' id is left alone."""
     await kubernetes.made_service("strange", labels={"app": "deer-flow-sandbox"})
-    await services.begin()
+    await relist(services)
     for change in [
         WatchEvent("DELETED", s) for s in (await cluster.list_all(SERVICES)).items if s.metadata.name != SERVICE
     ]:
-        await services.take_in([change])
+        await take_in(services, [change])
     assert await read(store, ID) == running
     assert await kubernetes.names("services") == [SERVICE, "strange"]
 
@@ -164,7 +166,7 @@ async def test_a_list_that_fails(store: Store, services: ServiceReflector, kuber
     before = await put(store, made)
     await kubernetes.misbehave({"kind": "error", "status": 504, "verb": "list"})
     with pytest.raises(Exception, match="504"):
-        await services.begin()
+        await relist(services)
     assert await read(store, ID) == before
 
 
@@ -180,7 +182,7 @@ async def test_a_former_leader(
     await cluster.delete_service(SERVICE, running.service_uid)
     await valkey.set(leading.key, "another's")
     with pytest.raises(PreconditionFailed):
-        await services.begin()
+        await relist(services)
     assert await read(store, ID) == running
 
 
@@ -193,7 +195,7 @@ async def test_an_orphan(
     """A Service that stayed when its Pod went is removed by a job."""
     await kubernetes.made_older(ID)
     await kubernetes.lose(POD)
-    await services.begin()
+    await relist(services)
     (job,) = await queued(valkey)
     work, sandbox_id, incarnation, attempt = job.split(":")
     assert (work, sandbox_id) == ("terminate", ID)
@@ -214,10 +216,10 @@ async def test_one_whose_pod_lives(
     """A Service whose Pod lives is left alone, whether or not it was adopted yet."""
     await kubernetes.made_older(ID)
     await kubernetes.ready(POD)
-    await services.begin()
-    await PodReflector(sync, {}, store, cluster, settings, leading).begin()
+    await relist(services)
+    await relist(PodReflector(sync, PodCache(), store, cluster, settings, leading))
     adopted = await read(store, ID)
-    await services.begin()
+    await relist(services)
     assert await queued(valkey) == []
     assert await read(store, ID) == adopted
     assert await kubernetes.names("services") == [SERVICE]
@@ -230,7 +232,7 @@ async def test_one_whose_id_has_a_record(
     await kubernetes.made_older(ID)
     await kubernetes.lose(POD)
     await put(store, record_of(ID))
-    await services.begin()
+    await relist(services)
     assert await queued(valkey) == []
 
 
@@ -239,5 +241,5 @@ async def test_of_a_sandbox_of_ours(services: ServiceReflector, kubernetes: Kube
     owner = {"apiVersion": "v1", "kind": "Pod", "name": POD, "uid": "00000000-0000-0000-0000-000000000000"}
     labels = {"app": "deer-flow-sandbox", "sandbox-id": ID}
     await kubernetes.made_service(SERVICE, labels=labels, ownerReferences=[owner])
-    await services.begin()
+    await relist(services)
     assert await queued(valkey) == []
