@@ -1,8 +1,8 @@
 """The jobs of the queue, in arq's own format.
 
-arq's `enqueue_job` is not used: a job is written in the same atomic step as the record that asks for it
-(`shared.store.store`), so that neither can exist without the other. What that step writes is what arq would: its format, its
-two keys; tests hold it to arq's own reading. Job ids name life and attempt, so that a lost job never blocks the next.
+The store writes a job in the same atomic step as the record that needs the job, so neither can exist without the
+other. arq's `enqueue_job` could not do that. The step writes the same two keys in the same format; tests compare both.
+A job id names incarnation and attempt, so a lost job never blocks the next one.
 """
 
 from collections.abc import Callable
@@ -15,8 +15,6 @@ from arq.jobs import serialize_job
 
 from shared.sandbox.record import Sandbox
 
-CLOCK_SKEW_SECONDS = 60.0
-"""arq's workers compare a job's time with their own host's clock: one that is behind by less loses nothing."""
 CREATE_PRIORITY_SECONDS = 3600.0
 """Somebody waits for a create: it overtakes whatever else is less than an hour late."""
 EXPIRES_MS = expires_extra_ms
@@ -40,7 +38,7 @@ class Job(msgspec.Struct, frozen=True):
     incarnation: str
     attempt: int = 1
     at: float | None = None
-    """When it is due, seconds since the epoch; None: at once, before all that is due at a time."""
+    """When the job is due, seconds since the epoch; None: now."""
 
     @classmethod
     def of(cls, kind: JobKind, record: Sandbox, at: float | None = None) -> Self:
@@ -51,8 +49,8 @@ class Job(msgspec.Struct, frozen=True):
         return f"{self.kind}:{self.sandbox_id}:{self.incarnation}:{self.attempt}"
 
     def score(self, now: float) -> int:
-        """Its place in the queue, milliseconds. Creates come first: before clean-ups that are late, too."""
-        head_start = CREATE_PRIORITY_SECONDS if self.kind is JobKind.PROVISION else CLOCK_SKEW_SECONDS
+        """Return the job's place in the queue, milliseconds since the epoch. Creates overtake overdue clean-ups."""
+        head_start = CREATE_PRIORITY_SECONDS if self.kind is JobKind.PROVISION else 0.0
         return int((now - head_start if self.at is None else self.at) * 1000)
 
     def payload(self, now: float) -> bytes:

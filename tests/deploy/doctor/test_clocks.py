@@ -16,12 +16,7 @@ pytestmark = pytest.mark.anyio
         ("redis clock", 0, Verdict.OK, "within one second of Redis"),
         ("redis clock", 100, Verdict.WARNING, "100 s ahead of Redis"),
         ("redis clock", -30, Verdict.WARNING, "30 s behind Redis"),
-        (
-            "redis clock",
-            -100,
-            Verdict.FAILED,
-            "100 s behind Redis: a worker on this host fetches each job that much late",
-        ),
+        ("redis clock", -100, Verdict.WARNING, "100 s behind Redis"),
         ("cluster clock", 0, Verdict.OK, "the API server"),
         ("cluster clock", -100, Verdict.WARNING, "s behind the API server"),
         ("cluster clock", 100, Verdict.WARNING, "s ahead of the API server"),
