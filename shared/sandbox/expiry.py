@@ -1,4 +1,4 @@
-"""For how long a sandbox is kept: what the caller chose, within what the settings allow. Pure."""
+"""Expiry policy: the request of the caller, within the maximums of the settings. Pure."""
 
 from typing import NamedTuple
 
@@ -8,7 +8,7 @@ from shared.settings import Settings
 
 
 class ExpiryPolicy(NamedTuple):
-    """For how long a sandbox may be unused, and live, in seconds; 0: for ever."""
+    """Idle timeout and lifetime in seconds; 0 means unlimited."""
 
     idle_timeout: float = 0.0
     lifetime: float = 0.0
@@ -18,7 +18,7 @@ NEVER_EXPIRES = ExpiryPolicy()
 
 
 def expiry_policy(spec: Spec, settings: Settings) -> ExpiryPolicy:
-    """Those in force: the caller's, or else the settings'."""
+    """Return the policy in force: the values of the request, or the defaults of the settings."""
     idle, lifetime = spec.idle_timeout_seconds, spec.lifetime_seconds
     return ExpiryPolicy(
         idle_timeout=settings.sandbox_idle_timeout_seconds if idle is None else float(idle),
@@ -27,13 +27,17 @@ def expiry_policy(spec: Spec, settings: Settings) -> ExpiryPolicy:
 
 
 def check_expiry(spec: Spec, settings: Settings) -> None:
-    """Raises InvalidRequest: more was asked for than is allowed."""
+    """Check that the request is within the maximums.
+
+    Raises:
+        InvalidRequest: a value is above the maximum of the settings.
+    """
     idle = "SANDBOX_MAX_IDLE_TIMEOUT_SECONDS", settings.sandbox_max_idle_timeout_seconds
-    _within("idle_timeout_seconds", spec.idle_timeout_seconds, *idle)
+    _check_maximum("idle_timeout_seconds", spec.idle_timeout_seconds, *idle)
     lifetime = "SANDBOX_MAX_LIFETIME_SECONDS", settings.sandbox_max_lifetime_seconds
-    _within("lifetime_seconds", spec.lifetime_seconds, *lifetime)
+    _check_maximum("lifetime_seconds", spec.lifetime_seconds, *lifetime)
 
 
-def _within(field: str, asked: int | None, setting: str, most: float) -> None:
-    if asked is not None and most and asked > most:
-        raise InvalidRequest(f"{field}: at most {most:g} ({setting}); got {asked}", field=field)
+def _check_maximum(field: str, value: int | None, setting: str, maximum: float) -> None:
+    if value is not None and maximum and value > maximum:
+        raise InvalidRequest(f"{field}: expected at most {maximum:g} ({setting}); got {value}", field=field)

@@ -1,12 +1,13 @@
-"""What a life's objects are called in the cluster, and which life was earlier."""
+"""Names of an incarnation's objects in the cluster, and the order of incarnations."""
 
 from shared.sandbox.record import Sandbox
 
 
 def object_name(sandbox_id: str, incarnation: str) -> str:
-    """Name of a life's Pod. A function of the life, so that no retry can make a second one.
+    """Return the name of an incarnation's Pod. A retry gets the same name, so it cannot create a second Pod.
 
-    The first life has DeerFlow's own name for it; a later one cannot, for the old Pod may still be terminating.
+    The first incarnation has DeerFlow's own name. A later one adds its generation, because the old Pod may still
+    terminate under the first name.
     """
     generation, _, _ = incarnation.partition("-")
     return f"sandbox-{sandbox_id}" if generation == "1" else f"sandbox-{sandbox_id}-{generation}"
@@ -17,6 +18,6 @@ def service_name(sandbox_id: str, incarnation: str) -> str:
 
 
 def is_older_incarnation(incarnation: str, record: Sandbox) -> bool:
-    """Whether `life` came before the record's own."""
+    """Return True if `incarnation` came before the incarnation of the record."""
     generation, _, _ = incarnation.partition("-")
     return generation.isdigit() and int(generation) < record.generation

@@ -1,12 +1,14 @@
-"""The record of one sandbox.
+"""The record of one sandbox: what was requested, and what was last seen in the cluster.
 
-One vocabulary: `status` is the Pod's phase as Kubernetes spells it, and `Terminating`. `ready` is the Pod's Ready
-condition, apart, because a Running Pod may flap. What is known beyond that is `reason` (a closed list) and `message`.
+`status` is the Pod's phase as Kubernetes spells it, or `Terminating`. `ready` is the Pod's Ready condition and separate
+from `status`, because a Running Pod can become unready and ready again. `reason` (a closed list) and `message` explain
+both.
 
-An id comes back: DeerFlow derives it from user and thread, so a delete and a create of one id seconds apart are normal.
-Every such life has a number, its `generation`, and a `token` that no other life of any sandbox has. Whatever acts for
-a life names it (`life`), so that what comes late for an earlier one cannot touch a later one, not even when Redis has
-forgotten the earlier one and counts from 1 again.
+DeerFlow derives an id from user and thread, so a delete and a create of one id seconds apart are normal. Each run of an
+id is an incarnation with a `generation` and a `token`. `generation` counts the incarnations of the id from 1. It is not
+Kubernetes' `metadata.generation`, which counts changes of a spec. `token` is random and unique. The generation alone
+would not be enough: after Redis lost its data, the count starts at 1 again while a Pod of the old generation 1 still
+runs. Jobs, Pod labels and updates name the incarnation, so anything late for an old incarnation cannot touch a new one.
 """
 
 from enum import StrEnum
@@ -25,9 +27,9 @@ class Status(StrEnum):
 
 
 class Reason(StrEnum):
-    """Why a sandbox is as it is; empty when there is nothing to say.
+    """Cause of a sandbox's state; empty if there is nothing to explain.
 
-    Records hold it as a plain string: a later version of us may know more of them.
+    Records hold a plain string, because a later version of this service can write reasons that this version lacks.
     """
 
     NONE = ""
@@ -51,22 +53,22 @@ class Reason(StrEnum):
 
 
 class ExpiryCause(StrEnum):
-    """Which of a sandbox' two times was over."""
+    """Which of the two times of an expiry policy ended."""
 
     IDLE = "idle"
     LIFETIME = "lifetime"
 
 
 STALLED_SECONDS = 15.0
-"""A record that waits for a job and has not moved for this long gets another one. A healthy job takes a tenth of
-it; one that still runs then does no harm beside its successor."""
+"""Time after which a record that waits for a job and does not change gets another job. A healthy job takes a tenth of
+this time. If the old job still runs, two jobs do no harm."""
 FAST_RETRIES = 5
 MAX_BACKOFF_DOUBLINGS = 4
-"""What so many jobs could not move (a Pod on a node that is lost, say) is looked at less and less often: at last, every
-four minutes."""
+"""After `FAST_RETRIES` attempts the time doubles with each attempt, up to four minutes. For example, a Pod on a lost
+node stays for hours, and frequent jobs would not help."""
 
 TERMINAL_STATUSES = frozenset({Status.SUCCEEDED, Status.FAILED})
-"""A life in one of these is over for the client: the next create of its id begins a new one."""
+"""Statuses in which the sandbox has ended for the client. The next create of the id starts a new incarnation."""
 
 ALLOWED_TRANSITIONS: dict[Status, frozenset[Status]] = {
     Status.PENDING: frozenset(Status),
@@ -76,7 +78,7 @@ ALLOWED_TRANSITIONS: dict[Status, frozenset[Status]] = {
     Status.FAILED: frozenset({Status.FAILED, Status.TERMINATING}),
     Status.TERMINATING: frozenset({Status.TERMINATING}),
 }
-"""Within one life. A phase never goes back to Pending, and nothing comes back from its end or its delete."""
+"""Transitions within one incarnation. No status goes back to Pending, and terminal statuses only become Terminating."""
 
 
 class Mount(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -86,7 +88,7 @@ class Mount(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Spec(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What the caller asked for; with the settings it decides the whole Pod."""
+    """The caller's request. Spec and settings together define the whole Pod."""
 
     user_id: str = "default"
     thread_id: str | None = None
@@ -98,16 +100,16 @@ class Spec(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Expiry(NamedTuple):
-    """When a sandbox' time is over if nobody uses it any more, and which of its times that is."""
+    """Time and cause of the expiry of a sandbox that is not used any more."""
 
     at: float
     by: ExpiryCause
 
 
 class Timings(msgspec.Struct, frozen=True, omit_defaults=True):
-    """When a life reached each stage, seconds since the epoch; None: not yet, or nobody saw it.
+    """Times at which an incarnation reached each stage, in seconds since the epoch; None if not reached, or not seen.
 
-    `queued` is the end of its time in the queue: a worker took it up. `created`: Pod and Service are made.
+    `queued` is the end of the wait in the queue: a worker started the job. At `created`, Pod and Service exist.
     """
 
     queued: float | None = None
@@ -118,14 +120,17 @@ class Timings(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Sandbox(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Times are seconds since the epoch. `revision` counts the writes of one life, `attempt` its jobs.
+    """Times are in seconds since the epoch. `revision` counts the changes of one incarnation, `attempt` its jobs.
 
-    `until` bounds a state that must not last: when a life that was never ready is given up, when a failed one is
-    forgotten, before when one that is being ended needs no other job. None: nothing of that kind.
+    `deadline` bounds a state that must not last. Its meaning depends on `status`:
 
-    `idle_timeout` counts from the last use, and does not end before `kept_until`; `lifetime` counts from the creation;
-    0: none. `asked_until`: whether it is busy is being asked; by then there is an answer. `expired_at`, `expired_by`: its
-    time was over.
+    - Pending, Running, Unknown: the sandbox fails if it has not been ready by then. None once it was ready.
+    - Succeeded, Failed: the end of the retention. The sandbox then becomes Terminating and its record is deleted.
+    - Terminating: a terminate job is planned, and the sweep enqueues no other job before then.
+
+    `idle_timeout` counts from `last_used_at` and does not end before `keep_alive_until`. `lifetime` counts from
+    `created_at`. 0 means no such limit. Until `probing_until` an activity probe runs, and idleness is not acted on.
+    `expired_at` and `expired_by` are set once the sandbox has expired.
     """
 
     id: str
@@ -157,50 +162,52 @@ class Sandbox(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def incarnation(self) -> str:
-        """Names this life in jobs and on the Pod: `{generation}-{token}`, a valid label value."""
+        """The name `{generation}-{token}` in jobs and Pod labels; a valid label value."""
         return f"{self.generation}-{self.token}"
 
     @property
     def thread_id(self) -> str:
-        """The thread it is for; asked for none, it is for itself."""
+        """The requested thread, or the sandbox's own id if the request names none."""
         return self.spec.thread_id or self.id
 
     @property
     def is_provisioned(self) -> bool:
-        """Pod and Service are made, and the record says where. (A ClusterIP URL is known before that.)"""
+        """True if Pod and Service exist. `url` does not show this: a ClusterIP URL is known earlier."""
         return bool(self.service_uid)
 
     @property
     def is_active(self) -> bool:
-        """False once the life is over or being ended: nothing more may be made for it."""
+        """False once the incarnation has ended or terminates: no more objects are created for it."""
         return self.status not in TERMINAL_STATUSES and self.status is not Status.TERMINATING
 
     @property
     def is_expiring(self) -> bool:
-        """It is being ended because its time was over: nobody waits for that."""
+        """True if the sandbox terminates because it expired. No caller waits for this, so it can be slow."""
         return self.status is Status.TERMINATING and self.expired_at is not None
 
     @property
     def expiry(self) -> Expiry | None:
-        """The first of its ends; None: it never expires, or is over already."""
+        """The earlier of the two expiries; None if the sandbox never expires, or has ended already."""
         return min(self._expiries, default=None)
 
     def expired_by_now(self, now: float) -> ExpiryCause | None:
-        """Which of its times is over by now, its lifetime first: nothing prolongs that."""
-        over = {end.by for end in self._expiries if end.at <= now}
-        return ExpiryCause.LIFETIME if ExpiryCause.LIFETIME in over else ExpiryCause.IDLE if over else None
+        """Return the cause of an expiry that is due; the lifetime first, because no use extends it."""
+        causes = {expiry.by for expiry in self._expiries if expiry.at <= now}
+        return ExpiryCause.LIFETIME if ExpiryCause.LIFETIME in causes else ExpiryCause.IDLE if causes else None
 
     @property
     def _expiries(self) -> list[Expiry]:
         if not self.is_active:
             return []
         idle_at = max(self.last_used_at + self.idle_timeout, self.keep_alive_until)
-        ends = [Expiry(idle_at, ExpiryCause.IDLE)] if self.idle_timeout else []
-        return [*ends, Expiry(self.created_at + self.lifetime, ExpiryCause.LIFETIME)] if self.lifetime else ends
+        expiries = [Expiry(idle_at, ExpiryCause.IDLE)] if self.idle_timeout else []
+        if self.lifetime:
+            expiries.append(Expiry(self.created_at + self.lifetime, ExpiryCause.LIFETIME))
+        return expiries
 
     @property
     def due_at(self) -> float | None:
-        """When somebody must look at this record again if nothing happens to it; None: never."""
+        """Time at which the sweep must act on this record if it does not change; None for never."""
         if self.status is Status.TERMINATING:
             return max(self._retry_at, self.deadline or 0.0)
         waits_for_job = self.is_active and not self.is_provisioned
@@ -209,14 +216,13 @@ class Sandbox(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def _retry_at(self) -> float:
-        """A job that waits or runs has had its time by then."""
+        """Time at which a waiting or running job counts as stalled."""
         doublings = min(max(0, self.attempt - FAST_RETRIES), MAX_BACKOFF_DOUBLINGS)
         return self.updated_at + STALLED_SECONDS * 2.0**doublings
 
     @property
     def _expiry_due_at(self) -> float | None:
-        """While it is asked whether it is busy, only the end of its lifetime counts."""
+        """Time of the next expiry. An activity probe defers the idle expiry, but not the end of the lifetime."""
         probing_until = self.probing_until or 0.0
-        return min(
-            (max(e.at, probing_until) if e.by is ExpiryCause.IDLE else e.at for e in self._expiries), default=None
-        )
+        times = (max(e.at, probing_until) if e.by is ExpiryCause.IDLE else e.at for e in self._expiries)
+        return min(times, default=None)

@@ -1,4 +1,4 @@
-"""The moves a record may make. Pure: each takes a record and gives the next one."""
+"""Transitions: pure functions from one record to the next one."""
 
 import secrets
 
@@ -10,7 +10,7 @@ from shared.sandbox.record import ExpiryCause, Reason, Sandbox, Spec, Status
 
 
 class ProvisionedObjects(msgspec.Struct, frozen=True):
-    """What a life has in the cluster, in the words of its record."""
+    """Objects of one incarnation in the cluster, by the field names of the record."""
 
     pod_name: str
     pod_uid: str
@@ -28,7 +28,7 @@ def new_record(
     generation: int = 1,
     policy: ExpiryPolicy = NEVER_EXPIRES,
 ) -> Sandbox:
-    """The first record of a life: wanted, and nothing done yet."""
+    """Return the first record of an incarnation, with a new token."""
     return Sandbox(
         id=sandbox_id,
         generation=generation,
@@ -47,31 +47,31 @@ def new_record(
 def new_incarnation(
     previous: Sandbox, spec: Spec, *, now: float, deadline: float | None = None, policy: ExpiryPolicy = NEVER_EXPIRES
 ) -> Sandbox:
-    """The same id again, when its last life is over or being ended."""
+    """Return the first record of the id's next incarnation. The previous one has ended or terminates."""
     generation = previous.generation + 1
     return new_record(
         previous.id, spec, cluster=previous.cluster, now=now, deadline=deadline, generation=generation, policy=policy
     )
 
 
-def started(record: Sandbox, begun: float) -> Sandbox:
-    """A worker has begun with it: the first time counts."""
-    return replace(record, timings=replace(record.timings, queued=record.timings.queued or begun))
+def started(record: Sandbox, started_at: float) -> Sandbox:
+    """Note that a worker has started the provision job. A later start does not change the time."""
+    return replace(record, timings=replace(record.timings, queued=record.timings.queued or started_at))
 
 
-def provisioned(record: Sandbox, made: ProvisionedObjects, *, now: float) -> Sandbox:
-    """With what was made. It may have been made before, and lost its Service since: the first time counts."""
+def provisioned(record: Sandbox, objects: ProvisionedObjects, *, now: float) -> Sandbox:
+    """Add Pod, Service and URL. If a lost Service was replaced, the time of the first provisioning stays."""
     timings = replace(record.timings, created=record.timings.created or now)
-    return replace(record, **msgspec.structs.asdict(made), timings=timings, reason=Reason.NONE, message="")
+    return replace(record, **msgspec.structs.asdict(objects), timings=timings, reason=Reason.NONE, message="")
 
 
 def without_service(record: Sandbox) -> Sandbox:
-    """Its Service is gone, and with it the URL, until a job has made another."""
+    """Remove the lost Service and its URL. A provision job creates another Service."""
     return replace(record, service_uid="", url="")
 
 
 def failed(record: Sandbox, reason: str, message: str, *, deadline: float | None = None) -> Sandbox:
-    """Over for good, with its cause; to be read `until` then."""
+    """End the incarnation as failed. The record can be read until `deadline`."""
     return replace(record, status=Status.FAILED, ready=False, reason=reason, message=message, deadline=deadline)
 
 
@@ -80,30 +80,30 @@ def terminating(record: Sandbox) -> Sandbox:
 
 
 def touched(record: Sandbox, now: float, *, keep_seconds: float = 0.0) -> Sandbox:
-    """Somebody uses it now, and for so long. Its lifetime stays as it is."""
-    last_used_at, keep_alive_until = max(record.last_used_at, now), max(record.keep_alive_until, now + keep_seconds)
+    """Record a use at `now`, and keep the sandbox at least `keep_seconds` longer. The lifetime does not change."""
+    keep_alive_until = now + keep_seconds if keep_seconds else 0.0
     return replace(
         record,
-        last_used_at=last_used_at,
-        keep_alive_until=keep_alive_until if keep_seconds else record.keep_alive_until,
+        last_used_at=max(record.last_used_at, now),
+        keep_alive_until=max(record.keep_alive_until, keep_alive_until),
     )
 
 
 def probing(record: Sandbox, deadline: float) -> Sandbox:
-    """Before it is ended, it is asked whether it is busy."""
+    """Wait for an activity probe, at most until `deadline`, before the idle sandbox expires."""
     return replace(record, probing_until=deadline)
 
 
-def expired(record: Sandbox, by: ExpiryCause, now: float, *, deadline: float | None = None) -> Sandbox:
-    """Its time is over; `until` then the job that ends it has not begun."""
-    return replace(terminating(record), expired_at=now, expired_by=by, deadline=deadline)
+def expired(record: Sandbox, cause: ExpiryCause, now: float, *, deadline: float | None = None) -> Sandbox:
+    """End the incarnation because it expired. Before `deadline` its terminate job may still wait for its slot."""
+    return replace(terminating(record), expired_at=now, expired_by=cause, deadline=deadline)
 
 
 def next_attempt(record: Sandbox) -> Sandbox:
-    """Each job of a life has a number of its own: one that is stuck or late neither blocks nor doubles the next."""
+    """Count one more job. The number is part of the job's id, so a lost or late job does not block the next one."""
     return replace(record, attempt=record.attempt + 1)
 
 
 def with_reason(record: Sandbox, reason: Reason, message: str) -> Sandbox:
-    """Something stands in the way and is being tried again; the status stays what was last seen."""
+    """Explain why provisioning is retried. The status stays as last seen."""
     return replace(record, reason=reason, message=message)

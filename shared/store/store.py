@@ -144,7 +144,7 @@ class Store:
         """
         request = {
             "precondition": precondition.value,
-            "history_kept": history.KEPT,
+            "history_kept": history.MAX_ENTRIES,
             "entries": [{"text": history.encode_entry(e).decode(), "dedup_key": e.dedup_key} for e in entries],
         }
         script_keys = [keys.record(sandbox_id), precondition.key, keys.history(sandbox_id)]

@@ -77,7 +77,7 @@ _CONSTANTS = {
     "any_value": ANY_VALUE,
     "tombstone_seconds": TOMBSTONE_SECONDS,
     "freed_kept": FREED_KEPT,
-    "history_kept": history.KEPT,
+    "history_kept": history.MAX_ENTRIES,
     "job_key": keys.JOB,
     "job_expires_ms": queue.EXPIRES_MS,
     "queue": keys.QUEUE,

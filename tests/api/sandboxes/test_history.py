@@ -39,7 +39,7 @@ async def test_a_new_sandbox(api: httpx.AsyncClient):
                     "source": "provisioner",
                     "type": "Normal",
                     "reason": "Accepted",
-                    "message": "Life 1 was asked for.",
+                    "message": "Accepted as generation 1.",
                 }
             ],
             "count": 1,

@@ -1,4 +1,4 @@
-"""When a sandbox' time is over: the pure part, held by properties."""
+"""Expiry of sandboxes: the pure part, tested by properties."""
 
 from typing import NamedTuple
 
@@ -17,91 +17,96 @@ NOW = 1_750_000_000.0
 SECONDS = st.integers(0, 10**6).map(float)
 TIMES = SECONDS.map(lambda seconds: NOW + seconds)
 KEEPS = st.just(0.0) | SECONDS
-TERMS = st.builds(ExpiryPolicy, SECONDS, st.just(0.0) | SECONDS)
+POLICIES = st.builds(ExpiryPolicy, SECONDS, st.just(0.0) | SECONDS)
 
 
-def born(expiry_policy: ExpiryPolicy = NEVER_EXPIRES, now: float = NOW) -> Sandbox:
-    return transitions.new_record("abc", Spec(), cluster="default", now=now, policy=expiry_policy)
+def new_record(policy: ExpiryPolicy = NEVER_EXPIRES, now: float = NOW) -> Sandbox:
+    return transitions.new_record("abc", Spec(), cluster="default", now=now, policy=policy)
 
 
 class Case(NamedTuple):
-    why: str
+    name: str
     record: Sandbox
     expiry: Expiry | None
 
 
 IDLE, LIFETIME = ExpiryCause.IDLE, ExpiryCause.LIFETIME
-BOTH = born(ExpiryPolicy(100, 300))
+BOTH = new_record(ExpiryPolicy(100, 300))
 CASES = [
-    Case("for ever", born(), None),
-    Case("unused", born(ExpiryPolicy(idle_timeout=100)), Expiry(NOW + 100, IDLE)),
-    Case("a lifetime only", born(ExpiryPolicy(lifetime=300)), Expiry(NOW + 300, LIFETIME)),
-    Case("the earlier of both", BOTH, Expiry(NOW + 100, IDLE)),
-    Case("used", transitions.touched(BOTH, NOW + 50), Expiry(NOW + 150, IDLE)),
-    Case("used late", transitions.touched(BOTH, NOW + 250), Expiry(NOW + 300, LIFETIME)),
-    Case("kept", transitions.touched(BOTH, NOW + 50, keep_seconds=200), Expiry(NOW + 250, IDLE)),
+    Case("never", new_record(), None),
+    Case("idle timeout", new_record(ExpiryPolicy(idle_timeout=100)), Expiry(NOW + 100, IDLE)),
+    Case("lifetime", new_record(ExpiryPolicy(lifetime=300)), Expiry(NOW + 300, LIFETIME)),
+    Case("earlier of both", BOTH, Expiry(NOW + 100, IDLE)),
+    Case("touched", transitions.touched(BOTH, NOW + 50), Expiry(NOW + 150, IDLE)),
+    Case("touched late", transitions.touched(BOTH, NOW + 250), Expiry(NOW + 300, LIFETIME)),
+    Case("kept alive", transitions.touched(BOTH, NOW + 50, keep_seconds=200), Expiry(NOW + 250, IDLE)),
     Case(
-        "kept for less than it has anyway", transitions.touched(BOTH, NOW + 50, keep_seconds=5), Expiry(NOW + 150, IDLE)
+        "kept alive for less than its idle timeout",
+        transitions.touched(BOTH, NOW + 50, keep_seconds=5),
+        Expiry(NOW + 150, IDLE),
     ),
-    Case("kept beyond its lifetime", transitions.touched(BOTH, NOW, keep_seconds=10**6), Expiry(NOW + 300, LIFETIME)),
-    Case("kept, and nothing to be kept from", transitions.touched(born(), NOW, keep_seconds=9), None),
-    Case("of equal times, the idle one", born(ExpiryPolicy(100, 100)), Expiry(NOW + 100, IDLE)),
-    Case("runs", replace(BOTH, status=Status.RUNNING), Expiry(NOW + 100, IDLE)),
-    Case("not seen", replace(BOTH, status=Status.UNKNOWN), Expiry(NOW + 100, IDLE)),
-    Case("over", transitions.failed(BOTH, Reason.POD_LOST, "gone"), None),
-    Case("being deleted", transitions.terminating(BOTH), None),
+    Case(
+        "kept alive beyond its lifetime",
+        transitions.touched(BOTH, NOW, keep_seconds=10**6),
+        Expiry(NOW + 300, LIFETIME),
+    ),
+    Case("kept alive without an idle timeout", transitions.touched(new_record(), NOW, keep_seconds=9), None),
+    Case("idle first at equal times", new_record(ExpiryPolicy(100, 100)), Expiry(NOW + 100, IDLE)),
+    Case("running", replace(BOTH, status=Status.RUNNING), Expiry(NOW + 100, IDLE)),
+    Case("unknown", replace(BOTH, status=Status.UNKNOWN), Expiry(NOW + 100, IDLE)),
+    Case("failed", transitions.failed(BOTH, Reason.POD_LOST, "gone"), None),
+    Case("terminating", transitions.terminating(BOTH), None),
     Case("expired", transitions.expired(BOTH, IDLE, NOW + 100), None),
 ]
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.why)
-def test_expiry(case: Case):
-    """Whichever of its times comes first, as long as it has a Pod or waits for one."""
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_expiry_is_the_earlier_time_of_an_active_sandbox(case: Case):
     assert case.record.expiry == case.expiry
 
 
-@given(TERMS, TIMES, KEEPS, TIMES, KEEPS)
-def test_a_use_never_brings_the_end_nearer(
-    kept: ExpiryPolicy, first: float, keep: float, then: float, keep_then: float
+@given(POLICIES, TIMES, KEEPS, TIMES, KEEPS)
+def test_touch_never_brings_the_expiry_nearer(
+    policy: ExpiryPolicy, first: float, first_keep: float, second: float, second_keep: float
 ):
-    """However the times of two uses are ordered, and whatever each asked for."""
-    before = transitions.touched(born(kept), first, keep_seconds=keep)
-    after = transitions.touched(before, then, keep_seconds=keep_then)
+    """The times of two uses can be in any order."""
+    before = transitions.touched(new_record(policy), first, keep_seconds=first_keep)
+    after = transitions.touched(before, second, keep_seconds=second_keep)
     assert (before.expiry is None) is (after.expiry is None)
     if before.expiry and after.expiry:
         assert after.expiry.at >= before.expiry.at
 
 
-@given(TERMS, st.lists(st.tuples(TIMES, SECONDS), max_size=8))
-def test_the_lifetime_wins(kept: ExpiryPolicy, uses: list[tuple[float, float]]):
-    """No use, and no keeping, takes a sandbox beyond its lifetime."""
-    record = born(kept)
-    for at, keep in uses:
-        record = transitions.touched(record, at, keep_seconds=keep)
-    if kept.lifetime:
+@given(POLICIES, st.lists(st.tuples(TIMES, SECONDS), max_size=8))
+def test_no_use_extends_the_lifetime(policy: ExpiryPolicy, uses: list[tuple[float, float]]):
+    record = new_record(policy)
+    for time, keep in uses:
+        record = transitions.touched(record, time, keep_seconds=keep)
+    if policy.lifetime:
         assert record.expiry is not None
-        assert record.expiry.at <= record.created_at + kept.lifetime
-    assert (record.created_at, record.lifetime) == (NOW, kept.lifetime)
+        assert record.expiry.at <= record.created_at + policy.lifetime
+    assert (record.created_at, record.lifetime) == (NOW, policy.lifetime)
 
 
-@given(TERMS, st.lists(st.tuples(st.integers(0, 10**6), SECONDS, st.integers(-5000, 5000)), max_size=8), SECONDS)
-def test_a_clock_that_jumps(kept: ExpiryPolicy, uses: list[tuple[int, float, int]], born_off: float):
-    """Read from a clock that is off by at most `d` whenever it is asked, the end is off by at most `d`."""
-    true, read = born(kept), born(kept, NOW + born_off)
-    for seconds, keep, off in uses:
-        true = transitions.touched(true, NOW + seconds, keep_seconds=keep)
-        read = transitions.touched(read, NOW + seconds + off, keep_seconds=keep)
-    d = max([born_off, *(abs(off) for _, _, off in uses)])
-    assert (true.expiry is None) is (read.expiry is None)
-    if true.expiry and read.expiry:
-        assert abs(true.expiry.at - read.expiry.at) <= d
+@given(POLICIES, st.lists(st.tuples(st.integers(0, 10**6), SECONDS, st.integers(-5000, 5000)), max_size=8), SECONDS)
+def test_expiry_is_off_by_no_more_than_the_clock(
+    policy: ExpiryPolicy, uses: list[tuple[int, float, int]], first_skew: float
+):
+    """With a clock skew of at most `d` at each read, the expiry is off by at most `d`."""
+    exact, skewed = new_record(policy), new_record(policy, NOW + first_skew)
+    for seconds, keep, skew in uses:
+        exact = transitions.touched(exact, NOW + seconds, keep_seconds=keep)
+        skewed = transitions.touched(skewed, NOW + seconds + skew, keep_seconds=keep)
+    d = max([first_skew, *(abs(skew) for _, _, skew in uses)])
+    assert (exact.expiry is None) is (skewed.expiry is None)
+    if exact.expiry and skewed.expiry:
+        assert abs(exact.expiry.at - skewed.expiry.at) <= d
 
 
-@given(TERMS, TIMES, SECONDS)
-def test_asking_puts_only_the_idle_end_off(kept: ExpiryPolicy, deadline: float, keep: float):
-    """While a sandbox is asked whether it is busy nobody else looks, but at the end of its lifetime."""
+@given(POLICIES, TIMES, SECONDS)
+def test_activity_probe_defers_the_idle_expiry_and_not_the_lifetime(policy: ExpiryPolicy, deadline: float, keep: float):
     record = transitions.probing(
-        replace(transitions.touched(born(kept), NOW, keep_seconds=keep), service_uid="s"), deadline
+        replace(transitions.touched(new_record(policy), NOW, keep_seconds=keep), service_uid="s"), deadline
     )
     if record.expiry is None:
         assert record.due_at is None
@@ -112,8 +117,7 @@ def test_asking_puts_only_the_idle_end_off(kept: ExpiryPolicy, deadline: float, 
         assert record.due_at == max(record.expiry.at, min(deadline, ends_at))
 
 
-def test_expired():
-    """It is being ended, says since when and why, and its job may begin later."""
+def test_expired_record_terminates_with_time_and_cause_and_is_due_at_its_deadline():
     record = transitions.expired(
         replace(BOTH, status=Status.RUNNING, ready=True), LIFETIME, NOW + 300, deadline=NOW + 500
     )
@@ -122,18 +126,17 @@ def test_expired():
     assert record.due_at == NOW + 500
 
 
-def test_the_next_life_has_all_its_time():
-    """What ended the last one, and how it was kept, is forgotten."""
+def test_next_incarnation_starts_with_a_whole_idle_timeout():
     last = transitions.expired(transitions.touched(BOTH, NOW, keep_seconds=500), IDLE, NOW + 500)
-    following = transitions.new_incarnation(last, Spec(), now=NOW + 600, policy=ExpiryPolicy(50, 0))
-    assert following.expiry == Expiry(NOW + 650, IDLE)
-    assert (following.expired_at, following.expired_by, following.keep_alive_until) == (None, "", 0.0)
+    successor = transitions.new_incarnation(last, Spec(), now=NOW + 600, policy=ExpiryPolicy(50, 0))
+    assert successor.expiry == Expiry(NOW + 650, IDLE)
+    assert (successor.expired_at, successor.expired_by, successor.keep_alive_until) == (None, "", 0.0)
 
 
-# What may be chosen
+# Requests within and above the maximums
 
-USUAL = {"SANDBOX_IDLE_TIMEOUT_SECONDS": "100", "SANDBOX_MAX_IDLE_TIMEOUT_SECONDS": "1000"}
-LIMITED = {**USUAL, "SANDBOX_MAX_LIFETIME_SECONDS": "5000"}
+DEFAULT = {"SANDBOX_IDLE_TIMEOUT_SECONDS": "100", "SANDBOX_MAX_IDLE_TIMEOUT_SECONDS": "1000"}
+LIMITED = {**DEFAULT, "SANDBOX_MAX_LIFETIME_SECONDS": "5000"}
 UNLIMITED = dict.fromkeys(LIMITED, "0")
 
 
@@ -153,8 +156,10 @@ def settings(**environment: str) -> Settings:
         ({}, Spec(), ExpiryPolicy(14400, 86400)),
     ],
 )
-def test_terms(environment: dict[str, str], spec: Spec, expected: ExpiryPolicy):
-    """The caller's, or else the settings'; 0 in the settings: none, and any may be asked for."""
+def test_policy_has_the_requested_values_or_the_defaults(
+    environment: dict[str, str], spec: Spec, expected: ExpiryPolicy
+):
+    """0 in the settings means that there is no maximum."""
     check_expiry(spec, settings(**environment))
     assert expiry_policy(spec, settings(**environment)) == expected
 
@@ -166,9 +171,8 @@ def test_terms(environment: dict[str, str], spec: Spec, expected: ExpiryPolicy):
         (Spec(lifetime_seconds=5001), "lifetime_seconds", "SANDBOX_MAX_LIFETIME_SECONDS"),
     ],
 )
-def test_too_much(spec: Spec, field: str, setting: str):
-    """More than is allowed is refused; who asked is told the field, the limit, and what sets it."""
-    with pytest.raises(InvalidRequest) as refused:
+def test_request_above_a_maximum_is_refused_with_field_and_setting(spec: Spec, field: str, setting: str):
+    with pytest.raises(InvalidRequest) as refusal:
         check_expiry(spec, settings(**LIMITED))
-    assert refused.value.extra == {"field": field}
-    assert setting in refused.value.detail
+    assert refusal.value.extra == {"field": field}
+    assert setting in refusal.value.detail

@@ -10,8 +10,8 @@ from shared.sandbox import mounts
 from shared.sandbox.record import Mount
 from shared.settings import Settings, read_settings
 
-PLACE = "/mnt/acp-workspace"
-PLACES = [
+CONTAINER_PATH = "/mnt/acp-workspace"
+CONTAINER_PATHS = [
     "/mnt/acp-workspace",
     "/mnt/skills/custom",
     "/mnt/skills/integrations",
@@ -29,9 +29,9 @@ def based_on(base: str) -> Settings:
     return read_settings({"DEER_FLOW_HOST_BASE_DIR": base})
 
 
-def refusal(settings: Settings, *asked: Mount) -> InvalidRequest:
+def refusal(settings: Settings, *requested: Mount) -> InvalidRequest:
     with pytest.raises(InvalidRequest) as caught:
-        mounts.check_mounts(asked, settings)
+        mounts.check_mounts(requested, settings)
     return caught.value
 
 
@@ -56,8 +56,7 @@ def refusal(settings: Settings, *asked: Mount) -> InvalidRequest:
     ],
     ids=str,
 )
-def test_root(environment: dict[str, str], root: str):
-    """Mounts come from below the base directory or, without one, from beside a directory called `threads`."""
+def test_root_is_the_base_directory_or_the_parent_of_threads(environment: dict[str, str], root: str):
     assert mounts.root(read_settings(environment)) == root
 
 
@@ -82,9 +81,9 @@ def test_root(environment: dict[str, str], root: str):
         (SHARE, "\\\\SERVER\\Share\\deer\\a"),
     ],
 )
-def test_below_the_base(base: str, path: str):
-    """What lies below the base, in the node's own style of paths, may be mounted."""
-    mounts.check_mounts([Mount(path, PLACE)], based_on(base))
+def test_host_path_below_the_base_is_allowed(base: str, path: str):
+    """Paths have the style of the node's system."""
+    mounts.check_mounts([Mount(path, CONTAINER_PATH)], based_on(base))
 
 
 @pytest.mark.parametrize(
@@ -102,47 +101,47 @@ def test_below_the_base(base: str, path: str):
     ],
     ids=repr,
 )
-def test_not_below_the_base(base: str, path: str):
-    """The base itself, its neighbours, ways out of it, other styles, and what has control characters: refused."""
-    error = refusal(based_on(base), Mount(path, PLACE))
+def test_host_path_not_below_the_base_is_refused_with_field_and_value(base: str, path: str):
+    """The base itself, its neighbours, ways out of it, other styles and control characters are refused."""
+    error = refusal(based_on(base), Mount(path, CONTAINER_PATH))
     assert error.extra == {"field": "extra_mounts[0].host_path"}
     assert repr(path) in error.detail
 
 
 @pytest.mark.parametrize("path", ["/srv\\deer\\a", "/srv/deer\\a", "/srv/deer\\..\\..\\etc"])
-def test_a_backslash_is_no_separator_on_posix(path: str):
-    """On a POSIX node a backslash is part of a name: what it seems to separate does not lie below the base."""
-    refusal(based_on(POSIX), Mount(path, PLACE))
+def test_backslash_is_no_separator_on_posix(path: str):
+    """On a POSIX node a backslash is part of a name."""
+    refusal(based_on(POSIX), Mount(path, CONTAINER_PATH))
 
 
-def test_no_way_up_hides_behind_backslashes():
-    """A name of backslashes and dots leads to no `..` in a claim's subPath, which Kubernetes would refuse."""
+def test_backslashes_and_dots_give_no_parent_directory_in_a_relative_path():
+    """Kubernetes would refuse `..` in the subPath of a volume claim."""
     assert ".." not in (node_paths.relative_to("/srv/deer/a\\..\\..\\etc", POSIX) or "").split("/")
 
 
 @pytest.mark.parametrize("environment", [{}, {"THREADS_HOST_PATH": "/srv/deer/data"}, {"SKILLS_HOST_PATH": "/srv"}])
-def test_no_base(environment: dict[str, str]):
-    """Where no base is known nothing may be mounted, and the refusal says which settings are missing."""
-    error = refusal(read_settings(environment), Mount("/srv/deer/a", PLACE))
+def test_mount_without_a_base_is_refused_with_the_missing_settings(environment: dict[str, str]):
+    error = refusal(read_settings(environment), Mount("/srv/deer/a", CONTAINER_PATH))
     assert error.extra == {"field": "extra_mounts[0].host_path"}
     assert "DEER_FLOW_HOST_BASE_DIR" in error.detail
     assert "THREADS_HOST_PATH" in error.detail
 
 
 @pytest.mark.parametrize("settings", [read_settings({}), based_on(POSIX)])
-def test_none(settings: Settings):
-    """Who asks for no mount is not refused any."""
+def test_empty_list_of_mounts_is_allowed(settings: Settings):
     mounts.check_mounts([], settings)
 
 
-def test_every_place():
-    """Each of the seven places may be mounted over, all at once."""
-    assert set(PLACES) == mounts.CONTAINER_PATHS
-    mounts.check_mounts([Mount(f"/srv/deer/{number}", place) for number, place in enumerate(PLACES)], based_on(POSIX))
+def test_all_seven_container_paths_are_allowed_at_once():
+    assert set(CONTAINER_PATHS) == mounts.CONTAINER_PATHS
+    mounts.check_mounts(
+        [Mount(f"/srv/deer/{number}", container_path) for number, container_path in enumerate(CONTAINER_PATHS)],
+        based_on(POSIX),
+    )
 
 
 @pytest.mark.parametrize(
-    "place",
+    "container_path",
     [
         "",
         "/",
@@ -162,30 +161,30 @@ def test_every_place():
         "\\mnt\\acp-workspace",
     ],
 )
-def test_other_places(place: str):
-    """Nowhere else, however near it may be."""
-    error = refusal(based_on(POSIX), Mount("/srv/deer/a", "/mnt/skills/custom"), Mount("/srv/deer/b", place))
+def test_other_container_path_is_refused(container_path: str):
+    error = refusal(based_on(POSIX), Mount("/srv/deer/a", "/mnt/skills/custom"), Mount("/srv/deer/b", container_path))
     assert error.extra == {"field": "extra_mounts[1].container_path"}
 
 
-def test_a_place_twice():
-    """No place is mounted over twice, not even by the same directory."""
-    error = refusal(based_on(POSIX), Mount("/srv/deer/a", PLACE), Mount("/srv/deer/a", PLACE, read_only=True))
+def test_container_path_used_twice_is_refused():
+    """Even mounts of the same directory are refused."""
+    error = refusal(
+        based_on(POSIX), Mount("/srv/deer/a", CONTAINER_PATH), Mount("/srv/deer/a", CONTAINER_PATH, read_only=True)
+    )
     assert error.extra == {"field": "extra_mounts[1].container_path"}
     assert "twice" in error.detail
 
 
-@given(st.text(), st.text() | st.sampled_from(PLACES), st.sampled_from([POSIX, WINDOWS, SHARE]))
-def test_any_text(path: str, place: str, base: str):
-    """Whatever is asked for, it is refused as the caller's, or lies below the base at a place that is known."""
+@given(st.text(), st.text() | st.sampled_from(CONTAINER_PATHS), st.sampled_from([POSIX, WINDOWS, SHARE]))
+def test_any_text_is_refused_with_its_field_or_is_below_the_base(path: str, container_path: str, base: str):
     try:
-        mounts.check_mounts([Mount(path, place)], based_on(base))
+        mounts.check_mounts([Mount(path, container_path)], based_on(base))
     except InvalidRequest as error:
         field = str(error.extra["field"])
     else:
         field = ""
     assert field.startswith("extra_mounts[0].") or (
-        not field and place in PLACES and node_paths.relative_to(path, base)
+        not field and container_path in CONTAINER_PATHS and node_paths.relative_to(path, base)
     )
 
 
@@ -193,19 +192,18 @@ NAMES = st.text(string.ascii_letters + string.digits + "._-", min_size=1, max_si
 
 
 @given(steps=st.lists(NAMES | st.just(".."), min_size=1, max_size=6), base=st.sampled_from([POSIX, WINDOWS]))
-def test_only_what_stays_below(steps: list[str], base: str):
-    """A path is allowed exactly when the node, walking it, would end below the base."""
+def test_path_is_allowed_exactly_if_its_steps_end_below_the_base(steps: list[str], base: str):
     separator = "\\" if base == WINDOWS else "/"
-    at: list[str] = base.split(separator)
+    position: list[str] = base.split(separator)
     for step in steps:
         if step == "..":
-            at = at[:-1] if len(at) > 1 else at
+            position = position[:-1] if len(position) > 1 else position
         elif step != ".":
-            at = [*at, step]
+            position = [*position, step]
     root = base.split(separator)
-    is_below = len(at) > len(root) and [p.lower() for p in at[: len(root)]] == [p.lower() for p in root]
-    asked = [Mount(separator.join([base, *steps]), PLACE)]
+    is_below = len(position) > len(root) and [p.lower() for p in position[: len(root)]] == [p.lower() for p in root]
+    requested = [Mount(separator.join([base, *steps]), CONTAINER_PATH)]
     if is_below:
-        mounts.check_mounts(asked, based_on(base))
+        mounts.check_mounts(requested, based_on(base))
     else:
-        refusal(based_on(base), *asked)
+        refusal(based_on(base), *requested)
