@@ -1,4 +1,4 @@
-"""What each check reads: the settings, a Redis client and a cluster client."""
+"""The context of a check: the settings, a Redis client and a cluster client."""
 
 import asyncio
 import os

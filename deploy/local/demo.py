@@ -63,7 +63,7 @@ async def run(api: httpx.AsyncClient, name: str, times: dict[str, float], on_sta
 
 
 class DemoSandbox:
-    """One sandbox, as a client of the API sees it. `last_response` explains a failure."""
+    """A sandbox, as a client of the API sees it. `last_response` explains a failure."""
 
     def __init__(self, api: httpx.AsyncClient, name: str) -> None:
         self._api = api

@@ -1,4 +1,4 @@
-"""One process of the local stack. Its output is shown line by line, with its name in front."""
+"""Processes of the local stack. Each line of output is shown with the name of its process."""
 
 import asyncio
 import os

@@ -34,6 +34,5 @@ def changed(tmp_path_factory: pytest.TempPathFactory) -> Rendering:
 
 @pytest.fixture(scope="session", params=["dev", "prod", "changed"])
 def rendering(request: pytest.FixtureRequest) -> Rendering:
-    """Each of the three renderings."""
     get: Callable[[str], Rendering] = request.getfixturevalue
     return get(request.param)

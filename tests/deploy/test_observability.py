@@ -12,6 +12,7 @@ import httpx
 import pytest
 import yaml
 from fakeredis import FakeAsyncRedis
+from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.parser import text_string_to_metric_families
 
 from api.app import create_app
@@ -91,7 +92,8 @@ async def exported(fake_redis: FakeAsyncRedis, clock) -> dict[str, set[str]]:
     store = Store(fake_redis, clock)
     app = create_app(settings, store)
     await observe(fake_redis, ClusterSync(fake_redis, clock, settings.cluster_name))
-    async with app.lifespan(), httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://api") as client:
+    transport = httpx.ASGITransport(app)  # type: ignore[arg-type]
+    async with app.lifespan(), httpx.AsyncClient(transport=transport, base_url="http://api") as client:
         families = text_string_to_metric_families((await client.get("/metrics")).text)
     labels: dict[str, set[str]] = {}
     for sample in (sample for family in families for sample in family.samples):
@@ -104,7 +106,8 @@ def _without_samples() -> dict[str, set[str]]:
     suffixes = {"counter": ("_total",), "histogram": OF_HISTOGRAMS}
     return {
         family.name + suffix: set(collector._labelnames) | ({"le"} if suffix == "_bucket" else set())
-        for collector in metrics.REGISTRY._collector_to_names
+        for collector in vars(metrics).values()
+        if isinstance(collector, MetricWrapperBase)
         for family in collector.describe()
         for suffix in suffixes.get(family.type, ())
     }

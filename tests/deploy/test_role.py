@@ -24,7 +24,7 @@ SECONDS = 60
 
 
 class System:
-    """One API, one worker, and an administrator's client of the cluster."""
+    """A stack with one API and one worker, and an administrator's client of its cluster."""
 
     def __init__(self, api: httpx.AsyncClient, cluster: Client) -> None:
         self._api = api
