@@ -1,4 +1,4 @@
-"""What the commands of both processes have in common: their settings, or a clear word about what is wrong with them."""
+"""Parts that the commands of both processes share: reading settings, and refusing wrong ones."""
 
 import argparse
 import gc
@@ -10,29 +10,32 @@ from shared.errors import InvalidSettings
 from shared.settings import Settings, describe, read_settings
 
 USAGE_ERROR = 2
-"""Exit code of a process that refuses to start because of how it was called, as argparse has it."""
+"""Exit code of a process that was started in a wrong way; the same as argparse's."""
 
 
 def add_print_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--print-settings", action="store_true", help="show the settings in force, secrets masked, and exit"
+        "--print-settings", action="store_true", help="print the settings in force, with secrets masked, and exit"
     )
 
 
 def freeze() -> None:
-    """Before the work begins: what imports have made stays till the end. The garbage collector need not look through it
-    again and again, and hold everything up for ten milliseconds each time."""
+    """Exclude all present objects from garbage collection. Call this after imports and before the work starts.
+
+    Objects of imports live until the process ends. Each collection would scan them and pause the process for 10 ms.
+    """
     gc.collect()
     gc.freeze()
 
 
 def refuse(error: InvalidSettings) -> NoReturn:
-    print(f"The settings are wrong:\n{error.detail}", file=sys.stderr)
+    """Print what is wrong, and exit."""
+    print(f"Wrong settings:\n{error.detail}", file=sys.stderr)
     raise SystemExit(USAGE_ERROR)
 
 
 def settings_or_exit(*, show: bool) -> Settings:
-    """The settings from the environment. Ends the process when they are wrong, or when only to be shown."""
+    """Return the settings from the environment. Exit if they are wrong, or after printing them if `show` is set."""
     try:
         settings = read_settings(os.environ)
     except InvalidSettings as error:

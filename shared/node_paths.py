@@ -1,6 +1,6 @@
-r"""Paths on a Kubernetes node, which may run another system than we do: POSIX or Windows, each keeping its style.
+r"""Paths on a Kubernetes node, which can run another system than this process. A path keeps its style.
 
-`C:\deer-flow` and `\\server\share` are Windows paths; all else is POSIX. Nothing here touches a file system.
+`C:\deer-flow` and `\\server\share` are Windows paths, all other paths are POSIX. No function here reads a file system.
 """
 
 import ntpath
@@ -15,8 +15,8 @@ def _flavour(path: str) -> ModuleType:
     return ntpath if _WINDOWS.match(path) else posixpath
 
 
-def _expiries(flavour: ModuleType) -> str:
-    """Separators: on POSIX a backslash is a letter like any other."""
+def _separators(flavour: ModuleType) -> str:
+    """Return the characters that separate names. On POSIX a backslash is part of a name."""
     return "/\\" if flavour is ntpath else "/"
 
 
@@ -25,15 +25,14 @@ def is_absolute(path: str) -> bool:
 
 
 def normalise(path: str) -> str:
-    """Without `.`, `..`, doubled or trailing separators: what the node would open."""
+    """Remove `.`, `..`, and doubled or trailing separators, to get the path that the node would open."""
     normal = str(_flavour(path).normpath(path))
-    return (
-        normal[1:] if normal.startswith("//") else normal
-    )  # POSIX leaves a leading `//` to the system; no node means it
+    # POSIX lets a system give a leading `//` its own meaning. Nodes treat it like `/`.
+    return normal[1:] if normal.startswith("//") else normal
 
 
 def join(base: str, *parts: str) -> str:
-    """`parts` below `base`, with the separators that `base` uses."""
+    """Append `parts` to `base`, with the separators that `base` has."""
     flavour = _flavour(base)
     if flavour is ntpath and "/" in base and "\\" not in base:
         return posixpath.join(base, *parts)
@@ -41,24 +40,26 @@ def join(base: str, *parts: str) -> str:
 
 
 def dirname(path: str) -> str:
-    return str(_flavour(path).dirname(path.rstrip(_expiries(_flavour(path)))))
+    return str(_flavour(path).dirname(path.rstrip(_separators(_flavour(path)))))
 
 
 def basename(path: str) -> str:
-    return str(_flavour(path).basename(path.rstrip(_expiries(_flavour(path)))))
+    return str(_flavour(path).basename(path.rstrip(_separators(_flavour(path)))))
 
 
 def relative_to(path: str, base: str) -> str | None:
-    """The part of `path` below `base`, `/`-separated; None when it is not below it once both are normalised.
+    """Return the part of `path` below `base`, separated by `/`; None if `path` is not below `base`.
 
-    >>> below("/srv/a/../b/c", "/srv/b")
+    Both paths are normalised first.
+
+    >>> relative_to("/srv/a/../b/c", "/srv/b")
     'c'
     """
     flavour = _flavour(base)
     if _flavour(path) is not flavour:
         return None
     fold, separators = (ntpath.normcase, r"[\\/]+") if flavour is ntpath else (str, "/+")
-    parts, base_parts = (re.split(separators, normalise(p).rstrip(_expiries(flavour))) for p in (path, base))
+    parts, base_parts = (re.split(separators, normalise(p).rstrip(_separators(flavour))) for p in (path, base))
     if [fold(p) for p in parts[: len(base_parts)]] != [fold(p) for p in base_parts] or len(parts) == len(base_parts):
         return None
     return "/".join(parts[len(base_parts) :])

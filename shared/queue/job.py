@@ -16,16 +16,17 @@ from arq.jobs import serialize_job
 from shared.sandbox.record import Sandbox
 
 CREATE_PRIORITY_SECONDS = 3600.0
-"""Somebody waits for a create: it overtakes whatever else is less than an hour late."""
+"""Head start of a create in the queue. A caller waits for it, so it overtakes jobs that are less than an hour late."""
 EXPIRES_MS = expires_extra_ms
+"""Lifetime of the key of a job; arq's own."""
 
 encode: Callable[[dict[str, Any]], bytes] = msgspec.msgpack.Encoder(enc_hook=repr).encode
-"""arq's serialiser; `repr` lets it also write the exception of a job that failed."""
+"""Serializer for arq. `repr` also encodes the exception of a failed job, which arq writes as its result."""
 decode: Callable[[bytes], dict[str, Any]] = msgspec.msgpack.Decoder().decode
 
 
 class JobKind(StrEnum):
-    """The functions a worker runs, by the names they have in the queue."""
+    """Names in the queue of the functions that a worker runs."""
 
     PROVISION = "provision"
     TERMINATE = "terminate"
@@ -38,7 +39,7 @@ class Job(msgspec.Struct, frozen=True):
     incarnation: str
     attempt: int = 1
     at: float | None = None
-    """When the job is due, seconds since the epoch; None: now."""
+    """Time at which the job is due, in seconds since the epoch; None for now."""
 
     @classmethod
     def of(cls, kind: JobKind, record: Sandbox, at: float | None = None) -> Self:
@@ -54,7 +55,7 @@ class Job(msgspec.Struct, frozen=True):
         return int((now - head_start if self.at is None else self.at) * 1000)
 
     def payload(self, now: float) -> bytes:
-        """What arq's worker expects under the job's key; `now` in seconds since the epoch."""
+        """Return the value of the job's key in arq's format. `now` is in seconds since the epoch."""
         raw: bytes = serialize_job(
             self.kind, (self.sandbox_id, self.incarnation, self.attempt), {}, None, int(now * 1000), serializer=encode
         )

@@ -1,6 +1,7 @@
-"""A client whose commands of one moment are one pipeline: under load, a round trip costs more than all else they do.
+"""A Redis client that sends commands of the same moment in one pipeline.
 
-No order is promised between them, as there is none between the connections that they would have had otherwise.
+Under load, round trips cost more than everything else. Commands in one pipeline may run in any order, as if they were
+sent on separate connections.
 """
 
 import asyncio
@@ -10,96 +11,100 @@ from typing import Any, NamedTuple
 from arq.connections import ArqRedis
 from redis.exceptions import DataError, ReadOnlyError
 
-AT_ONCE = 100
-"""Commands in one pipeline: so few that the first answers do not wait long for the last."""
+PIPELINE_SIZE = 100
+"""Commands in one pipeline. In a longer pipeline the first command would wait long for the last reply."""
 
 
 class _Command(NamedTuple):
-    words: tuple[Any, ...]
+    arguments: tuple[Any, ...]
     options: dict[str, Any]
-    answer: asyncio.Future[Any]
+    reply: asyncio.Future[Any]
 
 
 class BatchingRedis(ArqRedis):
+    """`arq.ArqRedis` with an `execute_command` that batches. Pipelines and subscriptions are not batched."""
+
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self._asked: list[_Command] = []
+        self._pending: list[_Command] = []
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
-        """As the client's own. Of several commands none is stopped when whoever asked for it stops waiting."""
+        """Same contract as redis-py. Cancelling a caller does not cancel a command that is already part of a batch."""
         command = _Command(args, options, asyncio.get_running_loop().create_future())
-        self._asked.append(command)
-        if len(self._asked) > 1:
-            return await command.answer
+        self._pending.append(command)
+        if len(self._pending) > 1:
+            return await command.reply
         try:
-            await asyncio.sleep(0)  # all that are ready to run ask, too
-            await asyncio.sleep(0)  # and all whose requests have come by then; what comes later may depend on these
+            await asyncio.sleep(0)  # tasks that are ready to run add their commands
+            await asyncio.sleep(0)  # and so do tasks woken by bytes that have arrived by now
         finally:
-            asked, self._asked = self._asked, []
-            if len(asked) > 1:
-                self._begin(asked)
-        return await (command.answer if len(asked) > 1 else self._alone(command))
+            batch, self._pending = self._pending, []
+            if len(batch) > 1:
+                self._start(batch)
+        return await (command.reply if len(batch) > 1 else self._execute_alone(command))
 
-    def _begin(self, asked: list[_Command]) -> None:
-        for start in range(0, len(asked), AT_ONCE):
-            some = asked[start : start + AT_ONCE]
-            task = asyncio.get_running_loop().create_task(self._answer(some))
+    def _start(self, batch: list[_Command]) -> None:
+        for start in range(0, len(batch), PIPELINE_SIZE):
+            commands = batch[start : start + PIPELINE_SIZE]
+            task = asyncio.get_running_loop().create_task(self._execute(commands))
             self._tasks.add(task)
-            task.add_done_callback(partial(self._ended, some))
+            task.add_done_callback(partial(self._finish, commands))
 
-    def _ended(self, asked: list[_Command], task: asyncio.Task[None]) -> None:
-        """Nobody is left waiting for a task that was cancelled, perhaps before it began."""
+    def _finish(self, commands: list[_Command], task: asyncio.Task[None]) -> None:
+        """Cancel the waiting callers of a cancelled task. The task may not have run at all."""
         self._tasks.discard(task)
         if task.cancelled():
-            for command in asked:
-                command.answer.cancel()
+            for command in commands:
+                command.reply.cancel()
 
     async def aclose(self, close_connection_pool: bool | None = None) -> None:
-        """What is under way is given up first: it would open connections that nobody closes."""
+        """Cancel running pipelines first. They would open connections that nothing closes."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await super().aclose(close_connection_pool)
 
-    async def _answer(self, asked: list[_Command]) -> None:
-        """Each command ends as it would alone. An answer that is done already is one that nobody waits for any more."""
+    async def _execute(self, commands: list[_Command]) -> None:
+        """Give each command the result that it would have on its own."""
         try:
-            found = await self._pipeline(asked)
-        except (DataError, UnicodeError):  # one of them cannot be sent, and so none was
-            await self._one_by_one(asked)
-        except Exception as error:  # noqa: BLE001 - each of those who wait is to have it
-            for command in asked:
-                _settle(command.answer, error)
+            replies = await self._execute_pipeline(commands)
+        except (DataError, UnicodeError):  # one command cannot be encoded, so none was sent
+            await self._execute_separately(commands)
+        except Exception as error:  # noqa: BLE001 - each caller gets the error
+            for command in commands:
+                _settle(command.reply, error)
         else:
-            refused = [command for command, value in zip(asked, found, strict=True) if isinstance(value, ReadOnlyError)]
-            for command, value in zip(asked, found, strict=True):
-                if command not in refused:
-                    _settle(command.answer, value)
-            await self._one_by_one(refused)  # a Redis that was demoted: the client may find another, for one alone
+            pairs = list(zip(commands, replies, strict=True))
+            refused = [command for command, reply in pairs if isinstance(reply, ReadOnlyError)]
+            for command, reply in pairs:
+                if not isinstance(reply, ReadOnlyError):
+                    _settle(command.reply, reply)
+            # The server was demoted to a replica. On its own, a command is retried and may find the new master.
+            await self._execute_separately(refused)
 
-    async def _pipeline(self, asked: list[_Command]) -> list[Any]:
-        """An answer each; an exception where Redis refused."""
+    async def _execute_pipeline(self, commands: list[_Command]) -> list[Any]:
+        """Return a reply for each command, or the exception with which Redis refused it."""
         pipeline = self.pipeline(transaction=False)
-        for command in asked:
-            pipeline.execute_command(*command.words, **command.options)
-        found: list[Any] = await pipeline.execute(raise_on_error=False)
-        return found
+        for command in commands:
+            pipeline.execute_command(*command.arguments, **command.options)
+        replies: list[Any] = await pipeline.execute(raise_on_error=False)
+        return replies
 
-    async def _one_by_one(self, asked: list[_Command]) -> None:
-        """At once, and each for itself."""
-        outcomes = await asyncio.gather(*map(self._alone, asked), return_exceptions=True)
-        for command, outcome in zip(asked, outcomes, strict=True):
-            _settle(command.answer, outcome)
+    async def _execute_separately(self, commands: list[_Command]) -> None:
+        results = await asyncio.gather(*map(self._execute_alone, commands), return_exceptions=True)
+        for command, result in zip(commands, results, strict=True):
+            _settle(command.reply, result)
 
-    async def _alone(self, command: _Command) -> Any:
-        return await super().execute_command(*command.words, **command.options)  # type: ignore[no-untyped-call]
+    async def _execute_alone(self, command: _Command) -> Any:
+        return await super().execute_command(*command.arguments, **command.options)  # type: ignore[no-untyped-call]
 
 
-def _settle(answer: asyncio.Future[Any], outcome: Any) -> None:
-    if answer.done():
+def _settle(reply: asyncio.Future[Any], result: Any) -> None:
+    """Complete `reply`, unless its caller has stopped waiting."""
+    if reply.done():
         return
-    if isinstance(outcome, BaseException):
-        answer.set_exception(outcome)
+    if isinstance(result, BaseException):
+        reply.set_exception(result)
     else:
-        answer.set_result(outcome)
+        reply.set_result(result)

@@ -1,4 +1,4 @@
-"""The one place that opens a connection to Redis, however it is named: URL, socket or Sentinel."""
+"""Connections to Redis by URL, socket or Sentinel. No other module opens a connection."""
 
 import asyncio
 import builtins
@@ -13,7 +13,7 @@ from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.backoff import ExponentialBackoff
 from redis.connection import parse_url
-from redis.exceptions import (  # redis' own names
+from redis.exceptions import (  # names of redis-py that hide built-in names
     BusyLoadingError,
     ConnectionError,  # noqa: A004
     ReadOnlyError,
@@ -28,24 +28,27 @@ from shared.redis.batching import BatchingRedis
 from shared.settings import Settings
 
 FAIL_FAST = Retry(ExponentialBackoff(cap=0.2, base=0.02), retries=2)
-"""For a request: a stale connection is forgiven (Redis was restarted); a Redis that is away is said within a second."""
+"""Retries of a request. A restart of Redis is hidden, and an outage is reported within a second."""
 RETRY_FOREVER = Retry(ExponentialBackoff(cap=1.0, base=0.02), retries=-1)
-"""For arq's loop: no worker exits because Redis does; it goes on within a second of its return."""
+"""Retries of arq's loop. A worker outlives an outage of Redis, and goes on within a second of its end."""
 
 _TRANSIENT = [ConnectionError, TimeoutError, OSError, BusyLoadingError, ReadOnlyError]
-"""Away (OSError: before there is a connection at all), slow, still reading its append-only file, or demoted."""
+"""Redis is down (OSError: before there is a connection), slow, still loading its data, or demoted to a replica."""
 _KEEPALIVE = {socket.TCP_KEEPIDLE: 10, socket.TCP_KEEPINTVL: 5, socket.TCP_KEEPCNT: 3}
-"""A subscription hears nothing for hours, and is to notice within 25 s that its Redis' host has vanished: seconds of
-silence before asking, between askings, and how many of them stay unanswered."""
-_HEARING_SECONDS = 3600.0
-"""A subscription hears nothing for as long as nothing happens; that is no reason to begin another."""
-_OF_A_SERVER = frozenset({"host", "port", "path", "connection_class"})
-"""What a URL says of one server, and Sentinels say of the master."""
+"""Idle seconds before a probe, seconds between probes, and probes without a reply. A subscription can be silent for
+hours, and must notice within 25 s that the host of Redis is gone."""
+_SUBSCRIPTION_SECONDS = 3600.0
+"""Timeout of one read of a subscription. Silence is normal and no reason for a new subscription."""
+_SERVER_OPTIONS = frozenset({"host", "port", "path", "connection_class"})
+"""Options of a URL that name one server. With Sentinels, the Sentinels name the server."""
 
 
 class CancelSafeConnection(AbstractConnection):
-    """redis-py sends under `asyncio.wait_for`, which before Python 3.12 loses a cancellation that comes as it ends: a
-    process told to stop might then go on. This keeps the same limit with `asyncio.timeout`, which loses none."""
+    """Connection whose sends can be cancelled at any time.
+
+    redis-py sends under `asyncio.wait_for`. Before Python 3.12, `wait_for` can lose a cancellation, and a process that
+    stops would hang. This class enforces the same timeout with `asyncio.timeout`, which loses none.
+    """
 
     async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
         limit, self.socket_timeout = self.socket_timeout, None
@@ -60,8 +63,11 @@ class CancelSafeConnection(AbstractConnection):
 
 
 class HandshakeRetryPool(ConnectionPool):
-    """redis-py retries commands and connecting, but not the handshake in between, in which a proxy in front of a dead
-    Redis drops the connection: this does."""
+    """Pool that also retries the handshake of a connection.
+
+    redis-py retries connecting and commands, but not the handshake between the two. A proxy in front of a dead Redis
+    drops the connection during the handshake.
+    """
 
     def __init__(self, connection_class: type[AbstractConnection] = Connection, **options: Any) -> None:
         super().__init__(type(connection_class.__name__, (CancelSafeConnection, connection_class), {}), **options)
@@ -74,7 +80,7 @@ class HandshakeRetryPool(ConnectionPool):
 
 
 class SentinelPool(SentinelConnectionPool, HandshakeRetryPool):
-    """Closes its connections to the Sentinels with its others."""
+    """Pool that closes its connections to the Sentinels too."""
 
     async def disconnect(self, inuse_connections: bool = True) -> None:
         await super().disconnect(inuse_connections)
@@ -84,7 +90,11 @@ class SentinelPool(SentinelConnectionPool, HandshakeRetryPool):
 
 @contextlib.contextmanager
 def translate_redis_errors() -> Iterator[None]:
-    """Redis' exceptions stop here: whatever keeps it from answering is StoreUnavailable."""
+    """Turn exceptions of redis-py into errors of this service.
+
+    Raises:
+        StoreUnavailable: Redis does not answer.
+    """
     try:
         yield
     except (RedisError, OSError) as error:
@@ -93,23 +103,24 @@ def translate_redis_errors() -> Iterator[None]:
 
 
 async def subscribe(redis: Redis, channel: str) -> AsyncIterator[bytes | None]:
-    """What is published from now on; None whenever some may have been missed, as at the start.
+    """Yield the messages of a channel, and None whenever messages may have been missed, for example at the start.
 
-    Raises StoreUnavailable when the subscription breaks.
+    Raises:
+        StoreUnavailable: the subscription broke.
     """
     with translate_redis_errors():
         async with redis.pubsub() as subscription:
             await subscription.subscribe(channel)
             while True:
-                message = await subscription.get_message(timeout=_HEARING_SECONDS)
+                message = await subscription.get_message(timeout=_SUBSCRIPTION_SECONDS)
                 if message is not None:
                     yield message["data"] if message["type"] == "message" else None
 
 
 def connect(settings: Settings, retry: Retry) -> BatchingRedis:
-    """A client that connects when first used; close it with `aclose()`.
+    """Return a client that connects at its first command. Close the client with `aclose()`.
 
-    Retrying is safe: every step this service takes in Redis may run twice (see `shared.store.store`), and so may arq's.
+    Retries are safe, because each step of this service and of arq may run twice (see `shared.store.store`).
     """
     options: dict[str, Any] = {
         "retry": retry,
@@ -130,9 +141,9 @@ def connect(settings: Settings, retry: Retry) -> BatchingRedis:
 
 
 def _sentinel_pool(settings: Settings, options: dict[str, Any]) -> SentinelPool:
-    """Database, credentials and TLS come from `REDIS_URL`; host and port of the master from the Sentinels."""
-    of_url = parse_url(settings.redis_url)  # type: ignore[no-untyped-call]
-    kept = {name: value for name, value in of_url.items() if name not in _OF_A_SERVER}
+    """Open a pool with database, credentials and TLS of `REDIS_URL`, and the master that the Sentinels name."""
+    parsed = parse_url(settings.redis_url)  # type: ignore[no-untyped-call]
+    url_options = {name: value for name, value in parsed.items() if name not in _SERVER_OPTIONS}
     hosts = [part.strip().rpartition(":") for part in settings.redis_sentinels.split(",")]
     sentinel = Sentinel([(host, int(port)) for host, _, port in hosts], **options)  # type: ignore[no-untyped-call]
     return SentinelPool(  # type: ignore[no-untyped-call]
@@ -141,5 +152,5 @@ def _sentinel_pool(settings: Settings, options: dict[str, Any]) -> SentinelPool:
         ssl=settings.redis_url.startswith("rediss:"),
         check_connection=False,
         **options,
-        **kept,
+        **url_options,
     )

@@ -13,14 +13,12 @@ BASES = PARTS.flatmap(lambda parts: st.sampled_from(["/" + "/".join(parts), "C:\
 
 
 @pytest.mark.parametrize("path", ["/", "/srv", "C:\\deer-flow", "c:/deer-flow", "\\\\server\\share", "\\\\wsl$\\x"])
-def test_absolute(path: str):
-    """A path is absolute in POSIX style, with a drive, or with a server."""
+def test_path_with_root_drive_or_server_is_absolute(path: str):
     assert node_paths.is_absolute(path)
 
 
 @pytest.mark.parametrize("path", ["", ".", "..", "srv", "./srv", "~/srv", "C:", "C:srv", "\\srv", "1:\\srv", " /srv"])
-def test_not_absolute(path: str):
-    """A path that depends on a directory, a user or a drive's own directory is not absolute."""
+def test_path_that_depends_on_a_directory_or_user_is_not_absolute(path: str):
     assert not node_paths.is_absolute(path)
 
 
@@ -38,14 +36,12 @@ def test_not_absolute(path: str):
         ("\\\\server\\share\\a\\..\\b", "\\\\server\\share\\b"),
     ],
 )
-def test_normalise(path: str, normal: str):
-    """A normal path has no `.`, no `..`, and no separator too many."""
+def test_normalised_path_has_no_dots_and_no_extra_separators(path: str, normal: str):
     assert node_paths.normalise(path) == normal
 
 
 @given(st.one_of(BASES, st.text(min_size=1).map(lambda text: "/" + text)))
-def test_normalise_settles(path: str):
-    """What is normal stays as it is."""
+def test_normalising_twice_changes_nothing(path: str):
     normal = node_paths.normalise(path)
     assert node_paths.normalise(normal) == normal
 
@@ -60,8 +56,7 @@ def test_normalise_settles(path: str):
         ("\\\\server\\share", ("a",), "\\\\server\\share\\a"),
     ],
 )
-def test_join(base: str, parts: tuple[str, ...], joined: str):
-    """A path grows with the separators that it has."""
+def test_joined_path_keeps_the_separators_of_its_base(base: str, parts: tuple[str, ...], joined: str):
     assert node_paths.join(base, *parts) == joined
 
 
@@ -75,8 +70,7 @@ def test_join(base: str, parts: tuple[str, ...], joined: str):
         ("C:/deer/threads", "C:/deer", "threads"),
     ],
 )
-def test_parent_and_name(path: str, parent: str, name: str):
-    """A path has a parent and a name in its own style, with or without a separator at its end."""
+def test_dirname_and_basename_ignore_a_trailing_separator(path: str, parent: str, name: str):
     assert (node_paths.dirname(path), node_paths.basename(path)) == (parent, name)
 
 
@@ -93,8 +87,7 @@ def test_parent_and_name(path: str, parent: str, name: str):
         ("\\\\server\\share\\a", "\\\\server\\share", "a"),
     ],
 )
-def test_below(path: str, base: str, rest: str):
-    """The part below a base has forward slashes, whatever the style of the path."""
+def test_path_below_a_base_is_relative_to_it_with_forward_slashes(path: str, base: str, rest: str):
     assert node_paths.relative_to(path, base) == rest
 
 
@@ -115,20 +108,18 @@ def test_below(path: str, base: str, rest: str):
         ("C:\\srv\\..\\windows", "C:\\srv"),
     ],
 )
-def test_not_below(path: str, base: str):
-    """A base itself, its neighbours and whatever climbs out of it are not below it."""
+def test_path_not_below_a_base_is_relative_to_nothing(path: str, base: str):
+    """This holds for the base itself, its neighbours, and paths that leave the base."""
     assert node_paths.relative_to(path, base) is None
 
 
 @given(base=BASES, parts=PARTS)
-def test_what_is_joined_is_below(base: str, parts: list[str]):
-    """What was put below a base is found below it."""
+def test_joined_path_is_below_its_base(base: str, parts: list[str]):
     assert node_paths.relative_to(node_paths.join(base, *parts), base) == "/".join(parts)
 
 
 @given(base=BASES, steps=st.lists(st.one_of(NAMES, st.sampled_from(["..", ".", ""])), max_size=8))
-def test_nothing_climbs_out(base: str, steps: list[str]):
-    """Whatever a path is made of, what is said to lie below a base names no way up, and leads to the same place."""
+def test_relative_path_has_no_parent_directory_and_leads_to_the_same_place(base: str, steps: list[str]):
     path = node_paths.join(base, *(step for step in steps if step))
     rest = node_paths.relative_to(path, base)
     if rest is None:
@@ -139,7 +130,7 @@ def test_nothing_climbs_out(base: str, steps: list[str]):
 
 
 def is_inside(steps: list[Any]) -> bool:
-    """Whether the steps, walked one by one, never leave where they began, and end deeper."""
+    """Return True if no step leaves the start, and the last step ends below the start."""
     depth = 0
     for step in steps:
         depth += {"..": -1, ".": 0, "": 0}.get(step, 1)

@@ -27,16 +27,16 @@ async def write(redis: ArqRedis) -> None:
 
 
 def burst(redis: ArqRedis, ran: list[tuple[Any, ...]]) -> Worker:
-    """arq's own worker, which goes when the queue is empty; its jobs note their name, id and arguments."""
+    """Return arq's own worker, which ends when the queue is empty. Its jobs append kind, id and arguments to `ran`."""
 
-    def noting(work: JobKind) -> Any:
-        async def note(context: dict[str, Any], *arguments: Any) -> None:
-            ran.append((work, context["job_id"], *arguments))
+    def recorder(kind: JobKind) -> Any:
+        async def record(context: dict[str, Any], *arguments: Any) -> None:
+            ran.append((kind, context["job_id"], *arguments))
 
-        return func(note, name=work)
+        return func(record, name=kind)
 
     return Worker(
-        [noting(work) for work in JobKind],
+        [recorder(kind) for kind in JobKind],
         redis_pool=redis,
         burst=True,
         poll_delay=0.005,
@@ -47,8 +47,7 @@ def burst(redis: ArqRedis, ran: list[tuple[Any, ...]]) -> Worker:
     )
 
 
-async def test_arq_runs_our_jobs(valkey: ArqRedis):
-    """arq's own worker reads and runs the jobs that a change wrote, each with life and attempt."""
+async def test_arqs_own_worker_runs_the_jobs_that_an_update_wrote(valkey: ArqRedis):
     await write(valkey)
     ran: list[tuple[Any, ...]] = []
     worker = burst(valkey, ran)
@@ -57,42 +56,41 @@ async def test_arq_runs_our_jobs(valkey: ArqRedis):
     assert (worker.jobs_complete, worker.jobs_failed, worker.jobs_retried) == (2, 0, 0)
 
 
-async def test_nothing_stays_behind(valkey: ArqRedis):
-    """A job that ran leaves no key behind, so that its id blocks none that follows."""
+async def test_finished_job_leaves_no_key(valkey: ArqRedis):
+    """A key that stays would block a later job with the same id."""
     await write(valkey)
     await burst(valkey, []).main()
     assert await valkey.keys("arq:*") in ([], [(keys.QUEUE + health_check_key_suffix).encode()])
 
 
-async def test_jobs_are_arqs_own(valkey: ArqRedis):
-    """What a change writes for a job is what arq's `enqueue_job` writes for it: keys, lifetimes and contents.
+async def test_update_writes_the_same_keys_and_contents_as_arqs_enqueue_job(valkey: ArqRedis):
+    """Lifetimes of the keys are the same, too.
 
     Only the place in the queue differs: creates overtake other jobs.
     """
     await write(valkey)
-    ours = await written(valkey)
-    await valkey.delete(*ours, keys.QUEUE)
+    jobs = await read_jobs(valkey)
+    await valkey.delete(*jobs, keys.QUEUE)
     for job in JOBS:
         await valkey.enqueue_job(job.kind, job.sandbox_id, job.incarnation, job.attempt, _job_id=job.id)
-    assert ours == await written(valkey)
+    assert jobs == await read_jobs(valkey)
 
 
-async def written(redis: ArqRedis) -> dict[str, Any]:
-    """Each job's key with its contents, without the times, which are checked for being near each other here."""
-    found = {}
+async def read_jobs(redis: ArqRedis) -> dict[str, Any]:
+    """Return each job's key with its contents. The times differ, so they are checked here and left out."""
+    jobs = {}
     for job_id, score in await redis.zrange(keys.QUEUE, 0, -1, withscores=True):
         key = keys.JOB + job_id.decode()
         contents = queue.decode(await redis.get(key))
         head_starts = {0, queue.CREATE_PRIORITY_SECONDS * 1000}
         assert contents.pop("et") - score in head_starts
         assert queue.EXPIRES_MS - 60_000 < await redis.pttl(key) <= queue.EXPIRES_MS
-        found[key] = contents
-    assert len(found) == len(await redis.keys("arq:job:*")) == len(JOBS)
-    return found
+        jobs[key] = contents
+    assert len(jobs) == len(await redis.keys("arq:job:*")) == len(JOBS)
+    return jobs
 
 
-async def test_arq_counts_a_written_job_as_there(valkey: ArqRedis):
-    """arq does not enqueue a job again that a change has written: to arq, too, its id is what it is."""
+async def test_arq_does_not_enqueue_a_job_that_an_update_has_written(valkey: ArqRedis):
     await write(valkey)
     assert await valkey.enqueue_job(JOBS[0].kind, "abc", RECORD.incarnation, 1, _job_id=JOBS[0].id) is None
 
@@ -109,8 +107,8 @@ async def test_arq_counts_a_written_job_as_there(valkey: ArqRedis):
         unique=True,
     )
 )
-def test_ids_differ(jobs: list[Job]):
-    """Jobs that differ in work, sandbox, life or attempt differ in their ids."""
+def test_different_jobs_have_different_ids(jobs: list[Job]):
+    """Kind, sandbox, incarnation and attempt are all part of the id."""
     assert len({job.id for job in jobs}) == len(jobs)
 
 
@@ -118,18 +116,20 @@ def test_ids_differ(jobs: list[Job]):
     "value",
     [{"a": 1}, {"r": None, "s": True}, {"a": ("abc", 2.5, b"x")}, {"f": "provision", "k": {}}],
 )
-def test_encode(value: dict[str, Any]):
-    """What arq hands over is read back as it was, but for tuples, which come back as lists."""
-    read = {key: list(item) if isinstance(item, tuple) else item for key, item in value.items()}
-    assert queue.decode(queue.encode(value)) == read
+def test_encoded_value_decodes_to_the_same_value_with_lists_for_tuples(value: dict[str, Any]):
+    expected = {key: list(item) if isinstance(item, tuple) else item for key, item in value.items()}
+    assert queue.decode(queue.encode(value)) == expected
 
 
-def test_encode_an_exception():
-    """The exception of a job that failed is written as its text: nothing is pickled."""
+def test_exception_of_a_failed_job_is_encoded_as_text():
+    """Nothing is pickled."""
     assert queue.decode(queue.encode({"r": ValueError("no")})) == {"r": "ValueError('no')"}
 
 
-def test_payload_is_msgpack():
-    """A job can be read by whoever reads MessagePack; its time is in milliseconds."""
-    read = msgspec.msgpack.decode(JOBS[0].payload(1_750_000_000.5))
-    assert (read["f"], read["a"], read["et"]) == ("terminate", ["abc", RECORD.incarnation, 1], 1_750_000_000_500)
+def test_payload_is_msgpack_with_a_time_in_milliseconds():
+    payload = msgspec.msgpack.decode(JOBS[0].payload(1_750_000_000.5))
+    assert (payload["f"], payload["a"], payload["et"]) == (
+        "terminate",
+        ["abc", RECORD.incarnation, 1],
+        1_750_000_000_500,
+    )

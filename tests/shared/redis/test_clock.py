@@ -1,4 +1,4 @@
-"""Redis' time, as a process makes it out from what Redis says in passing."""
+"""Redis' time, as a process estimates it from samples."""
 
 import pytest
 
@@ -20,18 +20,17 @@ def clock(host: Clock) -> RedisClock:
 
 
 def synchronize(clock: RedisClock, host: Clock, *, late: float = 0.0, ahead: float = AHEAD) -> None:
-    """Redis says what time it is, and that takes so long to arrive."""
-    said = host() + ahead
+    """Add a sample of a Redis clock that is `ahead`, with a reply that takes `late` seconds."""
+    redis_seconds = host() + ahead
     host.advance(late)
-    clock.synchronize(said)
+    clock.synchronize(redis_seconds)
 
 
-def test_before_anything_was_heard(clock: RedisClock, host: Clock):
+def test_clock_without_a_sample_is_the_host_clock(clock: RedisClock, host: Clock):
     assert clock() == host()
 
 
-def test_the_least_delayed_counts(clock: RedisClock, host: Clock):
-    """One that took long makes nothing worse, and one that took less makes it better."""
+def test_sample_with_the_smallest_delay_counts(clock: RedisClock, host: Clock):
     synchronize(clock, host, late=0.1)
     assert clock() == pytest.approx(host() + AHEAD - 0.1)
     synchronize(clock, host, late=0.01)
@@ -40,8 +39,7 @@ def test_the_least_delayed_counts(clock: RedisClock, host: Clock):
     assert clock() == pytest.approx(host() + AHEAD - 0.01)
 
 
-def test_clocks_that_go_apart(clock: RedisClock, host: Clock):
-    """It follows, in both directions, though each answer is late by some."""
+def test_clock_follows_drift_in_both_directions(clock: RedisClock, host: Clock):
     for drift in (0.0005, -0.0005):
         ahead = AHEAD
         for _ in range(1000):
@@ -52,15 +50,14 @@ def test_clocks_that_go_apart(clock: RedisClock, host: Clock):
 
 
 @pytest.mark.parametrize("step", [3600.0, -3600.0, -(STEP_SECONDS + 0.1), 0.5])
-def test_somebody_sets_a_clock(clock: RedisClock, host: Clock, step: float):
-    """The next thing that is heard counts."""
+def test_large_step_of_a_clock_is_followed_at_the_next_sample(clock: RedisClock, host: Clock, step: float):
     synchronize(clock, host)
     synchronize(clock, host, ahead=AHEAD + step)
     assert clock() == pytest.approx(host() + AHEAD + step)
 
 
-def test_somebody_sets_a_clock_a_little(clock: RedisClock, host: Clock):
-    """That cannot be told from an answer that is late, but for some seconds."""
+def test_small_step_back_is_followed_after_two_windows(clock: RedisClock, host: Clock):
+    """At first, a small step back looks like a late reply."""
     synchronize(clock, host)
     for _ in range(21):
         synchronize(clock, host, ahead=AHEAD - 0.9)
@@ -68,16 +65,15 @@ def test_somebody_sets_a_clock_a_little(clock: RedisClock, host: Clock):
     assert clock() == pytest.approx(host() + AHEAD - 0.9)
 
 
-def test_after_a_long_silence(clock: RedisClock, host: Clock):
-    """What was heard long ago counts no more."""
+def test_old_sample_does_not_count(clock: RedisClock, host: Clock):
     synchronize(clock, host)
     host.advance(3600)
     synchronize(clock, host, ahead=AHEAD - 0.5)
     assert clock() == pytest.approx(host() + AHEAD - 0.5)
 
 
-def test_an_answer_that_is_very_late(clock: RedisClock, host: Clock):
-    """It is taken for a clock that was set, until the next one."""
+def test_very_late_reply_is_corrected_by_the_next_sample(clock: RedisClock, host: Clock):
+    """Until then the late reply looks like a clock that was set back."""
     synchronize(clock, host)
     synchronize(clock, host, late=3.0)
     synchronize(clock, host, late=0.01)

@@ -33,28 +33,25 @@ async def open_through(sentinels: str, url: str, master: str = "deer") -> AsyncI
 
 
 async def works(redis: ArqRedis) -> bool:
-    """Whether a store on it keeps what it is given."""
+    """Return True if a store on this client writes and reads a record."""
     store = Store(redis)
-    outcome = await store.create_or_update("abc", created("abc", store.now()))
-    return outcome.record is not None and await store.get("abc") == outcome.record
+    result = await store.create_or_update("abc", created("abc", store.now()))
+    return result.record is not None and await store.get("abc") == result.record
 
 
-async def test_url(valkey_url: str):
-    """A URL names host and port."""
+async def test_url_with_host_and_port_connects(valkey_url: str):
     async with open_at(valkey_url) as redis:
         assert await works(redis)
 
 
-async def test_socket(start_valkey: StartValkey):
-    """A URL may name a socket instead."""
+async def test_url_of_a_socket_connects(start_valkey: StartValkey):
     server = start_valkey()
     async with open_at(f"unix://{server.socket}?db=2") as redis:
         assert await works(redis)
         assert (await redis.client_info())["db"] == 2
 
 
-async def test_password(start_valkey: StartValkey):
-    """A URL may hold a user, a password, and the number of a database."""
+async def test_url_with_user_password_and_database_connects(start_valkey: StartValkey):
     server = start_valkey(*PASSWORD)
     async with open_at(f"redis://default:word@127.0.0.1:{server.port}/3") as redis:
         assert await works(redis)
@@ -62,23 +59,24 @@ async def test_password(start_valkey: StartValkey):
 
 
 @pytest.mark.parametrize("credentials", ["", ":mistaken@"])
-async def test_wrong_password(start_valkey: StartValkey, credentials: str):
-    """A Redis that does not let us in is a Redis that is not available, and the password is not told."""
+async def test_wrong_password_raises_store_unavailable_without_the_password(
+    start_valkey: StartValkey, credentials: str
+):
     server = start_valkey(*PASSWORD)
     async with open_at(f"redis://{credentials}127.0.0.1:{server.port}/0") as redis:
-        with pytest.raises(StoreUnavailable) as refused:
+        with pytest.raises(StoreUnavailable) as refusal:
             await Store(redis).get("abc")
-    assert "mistaken" not in refused.value.detail
+    assert "mistaken" not in refusal.value.detail
 
 
 def sentinel_of(start_valkey: StartValkey, master: Valkey) -> str:
-    """`host:port` of a Sentinel that watches it."""
+    """Start a Sentinel that watches `master`, and return its `host:port`."""
     watch = f"sentinel monitor deer 127.0.0.1 {master.port} 1\nsentinel auth-pass deer word\n"
     return f"127.0.0.1:{start_valkey('--sentinel', config=watch).port}"
 
 
-async def test_sentinel(start_valkey: StartValkey):
-    """Sentinels say where the master is; password and database come from the URL, whose host is not asked."""
+async def test_sentinels_name_the_master_and_the_url_gives_password_and_database(start_valkey: StartValkey):
+    """The host of the URL is ignored."""
     master = start_valkey(*PASSWORD)
     sentinels = sentinel_of(start_valkey, master)
     async with open_through(sentinels, "redis://:word@nowhere.invalid:1/4") as redis:
@@ -87,8 +85,7 @@ async def test_sentinel(start_valkey: StartValkey):
         assert (await redis.client_info())["db"] == 4
 
 
-async def test_some_sentinel(start_valkey: StartValkey, away_url: str):
-    """One Sentinel that answers is enough."""
+async def test_one_answering_sentinel_is_enough(start_valkey: StartValkey, away_url: str):
     master = start_valkey(*PASSWORD)
     away = away_url.removeprefix("redis://").removesuffix("/0")
     sentinels = f"{away}, {sentinel_of(start_valkey, master)}"
@@ -96,28 +93,25 @@ async def test_some_sentinel(start_valkey: StartValkey, away_url: str):
         assert await works(redis)
 
 
-async def test_no_sentinel(away_url: str):
-    """Without any Sentinel that answers, Redis is not available."""
+async def test_no_answering_sentinel_raises_store_unavailable(away_url: str):
     away = away_url.removeprefix("redis://").removesuffix("/0")
     async with open_through(away, away_url) as redis:
         with pytest.raises(StoreUnavailable):
             await Store(redis).get("abc")
 
 
-async def test_sentinel_of_another_master(start_valkey: StartValkey):
-    """A master that no Sentinel knows is not available."""
+async def test_master_unknown_to_the_sentinels_raises_store_unavailable(start_valkey: StartValkey):
     sentinels = sentinel_of(start_valkey, start_valkey(*PASSWORD))
     async with open_through(sentinels, "redis://:word@localhost/0", master="elk") as redis:
         with pytest.raises(StoreUnavailable, match="elk"):
             await Store(redis).get("abc")
 
 
-async def test_away(away_url: str):
-    """While Redis is away, whatever is asked of the store says so, and what to do: try again in a second."""
+async def test_each_operation_of_the_store_raises_store_unavailable_with_retry_after_if_redis_is_down(away_url: str):
     record = new_record("abc", Spec(), cluster="default", now=0.0)
     async with open_at(away_url) as redis:
         store = Store(redis)
-        asked = (
+        operations = (
             store.get("abc"),
             store.all(),
             store.due(1),
@@ -125,13 +119,12 @@ async def test_away(away_url: str):
             store.create_or_update("abc", lambda _: Update(record)),
             store.provisioning_workers(record),
         )
-        errors = await asyncio.gather(*asked, return_exceptions=True)
-    assert [type(error) for error in errors] == [StoreUnavailable] * len(asked)
+        errors = await asyncio.gather(*operations, return_exceptions=True)
+    assert [type(error) for error in errors] == [StoreUnavailable] * len(operations)
     assert {error.headers["Retry-After"] for error in errors if isinstance(error, StoreUnavailable)} == {"1"}
 
 
-async def test_tries_are_bounded():
-    """A Redis that takes connections and drops them is given up after a few tries at most."""
+async def test_retries_are_bounded_if_redis_drops_each_connection():
     tries = 0
 
     async def drop(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -148,8 +141,8 @@ async def test_tries_are_bounded():
     assert 0 < tries <= 10
 
 
-async def test_returns(start_valkey: StartValkey):
-    """A store whose Redis went away and came back works again by itself, with nothing of what Redis had learnt."""
+async def test_store_works_again_after_an_outage_of_redis(start_valkey: StartValkey):
+    """The restarted Redis has lost all scripts."""
     server = start_valkey()
     async with open_at(server.url) as redis:
         assert await works(redis)
@@ -160,8 +153,7 @@ async def test_returns(start_valkey: StartValkey):
         assert await works(redis)
 
 
-async def test_restarted(start_valkey: StartValkey):
-    """Whoever asks nothing while Redis restarts does not notice."""
+async def test_restart_of_redis_between_two_updates_is_hidden(start_valkey: StartValkey):
     server = start_valkey()
     async with open_at(server.url) as redis:
         store = Store(redis)
@@ -171,40 +163,39 @@ async def test_restarted(start_valkey: StartValkey):
         assert (await store.create_or_update("abd", created("abd", store.now()))).written
 
 
-async def test_patience(start_valkey: StartValkey):
-    """The client of arq's loop waits for Redis, however long it is away."""
+async def test_client_that_retries_forever_outlives_an_outage(start_valkey: StartValkey):
     server = start_valkey()
     async with connect(read_settings({"REDIS_URL": server.url}), RETRY_FOREVER) as redis:
         await redis.ping()
         server.stop()
         waiting = asyncio.create_task(redis.ping())
-        async with open_at(server.url) as hasty:
+        async with open_at(server.url) as impatient:
             for _ in range(3):
                 with pytest.raises(StoreUnavailable):
-                    await Store(hasty).get("abc")
+                    await Store(impatient).get("abc")
         assert not waiting.done()
         server.start()
         assert await waiting
 
 
-async def test_lost_answer(valkey: ArqRedis, valkey_url: str):
-    """A create that was carried out, but whose answer was lost, is found done: one record, one job, no error."""
+async def test_create_whose_reply_was_lost_writes_one_record_and_one_job(valkey: ArqRedis, valkey_url: str):
+    """The client sends the create again. The store recognizes its own record."""
     line = LossyLine(valkey_url)
     async with line.listening() as url, open_at(url) as redis:
         store = Store(redis)
         await store.create_or_update("first", created("first", store.now()))
         line.lose = b"EVALSHA"
-        outcome = await store.create_or_update("abc", created("abc", store.now()))
+        result = await store.create_or_update("abc", created("abc", store.now()))
         assert line.lose is None
     record: Sandbox | None = await Store(valkey).get("abc")
     assert record is not None
-    assert outcome == (record, False)
+    assert result == (record, False)
     assert record.revision == 1
     assert len(await valkey.keys(f"{keys.JOB}provision:abc:*")) == 1
 
 
-async def test_patient_survives_dropped_handshakes(valkey_url: str):
-    """A proxy that accepts and drops while Redis is away (docker-proxy, haproxy, maxclients) is waited for, too."""
+async def test_client_that_retries_forever_outlives_dropped_handshakes(valkey_url: str):
+    """A proxy in front of a dead Redis accepts connections and drops them; so does Redis at `maxclients`."""
     drops, port = 3, int(valkey_url.rpartition(":")[2].partition("/")[0])
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -228,8 +219,7 @@ async def test_patient_survives_dropped_handshakes(valkey_url: str):
             assert await redis.ping()
 
 
-async def test_sentinels_are_closed(start_valkey: StartValkey):
-    """Closing a client closes its connections to the Sentinels, too."""
+async def test_closing_a_client_closes_its_connections_to_the_sentinels(start_valkey: StartValkey):
     master = start_valkey()
     redis = open_at(master.url, REDIS_SENTINELS=sentinel_of(start_valkey, master), REDIS_SENTINEL_MASTER="deer")
     async with redis:
@@ -238,7 +228,6 @@ async def test_sentinels_are_closed(start_valkey: StartValkey):
         assert not any(c.is_connected for c in sentinel.connection_pool._available_connections)
 
 
-def test_tls_through_sentinels():
-    """`rediss://` means TLS to the master that the Sentinels name."""
+def test_rediss_url_with_sentinels_means_tls_to_the_master():
     redis = open_at("rediss://h/0", REDIS_SENTINELS="h:1", REDIS_SENTINEL_MASTER="m")
     assert "SSL" in redis.connection_pool.connection_class.__name__
