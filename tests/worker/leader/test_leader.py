@@ -36,12 +36,12 @@ POD = "sandbox-abc"
 ACCEPTED = record_of(ID)
 UID = "00000000-0000-0000-0000-000000000000"
 Provision = Callable[..., Awaitable[Sandbox]]
-Observing = Callable[[], AbstractAsyncContextManager[None]]
+RunningLeader = Callable[[], AbstractAsyncContextManager[None]]
 
 
 @pytest.fixture
 def provision(provisioner: Provisioner, store: Store) -> Provision:
-    """A life with Pod and Service, of which nothing has been observed."""
+    """Return a function that provisions a sandbox which no reflector has seen."""
 
     async def begin(sandbox_id: str = ID) -> Sandbox:
         record = await put(store, record_of(sandbox_id))
@@ -52,10 +52,10 @@ def provision(provisioner: Provisioner, store: Store) -> Provision:
 
 
 @pytest.fixture
-def observing(
+def running_leader(
     store: Store, sync: ClusterSync, valkey: ArqRedis, cluster: KubernetesClient, settings: Settings
-) -> Observing:
-    """While it is entered, an observer runs; that it does not end by itself is part of every test."""
+) -> RunningLeader:
+    """Return a context in which a leader runs. Every test fails if the leader ends by itself."""
 
     @asynccontextmanager
     async def run() -> AsyncIterator[None]:
@@ -76,14 +76,14 @@ def observing(
 async def pods(
     store: Store, sync: ClusterSync, valkey: ArqRedis, cluster: KubernetesClient, settings: Settings
 ) -> PodReflector:
-    """One leader's, which holds the lease."""
+    """Return the Pod reflector of a leader that holds the lease."""
     lease = Lease(valkey, keys.leader(settings.cluster_name))
     await lease.acquire()
     return PodReflector(sync, PodCache(), store, cluster, settings, lease.precondition)
 
 
 async def stopped(task: asyncio.Task[None]) -> int:
-    """How often it had to be told; `test_stopped_at_any_moment` asks for once."""
+    """Cancel a task until it ends, and return how often that took; `test_leader_stopped_at_any_moment` expects once."""
     times = 0
     while not task.done():
         task.cancel()
@@ -93,7 +93,7 @@ async def stopped(task: asyncio.Task[None]) -> int:
 
 
 async def until(store: Store, what: str, holds: Callable[[Sandbox], Any], sandbox_id: str = ID) -> Sandbox:
-    """The record, once that holds of it."""
+    """Return the record as soon as `holds` is true of it."""
 
     async def look() -> Sandbox | None:
         record = await store.get(sandbox_id)
@@ -119,7 +119,7 @@ async def until_forgotten(store: Store) -> None:
 
 
 async def until_watching(kubernetes: Kubernetes, times: int = 1) -> None:
-    """Counted since the last time it was asked for."""
+    """Wait until so many watches of Pods have begun since the last count."""
 
     async def watching() -> bool:
         return bool((await kubernetes.call("GET", "/emulator/calls")).body.get("watch pods", 0) >= times)
@@ -128,7 +128,7 @@ async def until_watching(kubernetes: Kubernetes, times: int = 1) -> None:
 
 
 async def calls(kubernetes: Kubernetes) -> dict[str, int]:
-    """How often each was called since the last time."""
+    """Return how often each call was made since the last count."""
     counted: dict[str, int] = (await kubernetes.call("DELETE", "/emulator/calls")).body
     return counted
 
@@ -136,41 +136,37 @@ async def calls(kubernetes: Kubernetes) -> dict[str, int]:
 # What it sees
 
 
-async def test_the_watch_follows_a_pod(store: Store, provision: Provision, observing: Observing):
-    """A sandbox made while someone observes goes from Pending to Running to ready, each with its time."""
-    async with observing():
+async def test_watch_pod_becomes_ready_record_follows_with_times(store: Store, provision: Provision, running_leader: RunningLeader):
+    async with running_leader():
         await provision()
         record = await until_ready(store)
     assert (record.pod_name, record.reason) == (POD, Reason.NONE)
     assert None not in (record.timings.scheduled, record.timings.running, record.timings.ready)
 
 
-async def test_the_list_finds_what_was_before(
-    store: Store, provision: Provision, observing: Observing, kubernetes: Kubernetes
+async def test_list_pod_ready_before_the_term_record_is_ready(
+    store: Store, provision: Provision, running_leader: RunningLeader, kubernetes: Kubernetes
 ):
-    """A sandbox that became ready while nobody observed is Running and ready as soon as somebody does."""
     await provision()
     await kubernetes.ready(POD)
     assert (await read(store, ID)).status is Status.PENDING
-    async with observing():
+    async with running_leader():
         await until_ready(store)
 
 
-async def test_many(store: Store, provision: Provision, observing: Observing):
-    """Each Pod goes to its own record."""
+async def test_watch_many_pods_each_updates_its_own_record(store: Store, provision: Provision, running_leader: RunningLeader):
     ids = [f"many-{number}" for number in range(20)]
-    async with observing():
+    async with running_leader():
         made = await asyncio.gather(*map(provision, ids))
         ready = [await until_ready(store, sandbox_id) for sandbox_id in ids]
     assert [r.pod_uid for r in ready] == [r.pod_uid for r in made]
 
 
-async def test_readiness_comes_and_goes(
-    store: Store, provision: Provision, observing: Observing, kubernetes: Kubernetes
+async def test_watch_readiness_flaps_status_stays_running(
+    store: Store, provision: Provision, running_leader: RunningLeader, kubernetes: Kubernetes
 ):
-    """A Pod whose readiness flaps stays Running, ready or not."""
     await kubernetes.misbehave({"kind": "readiness-flaps", "seconds": 0.1})
-    async with observing():
+    async with running_leader():
         await provision()
         await until_ready(store)
         record = await until(store, "it is not ready any more", lambda r: not r.ready)
@@ -179,12 +175,11 @@ async def test_readiness_comes_and_goes(
 
 
 @pytest.mark.parametrize("trouble", ["unschedulable", "no-mount"])
-async def test_a_pod_that_does_not_start(
-    store: Store, provision: Provision, observing: Observing, kubernetes: Kubernetes, trouble: str
+async def test_watch_pod_waits_record_stays_pending_until_it_runs(
+    store: Store, provision: Provision, running_leader: RunningLeader, kubernetes: Kubernetes, trouble: str
 ):
-    """A Pod that waits stays Pending while it waits, and is Running once what it waited for is there."""
     await kubernetes.misbehave({"kind": trouble, "seconds": 0.1})
-    async with observing():
+    async with running_leader():
         await provision()
         await kubernetes.until_struck()
         assert (await read(store, ID)).status is Status.PENDING
@@ -192,12 +187,12 @@ async def test_a_pod_that_does_not_start(
         await until_ready(store)
 
 
-async def test_an_image_that_is_not_there(
-    store: Store, provision: Provision, observing: Observing, kubernetes: Kubernetes
+async def test_watch_image_missing_record_fails_at_once_and_job_removes_pod(
+    store: Store, provision: Provision, running_leader: RunningLeader, kubernetes: Kubernetes
 ):
-    """What cannot mend itself has failed at once, with Kubernetes' words for it, and a job removes the Pod."""
+    """The message is Kubernetes' own."""
     await kubernetes.misbehave({"kind": "image-pull"})
-    async with observing():
+    async with running_leader():
         await provision()
         record = await until_lost(store)
     assert record.reason == Reason.IMAGE_PULL_FAILED
@@ -205,10 +200,11 @@ async def test_an_image_that_is_not_there(
     assert record.attempt > 1
 
 
-async def test_evicted(store: Store, provision: Provision, observing: Observing, kubernetes: Kubernetes):
-    """A Pod that its node ends has failed, with the node's words for it."""
+async def test_watch_pod_evicted_record_fails_with_the_nodes_words(
+    store: Store, provision: Provision, running_leader: RunningLeader, kubernetes: Kubernetes
+):
     await kubernetes.misbehave({"kind": "evicted", "seconds": 0.1})
-    async with observing():
+    async with running_leader():
         await provision()
         record = await until_lost(store)
     assert record.reason == Reason.EVICTED
@@ -218,11 +214,11 @@ async def test_evicted(store: Store, provision: Provision, observing: Observing,
 # Pods that go
 
 
-async def test_deleted_behind_our_back(
-    store: Store, provision: Provision, observing: Observing, kubernetes: Kubernetes
+async def test_watch_pod_deleted_by_kubectl_record_fails_as_pod_lost(
+    store: Store, provision: Provision, running_leader: RunningLeader, kubernetes: Kubernetes
 ):
-    """`kubectl delete pod` ends the life as PodLost, not as a failure of the Pod, though it dies as phase Failed."""
-    async with observing():
+    """A deleted Pod ends in phase Failed. That is not the cause."""
+    async with running_leader():
         await provision()
         await until_ready(store)
         await kubernetes.delete("pods", POD)
@@ -230,30 +226,31 @@ async def test_deleted_behind_our_back(
     assert (record.reason, record.ready) == (Reason.POD_LOST, False)
 
 
-async def test_lost_at_once(store: Store, provision: Provision, observing: Observing, kubernetes: Kubernetes):
-    """A Pod that went with its node, without terminating, is lost just so."""
-    async with observing():
+async def test_watch_pod_gone_without_terminating_record_fails_as_pod_lost(
+    store: Store, provision: Provision, running_leader: RunningLeader, kubernetes: Kubernetes
+):
+    """A lost node takes its Pods along."""
+    async with running_leader():
         await provision()
         await until_ready(store)
         await kubernetes.lose(POD)
         assert (await until_lost(store)).reason == Reason.POD_LOST
 
 
-async def test_lost_while_nobody_observed(
-    store: Store, provision: Provision, observing: Observing, kubernetes: Kubernetes
+async def test_list_pod_gone_before_the_term_record_fails_as_pod_lost(
+    store: Store, provision: Provision, running_leader: RunningLeader, kubernetes: Kubernetes
 ):
-    """A Pod that the record knew of and the list lacks is lost."""
     await provision()
     await kubernetes.lose(POD)
-    async with observing():
+    async with running_leader():
         assert (await until_lost(store)).reason == Reason.POD_LOST
 
 
-async def test_deleted_by_us(
-    store: Store, provision: Provision, observing: Observing, kubernetes: Kubernetes, provisioner: Provisioner
+async def test_watch_pod_of_deleted_sandbox_record_goes_with_it(
+    store: Store, provision: Provision, running_leader: RunningLeader, kubernetes: Kubernetes, provisioner: Provisioner
 ):
-    """A record that is being deleted stays Terminating while its Pod does, and is forgotten with it."""
-    async with observing():
+    """The record stays Terminating as long as the Pod does."""
+    async with running_leader():
         await provision()
         ending = await put(store, terminating(await until_ready(store)))
         await provisioner.terminate(ID, ending.incarnation, 1)
@@ -261,19 +258,18 @@ async def test_deleted_by_us(
     await kubernetes.until_empty()
 
 
-async def test_gone_while_nobody_observed(
-    store: Store, provision: Provision, observing: Observing, kubernetes: Kubernetes
+async def test_list_pod_of_deleted_sandbox_gone_before_the_term_record_is_deleted(
+    store: Store, provision: Provision, running_leader: RunningLeader, kubernetes: Kubernetes
 ):
-    """A record that was being deleted is forgotten when the list shows that its Pod has gone meanwhile."""
     await put(store, terminating(await provision()))
     await kubernetes.lose(POD)
-    async with observing():
+    async with running_leader():
         await until_forgotten(store)
 
 
 @pytest.mark.parametrize("uid", [UID, ""], ids=["a Pod that is gone", "never a Pod"])
-async def test_compare(store: Store, pods: PodReflector, uid: str):
-    """What was never there cannot be lost: a record that waits for its Pod goes on waiting."""
+async def test_relist_pod_missing_fails_only_a_record_that_had_one(store: Store, pods: PodReflector, uid: str):
+    """A record that waits for its Pod goes on waiting."""
     before = await put(store, replace(ACCEPTED, pod_uid=uid))
     await relist(pods)
     record = await read(store, ID)
@@ -283,17 +279,15 @@ async def test_compare(store: Store, pods: PodReflector, uid: str):
         assert record == before
 
 
-async def test_records_of_another_cluster(store: Store, pods: PodReflector):
-    """What this cluster lacks may be another's: its records are left alone."""
+async def test_relist_record_of_another_cluster_is_left_alone(store: Store, pods: PodReflector):
     before = await put(store, replace(ACCEPTED, cluster="another", pod_uid=UID))
     await relist(pods)
     assert await read(store, ID) == before
 
 
-async def test_nothing_new_is_not_written(
+async def test_relist_nothing_changed_writes_nothing(
     store: Store, pods: PodReflector, provision: Provision, kubernetes: Kubernetes
 ):
-    """Looking again at what has not changed writes nothing."""
     await provision()
     await kubernetes.ready(POD)
     await relist(pods)
@@ -302,30 +296,30 @@ async def test_nothing_new_is_not_written(
     assert await read(store, ID) == record
 
 
-async def test_a_pod_of_an_earlier_life(
+async def test_relist_pod_of_earlier_incarnation_is_removed_by_a_job(
     store: Store, pods: PodReflector, provision: Provision, kubernetes: Kubernetes, valkey: ArqRedis
 ):
-    """The old Pod of an id that has come back tells nothing about the new life; a job removes it."""
+    """Its state says nothing about the present incarnation."""
     first = await provision()
     await kubernetes.ready(POD)
-    following = await put(store, replace(ACCEPTED, generation=2, token="ffffffff", created_at=first.created_at + 1))
+    second = await put(store, replace(ACCEPTED, generation=2, token="ffffffff", created_at=first.created_at + 1))
     await relist(pods)
     after = await read(store, ID)
     assert (after.status, after.ready, after.pod_uid) == (Status.PENDING, False, "")
-    assert after.incarnation == following.incarnation
+    assert after.incarnation == second.incarnation
     assert f"terminate:{ID}:{first.incarnation}:" in " ".join(await queued(valkey))
 
 
 # What goes wrong
 
 
-async def test_a_watch_that_has_expired(
-    store: Store, provision: Provision, observing: Observing, kubernetes: Kubernetes
+async def test_watch_expired_lists_again_and_misses_nothing(
+    store: Store, provision: Provision, running_leader: RunningLeader, kubernetes: Kubernetes
 ):
-    """410 leads to a new list, and nothing is missed."""
+    """The server answers 410."""
     await kubernetes.misbehave({"kind": "watch-expired", "resource": "pods", "times": 2})
     await calls(kubernetes)
-    async with observing():
+    async with running_leader():
         await provision()
         await until_ready(store)
         await until_watching(kubernetes, 3)
@@ -333,23 +327,24 @@ async def test_a_watch_that_has_expired(
     assert (await calls(kubernetes))["list pods"] == 3
 
 
-async def test_a_watch_that_ends(store: Store, provision: Provision, observing: Observing, kubernetes: Kubernetes):
-    """The regular end of a stream costs no new list: the next one goes on where it ended."""
+async def test_watch_ended_by_server_goes_on_without_a_list(
+    store: Store, provision: Provision, running_leader: RunningLeader, kubernetes: Kubernetes
+):
     await calls(kubernetes)
     await kubernetes.misbehave({"kind": "watch-close", "resource": "pods", "seconds": 0, "times": 3})
-    async with observing():
+    async with running_leader():
         await until_watching(kubernetes, 4)
         await provision()
         await until_ready(store)
     assert (await calls(kubernetes))["list pods"] == 1
 
 
-async def test_a_watch_goes_on_from_what_was_last_seen(
-    store: Store, provision: Provision, observing: Observing, kubernetes: Kubernetes
+async def test_next_watch_begins_at_the_last_event(
+    store: Store, provision: Provision, running_leader: RunningLeader, kubernetes: Kubernetes
 ):
-    """Each stream begins at the last event of the one before, not at a list that may be too old by now."""
+    """The version of the list may be too old by then."""
     await calls(kubernetes)
-    async with observing():
+    async with running_leader():
         await until_watching(kubernetes)
         assert (await kubernetes.call("POST", "/emulator/expire")).status == 200
         await provision()
@@ -366,11 +361,10 @@ async def test_a_watch_goes_on_from_what_was_last_seen(
     [{"kind": "error", "status": 500}, {"kind": "error", "status": 403}, {"kind": "unavailable"}],
     ids=["500", "403", "every connection is cut"],
 )
-async def test_a_cluster_in_trouble(
-    store: Store, provision: Provision, observing: Observing, kubernetes: Kubernetes, trouble: dict[str, Any]
+async def test_cluster_unavailable_statuses_stay_and_missed_changes_follow(
+    store: Store, provision: Provision, running_leader: RunningLeader, kubernetes: Kubernetes, trouble: dict[str, Any]
 ):
-    """While Kubernetes does not answer, what was last seen stays; when it does again, what was missed is seen."""
-    async with observing():
+    async with running_leader():
         await provision()
         seen = await until_ready(store)
         await kubernetes.misbehave({**trouble, "verb": "list"}, {**trouble, "verb": "watch"}, {"kind": "unavailable"})
@@ -381,8 +375,8 @@ async def test_a_cluster_in_trouble(
         assert (await until_lost(store)).reason == Reason.POD_LOST
 
 
-async def test_a_list_that_fails(store: Store, pods: PodReflector, kubernetes: Kubernetes):
-    """A list that cannot be had is no empty list: nobody is lost by it."""
+async def test_list_failed_loses_no_sandbox(store: Store, pods: PodReflector, kubernetes: Kubernetes):
+    """A failed list is not an empty list."""
     before = await put(store, replace(ACCEPTED, pod_uid=UID, status=Status.RUNNING))
     await kubernetes.misbehave({"kind": "error", "status": 500})
     with pytest.raises(KubernetesError):
@@ -393,10 +387,9 @@ async def test_a_list_that_fails(store: Store, pods: PodReflector, kubernetes: K
 # Who may
 
 
-async def test_only_the_holder_writes(
+async def test_relist_lease_lost_first_write_is_refused(
     store: Store, pods: PodReflector, provision: Provision, kubernetes: Kubernetes, valkey: ArqRedis, settings: Settings
 ):
-    """A leader that has lost its lease is refused its first write, and ends."""
     before = await provision()
     await kubernetes.ready(POD)
     await valkey.delete(keys.leader(settings.cluster_name))
@@ -405,12 +398,11 @@ async def test_only_the_holder_writes(
     assert await read(store, ID) == before
 
 
-async def test_a_lease_taken_away(
-    store: Store, provision: Provision, observing: Observing, valkey: ArqRedis, settings: Settings
+async def test_leader_lease_taken_away_writes_nothing_until_it_leads_again(
+    store: Store, provision: Provision, running_leader: RunningLeader, valkey: ArqRedis, settings: Settings
 ):
-    """An observer whose lease is another's writes nothing more, and goes on once it holds it again."""
     name = keys.leader(settings.cluster_name)
-    async with observing():
+    async with running_leader():
         await provision()
         await until_ready(store)
         await valkey.set(name, b"another worker's")
@@ -423,36 +415,35 @@ async def test_a_lease_taken_away(
         await until_ready(store, "second")
 
 
-async def test_two_observers(
-    store: Store, provision: Provision, observing: Observing, kubernetes: Kubernetes, valkey: ArqRedis
+async def test_two_leaders_only_one_asks_the_cluster_and_the_other_takes_over_at_once(
+    store: Store, provision: Provision, running_leader: RunningLeader, kubernetes: Kubernetes, valkey: ArqRedis
 ):
-    """Of two only one asks the cluster; when it stops, the other follows at once, without waiting for a lease's end."""
+    """The first gives its lease back when it stops."""
     await calls(kubernetes)
-    async with observing():
+    async with running_leader():
         await until_watching(kubernetes)
-        async with observing():
+        async with running_leader():
             await provision()
             await until_ready(store)
             assert (await calls(kubernetes))["list pods"] == 1
         assert await valkey.exists(keys.leader("default"))
-    async with observing():
+    async with running_leader():
         async with asyncio.timeout(RETRY_SECONDS):
             await until_watching(kubernetes)
 
 
-async def test_the_lease_is_given_back(observing: Observing, valkey: ArqRedis, kubernetes: Kubernetes):
-    """An observer that is stopped leaves nothing to wait for."""
+async def test_leader_stopped_releases_the_lease(running_leader: RunningLeader, valkey: ArqRedis, kubernetes: Kubernetes):
     await calls(kubernetes)
-    async with observing():
+    async with running_leader():
         await until_watching(kubernetes)
         assert await valkey.exists(keys.leader("default"))
     assert not await valkey.exists(keys.leader("default"))
 
 
-async def test_stopped_at_any_moment(
+async def test_leader_stopped_at_any_moment_ends_when_told_once(
     store: Store, sync: ClusterSync, valkey: ArqRedis, cluster: KubernetesClient, settings: Settings
 ):
-    """Whatever an observer is about, it ends when told once: a worker's shutdown waits for that."""
+    """The shutdown of a worker waits for that."""
     for moment in range(60):
         task = asyncio.create_task(
             Leader(valkey, settings.cluster_name, reflector_tasks(store, sync, cluster, settings)).run()
@@ -463,8 +454,9 @@ async def test_stopped_at_any_moment(
         await valkey.delete(keys.leader(settings.cluster_name))
 
 
-async def test_redis_away(cluster: KubernetesClient, settings: Settings, away_url: str):
-    """What cannot be read is not compared, and says so."""
+async def test_relist_redis_unavailable_raises_store_unavailable(
+    cluster: KubernetesClient, settings: Settings, away_url: str
+):
     async with connect(settings_of(REDIS_URL=away_url), FAIL_FAST) as away:
         nobodys = Precondition(keys.leader(settings.cluster_name), "none")
         store = Store(away)
@@ -474,16 +466,15 @@ async def test_redis_away(cluster: KubernetesClient, settings: Settings, away_ur
             await relist(pods)
 
 
-async def test_redis_comes_back(
+async def test_leader_redis_restarted_leads_again_and_lists_again(
     start_valkey: StartValkey, cluster: KubernetesClient, settings: Settings, kubernetes: Kubernetes
 ):
-    """An observer outlives its Redis: it leads again when there is one, and looks at everything anew."""
     server = start_valkey()
     await calls(kubernetes)
     async with connect(settings_of(REDIS_URL=server.url), FAIL_FAST) as redis:
         store = Store(redis)
         sync = ClusterSync(redis, store.now, settings.cluster_name)
-        observing = asyncio.create_task(
+        running_leader = asyncio.create_task(
             Leader(redis, settings.cluster_name, reflector_tasks(store, sync, cluster, settings)).run()
         )
         await until_watching(kubernetes)
@@ -491,5 +482,5 @@ async def test_redis_comes_back(
         server.start()
         await until_watching(kubernetes, 2)
         assert (await calls(kubernetes))["list pods"] == 2
-        assert not observing.done()
-        await stopped(observing)
+        assert not running_leader.done()
+        await stopped(running_leader)

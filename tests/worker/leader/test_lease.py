@@ -23,7 +23,7 @@ def lease(redis: ArqRedis) -> Lease:
 
 
 async def held(redis: ArqRedis) -> Lease:
-    """One that is ours."""
+    """Return a lease that is held."""
     ours = lease(redis)
     async with asyncio.timeout(SECONDS):
         await ours.acquire()
@@ -31,7 +31,7 @@ async def held(redis: ArqRedis) -> Lease:
 
 
 async def is_refused(other: Lease) -> bool:
-    """Whether it still waits after it has asked."""
+    """Return True if the lease still waits after it has asked."""
     try:
         async with asyncio.timeout(RETRY_SECONDS / 2):
             await other.acquire()
@@ -40,27 +40,23 @@ async def is_refused(other: Lease) -> bool:
     return False
 
 
-async def test_one_holder(valkey: ArqRedis):
-    """While one holds it, another waits."""
+async def test_acquire_lease_held_waits(valkey: ArqRedis):
     await held(valkey)
     assert await is_refused(lease(valkey))
 
 
-async def test_given_back(valkey: ArqRedis):
-    """What was given back is another's at once."""
+async def test_release_lets_the_next_acquire_at_once(valkey: ArqRedis):
     await (await held(valkey)).release()
     assert not await is_refused(lease(valkey))
 
 
-async def test_a_dead_holder_does_not_keep_it(valkey: ArqRedis):
-    """It ends by itself, so early that another worker has taken over within the ten seconds design.md promises."""
+async def test_lease_of_dead_holder_expires_within_the_promised_ten_seconds(valkey: ArqRedis):
     await held(valkey)
     assert 0 < await valkey.pttl(NAME) <= LEASE_SECONDS * 1000
     assert LEASE_SECONDS + RETRY_SECONDS < 10
 
 
-async def test_taken_over_when_it_has_ended(valkey: ArqRedis):
-    """Who waits gets it soon after its end."""
+async def test_acquire_succeeds_soon_after_the_lease_expired(valkey: ArqRedis):
     await held(valkey)
     waiting = asyncio.create_task(lease(valkey).acquire())
     await valkey.pexpire(NAME, 10)
@@ -68,8 +64,7 @@ async def test_taken_over_when_it_has_ended(valkey: ArqRedis):
         await waiting
 
 
-async def test_renewed(valkey: ArqRedis):
-    """While its holder lives it does not end."""
+async def test_lease_is_renewed_while_its_holder_lives(valkey: ArqRedis):
     ours = await held(valkey)
     keeping = asyncio.create_task(ours.renew_forever())
     await valkey.pexpire(NAME, int(RENEW_SECONDS * 1000) + 500)
@@ -84,8 +79,7 @@ async def test_renewed(valkey: ArqRedis):
 
 
 @pytest.mark.parametrize("taken", [True, False], ids=["another holds it", "redis forgot it"])
-async def test_lost(valkey: ArqRedis, taken: bool):
-    """Whoever renews a lease that is not theirs any more is told so, and does not take it back."""
+async def test_renew_lease_of_another_raises_lease_lost_and_does_not_take_it(valkey: ArqRedis, taken: bool):
     ours = await held(valkey)
     await valkey.delete(NAME)
     if taken:
@@ -96,8 +90,7 @@ async def test_lost(valkey: ArqRedis, taken: bool):
     assert bool(await valkey.exists(NAME)) is taken
 
 
-async def test_giving_back_what_is_anothers(valkey: ArqRedis):
-    """A former holder that gives back takes nothing from its successor."""
+async def test_release_by_former_holder_leaves_the_lease_to_its_successor(valkey: ArqRedis):
     ours = await held(valkey)
     await valkey.delete(NAME)
     await held(valkey)
@@ -105,15 +98,14 @@ async def test_giving_back_what_is_anothers(valkey: ArqRedis):
     assert await is_refused(lease(valkey))
 
 
-async def test_giving_back_what_was_never_held(valkey: ArqRedis):
-    """A worker that stops while it waits takes nothing from the holder."""
+async def test_release_by_a_waiting_worker_leaves_the_lease_to_its_holder(valkey: ArqRedis):
     await held(valkey)
     await lease(valkey).release()
     assert await is_refused(lease(valkey))
 
 
-async def test_the_former_holder_writes_nothing(valkey: ArqRedis, store: Store):
-    """A holder that was frozen, and replaced meanwhile, is refused in the very step that would write."""
+async def test_update_by_former_holder_fails_its_precondition(valkey: ArqRedis, store: Store):
+    """A holder that was frozen, and replaced meanwhile, is refused in the step that writes."""
     record = await put(store, record_of())
     ours = await held(valkey)
     assert (await store.create_or_update(record.id, lambda _: None, precondition=ours.precondition)).record == record
@@ -132,18 +124,17 @@ async def put_guarded(store: Store, by: Lease, message: str) -> None:
 
 @pytest.fixture
 async def away(away_url: str) -> AsyncIterator[ArqRedis]:
-    """A client of a Redis that is away."""
+    """Return a client of a Redis that does not answer."""
     async with connect(settings_of(REDIS_URL=away_url), FAIL_FAST) as redis:
         yield redis
 
 
-async def test_waiting_for_redis(away: ArqRedis):
-    """Redis being away is no reason to stop waiting."""
+async def test_acquire_redis_unavailable_goes_on_waiting(away: ArqRedis):
     assert await is_refused(lease(away))
 
 
-async def test_redis_goes_and_comes_back(start_valkey: StartValkey):
-    """Its holder learns within its next renewal that Redis is away, may give back all the same, and can wait anew."""
+async def test_renew_redis_gone_raises_and_lease_can_be_released_and_acquired_again(start_valkey: StartValkey):
+    """The holder learns of it at its next renewal."""
     server = start_valkey()
     async with connect(settings_of(REDIS_URL=server.url), FAIL_FAST) as redis:
         ours = await held(redis)

@@ -35,8 +35,8 @@ NO_MOUNT = 'MountVolume.SetUp failed for volume "user-data" : hostPath type chec
 PROBE = "Startup probe failed: dial tcp 10.0.0.9:8080: connect: connection refused"
 
 
-def happening(reason: str, message: str = "told", *, pod: str = POD, uid: str = UID, **fields: Any) -> Event:
-    """As Kubernetes writes it."""
+def event_of(reason: str, message: str = "told", *, pod: str = POD, uid: str = UID, **fields: Any) -> Event:
+    """Return an Event as Kubernetes writes it."""
     document = {
         "metadata": {"name": f"{pod}.17f", "uid": "event"},
         "involvedObject": {"kind": "Pod", "name": pod, "uid": uid},
@@ -57,23 +57,23 @@ def pod_of(sandbox_id: str, uid: str) -> Pod:
 
 
 @pytest.fixture
-def happenings(store: Store, cluster: KubernetesClient, settings: Settings, leading: Precondition) -> EventReflector:
+def events(store: Store, cluster: KubernetesClient, settings: Settings, leading: Precondition) -> EventReflector:
     return EventReflector(PodCache(), store, cluster, settings, leading, batch_delay=0)
 
 
-async def hear(happenings: EventReflector, *heard: Event, kind: str = "ADDED") -> None:
+async def deliver(events: EventReflector, *heard: Event, kind: str = "ADDED") -> None:
     for each in heard:
-        await take_in(happenings, [WatchEvent(kind, each)])
+        await take_in(events, [WatchEvent(kind, each)])
 
 
 async def story(store: Store, sandbox_id: str = ID) -> list[tuple[str, str]]:
-    """Who said what, but for ours."""
+    """Return source and reason of each entry that is not the provisioner's own."""
     return [(e.source, e.reason) for e in await store.history(sandbox_id) if e.source != "provisioner"]
 
 
 @pytest.fixture
 async def waiting(store: Store) -> Sandbox:
-    """A life whose Pod is seen, and waits."""
+    """Return a record whose Pod is known and not ready."""
     return await put(store, record_of(ID, pod_name=POD, pod_uid=UID, service_uid="service", url="http://h"))
 
 
@@ -81,16 +81,15 @@ async def waiting(store: Store) -> Sandbox:
 
 
 @pytest.mark.usefixtures("waiting")
-async def test_a_pods_story(store: Store, happenings: EventReflector):
-    """What the scheduler and the kubelet say of a Pod stands in its sandbox' history, with who said it."""
+async def test_events_of_a_pod_stand_in_the_history_with_their_source(store: Store, events: EventReflector):
     scheduler = {"source": {}, "reportingComponent": "default-scheduler", "count": None, "type": "Normal"}
     normal = {"type": "Normal"}
-    await hear(
-        happenings,
-        happening("Scheduled", "Successfully assigned", **scheduler),
-        happening("Pulled", **normal),
-        happening("Started", source={"component": "kubelet"}, reportingComponent="", **normal),
-        happening("Odd", source={}, reportingComponent="", **normal),
+    await deliver(
+        events,
+        event_of("Scheduled", "Successfully assigned", **scheduler),
+        event_of("Pulled", **normal),
+        event_of("Started", source={"component": "kubelet"}, reportingComponent="", **normal),
+        event_of("Odd", source={}, reportingComponent="", **normal),
     )
     assert await story(store) == [
         ("default-scheduler", "Scheduled"),
@@ -102,35 +101,33 @@ async def test_a_pods_story(store: Store, happenings: EventReflector):
     assert (entry.at, entry.type, entry.message) == (store.now(), "Normal", "Successfully assigned")
 
 
-async def test_a_pod_that_is_known_by_its_uid(
+async def test_event_of_cached_pod_needs_no_look_up(
     store: Store, cluster: KubernetesClient, settings: Settings, leading: Precondition, waiting: Sandbox
 ):
-    """Whose story it is, is not looked for. Trouble of a Pod that is not the present life's is no trouble of it."""
+    """Trouble of a Pod of another incarnation does not change the record."""
     cache = PodCache()
     for uid, sandbox_id in ((UID, ID), ("earlier", ID), ("gone", "gone")):
         cache.put(pod_of(sandbox_id, uid), store.now())
-    happenings = EventReflector(cache, store, cluster, settings, leading, batch_delay=0)
-    await hear(happenings, happening("Pulled", pod="any"), happening("FailedMount", NO_MOUNT, uid="earlier"))
-    await hear(happenings, happening("Killing", uid="gone"))
+    events = EventReflector(cache, store, cluster, settings, leading, batch_delay=0)
+    await deliver(events, event_of("Pulled", pod="any"), event_of("FailedMount", NO_MOUNT, uid="earlier"))
+    await deliver(events, event_of("Killing", uid="gone"))
     assert await story(store) == [("kubelet", "Pulled"), ("kubelet", "FailedMount")]
     assert await read(store, ID) == waiting
     assert await store.history("gone") == []
 
 
-async def test_pods_that_are_not_seen_yet(store: Store, happenings: EventReflector):
-    """What is told at once of two of them, by name and without a uid, is told to each."""
+async def test_events_without_uid_go_to_the_pods_of_their_names(store: Store, events: EventReflector):
     await put(store, record_of(ID))
     await put(store, record_of("abd"))
-    diagnose_event = [happening("Pulled", uid=""), happening("Created", uid="", pod="sandbox-abd")]
-    await take_in(happenings, [WatchEvent("ADDED", each) for each in diagnose_event])
+    diagnose_event = [event_of("Pulled", uid=""), event_of("Created", uid="", pod="sandbox-abd")]
+    await take_in(events, [WatchEvent("ADDED", each) for each in diagnose_event])
     assert await story(store) == [("kubelet", "Pulled")]
     assert await story(store, "abd") == [("kubelet", "Created")]
 
 
-async def test_what_is_told_again(store: Store, happenings: EventReflector, waiting: Sandbox):
-    """An event that is counted up is one entry, the newest; what it says nothing new of writes no record."""
-    await hear(happenings, happening("BackOff"), happening("Pulling"))
-    await hear(happenings, happening("BackOff", count=2), happening("BackOff", count=3), kind="MODIFIED")
+async def test_event_repeated_is_one_entry_and_writes_no_record(store: Store, events: EventReflector, waiting: Sandbox):
+    await deliver(events, event_of("BackOff"), event_of("Pulling"))
+    await deliver(events, event_of("BackOff", count=2), event_of("BackOff", count=3), kind="MODIFIED")
     assert await story(store) == [("kubelet", "Pulling"), ("kubelet", "BackOff")]
     assert await read(store, ID) == waiting
 
@@ -138,12 +135,12 @@ async def test_what_is_told_again(store: Store, happenings: EventReflector, wait
 @pytest.mark.parametrize(
     ("heard", "kind"),
     [
-        (happening("Pulled", pod="sandbox-other"), "ADDED"),
-        (happening("Pulled", pod="another"), "ADDED"),
-        (happening("Pulled", pod="sandbox-abc-2"), "ADDED"),
-        (happening("Pulled", uid="another-pods"), "ADDED"),
-        (happening("Pulled", pod=""), "ADDED"),
-        (happening("Pulled"), "DELETED"),
+        (event_of("Pulled", pod="sandbox-other"), "ADDED"),
+        (event_of("Pulled", pod="another"), "ADDED"),
+        (event_of("Pulled", pod="sandbox-abc-2"), "ADDED"),
+        (event_of("Pulled", uid="another-pods"), "ADDED"),
+        (event_of("Pulled", pod=""), "ADDED"),
+        (event_of("Pulled"), "DELETED"),
     ],
     ids=[
         "another sandbox'",
@@ -154,53 +151,55 @@ async def test_what_is_told_again(store: Store, happenings: EventReflector, wait
         "an event that is dropped",
     ],
 )
-async def test_what_is_not_about_it(
-    store: Store, happenings: EventReflector, waiting: Sandbox, heard: Event, kind: str
+async def test_event_of_another_pod_or_deleted_is_ignored(
+    store: Store, events: EventReflector, waiting: Sandbox, heard: Event, kind: str
 ):
-    """What is said of other Pods is not told of this sandbox, nor that Kubernetes forgets what it said."""
-    await hear(happenings, heard, kind=kind)
+    await deliver(events, heard, kind=kind)
     assert await story(store) == []
     assert await read(store, ID) == waiting
 
 
 @pytest.mark.parametrize("sandbox_id", ["abc", "abc-2"])
-async def test_names_that_meet(store: Store, happenings: EventReflector, sandbox_id: str):
-    """`sandbox-abc-2` is the first life of one id or the second of another: of whichever has that Pod."""
+async def test_event_of_ambiguous_name_goes_to_the_sandbox_with_that_pod(
+    store: Store, events: EventReflector, sandbox_id: str
+):
+    """`sandbox-abc-2` is the first incarnation of one id or the second of another."""
     first_of_one = record_of("abc-2", pod_uid=UID if sandbox_id == "abc-2" else "other")
     second_of_other = record_of("abc", generation=2, pod_uid=UID if sandbox_id == "abc" else "other")
     await put(store, first_of_one)
     await put(store, second_of_other)
-    await hear(happenings, happening("Pulled", pod="sandbox-abc-2"))
+    await deliver(events, event_of("Pulled", pod="sandbox-abc-2"))
     assert await story(store, sandbox_id) == [("kubelet", "Pulled")]
     assert await story(store, "abc" if sandbox_id == "abc-2" else "abc-2") == []
 
 
-async def test_before_the_pod_was_seen(store: Store, happenings: EventReflector):
-    """Events may come before the Pod itself was observed: the name says whose they are."""
+async def test_event_before_its_pod_is_matched_by_name(store: Store, events: EventReflector):
     await put(store, record_of(ID))
-    await hear(happenings, happening("FailedScheduling"))
+    await deliver(events, event_of("FailedScheduling"))
     assert await story(store) == [("kubelet", "FailedScheduling")]
 
 
 # What it means for the sandbox
 
 MEANS = [
-    ("a volume cannot be mounted", happening("FailedMount", NO_MOUNT), Reason.MOUNT_FAILED),
-    ("a volume cannot be attached", happening("FailedAttachVolume", NO_MOUNT), Reason.MOUNT_FAILED),
-    ("a probe has failed for some time", happening("Unhealthy", PROBE, count=MIN_PROBE_FAILURES), Reason.PROBE_FAILED),
-    ("a probe fails and fails", happening("Unhealthy", PROBE, count=300), Reason.PROBE_FAILED),
-    ("a probe failed while it starts", happening("Unhealthy", PROBE, count=MIN_PROBE_FAILURES - 1), None),
-    ("a probe failed, and nobody counts", happening("Unhealthy", PROBE, count=None), None),
-    ("what the Pod shows itself", happening("FailedScheduling", "0/1 nodes"), None),
-    ("what is said of any Pod", happening("Pulled"), None),
+    ("a volume cannot be mounted", event_of("FailedMount", NO_MOUNT), Reason.MOUNT_FAILED),
+    ("a volume cannot be attached", event_of("FailedAttachVolume", NO_MOUNT), Reason.MOUNT_FAILED),
+    ("a probe has failed for some time", event_of("Unhealthy", PROBE, count=MIN_PROBE_FAILURES), Reason.PROBE_FAILED),
+    ("a probe fails and fails", event_of("Unhealthy", PROBE, count=300), Reason.PROBE_FAILED),
+    ("a probe failed while it starts", event_of("Unhealthy", PROBE, count=MIN_PROBE_FAILURES - 1), None),
+    ("a probe failed, and nobody counts", event_of("Unhealthy", PROBE, count=None), None),
+    ("what the Pod shows itself", event_of("FailedScheduling", "0/1 nodes"), None),
+    ("what is said of any Pod", event_of("Pulled"), None),
 ]
 
 
 @pytest.mark.usefixtures("waiting")
 @pytest.mark.parametrize(("heard", "reason"), [case[1:] for case in MEANS], ids=[case[0] for case in MEANS])
-async def test_reasons(store: Store, happenings: EventReflector, heard: Event, reason: Reason | None):
-    """What no Pod shows by itself becomes the sandbox' reason, with Kubernetes' words; it is not failed by it."""
-    await hear(happenings, heard)
+async def test_event_of_trouble_becomes_the_reason_and_fails_nothing(
+    store: Store, events: EventReflector, heard: Event, reason: Reason | None
+):
+    """A Pod does not show this by itself."""
+    await deliver(events, heard)
     record = await read(store, ID)
     assert (record.reason, record.message) == ((reason, heard.message) if reason else ("", ""))
     assert record.status is Status.PENDING
@@ -217,39 +216,39 @@ UNTOUCHED = {
 
 
 @pytest.mark.parametrize("fields", UNTOUCHED.values(), ids=UNTOUCHED)
-async def test_what_it_does_not_touch(
-    store: Store, happenings: EventReflector, waiting: Sandbox, fields: dict[str, Any]
+async def test_event_of_trouble_leaves_a_ready_ended_or_explained_record(
+    store: Store, events: EventReflector, waiting: Sandbox, fields: dict[str, Any]
 ):
-    """What is well, over, or explained by its Pod, is told of and left as it is."""
     record = await put(store, replace(waiting, **fields))
-    await hear(happenings, happening("FailedMount", NO_MOUNT))
+    await deliver(events, event_of("FailedMount", NO_MOUNT))
     assert await read(store, ID) == record
     assert await story(store) == [("kubelet", "FailedMount")]
 
 
-async def test_a_record_that_cannot_be_read(
-    store: Store, happenings: EventReflector, waiting: Sandbox, valkey: ArqRedis
+async def test_event_of_unreadable_record_is_dropped_and_others_go_on(
+    store: Store, events: EventReflector, waiting: Sandbox, valkey: ArqRedis
 ):
-    """What is said of one that cannot be read is not heard, and stops nothing."""
     await valkey.set(f"sandbox:{waiting.id}", b"{}")
     await put(store, record_of("other"))
-    await hear(happenings, happening("Pulled"), happening("Pulled", pod="sandbox-other"))
+    await deliver(events, event_of("Pulled"), event_of("Pulled", pod="sandbox-other"))
     assert await story(store, "other") == [("kubelet", "Pulled")]
 
 
 @pytest.mark.usefixtures("waiting")
-async def test_a_former_leader(store: Store, happenings: EventReflector, valkey: ArqRedis, leading: Precondition):
-    """Whoever has lost the lease tells nothing."""
+async def test_event_lease_lost_writes_nothing(
+    store: Store, events: EventReflector, valkey: ArqRedis, leading: Precondition
+):
     await valkey.set(leading.key, "another's")
     with pytest.raises(PreconditionFailed):
-        await hear(happenings, happening("FailedMount", NO_MOUNT))
+        await deliver(events, event_of("FailedMount", NO_MOUNT))
     assert await story(store) == []
 
 
-async def test_of_what_is_being_deleted(store: Store, happenings: EventReflector, waiting: Sandbox):
-    """The end of a Pod is a part of its story."""
+async def test_event_of_terminating_sandbox_stands_in_the_history(
+    store: Store, events: EventReflector, waiting: Sandbox
+):
     await put(store, terminating(waiting))
-    await hear(happenings, happening("Killing", "Stopping container sandbox", type="Normal"))
+    await deliver(events, event_of("Killing", "Stopping container sandbox", type="Normal"))
     assert await story(store) == [("kubelet", "Killing")]
 
 
@@ -280,9 +279,9 @@ async def follow(events: EventReflector, cluster: KubernetesClient, version: str
     ],
     ids=["no mount", "never ready"],
 )
-async def test_trouble_that_no_pod_shows(
+async def test_events_of_the_cluster_explain_a_pod_that_does_not_start(
     store: Store,
-    happenings: EventReflector,
+    events: EventReflector,
     provisioner: Provisioner,
     cluster: KubernetesClient,
     kubernetes: Kubernetes,
@@ -290,10 +289,9 @@ async def test_trouble_that_no_pod_shows(
     reason: Reason,
     entry: str,
 ):
-    """A volume that cannot be mounted, and a probe that never succeeds, are known from the events of a cluster."""
     await kubernetes.misbehave(trouble)
     record = await put(store, record_of(ID))
-    async with following(happenings, cluster):
+    async with following(events, cluster):
         await provisioner.provision(ID, record.incarnation, 1)
 
         async def is_said() -> bool:

@@ -44,7 +44,7 @@ def pods(
 
 @pytest.fixture
 def provision(provisioner: Provisioner, store: Store, kubernetes: Kubernetes) -> Provision:
-    """A life with Pod and Service, which is ready and of which nothing was observed."""
+    """Return a function that provisions a sandbox whose Pod is ready, and which no reflector has seen."""
 
     async def begin(sandbox_id: str = ID, **fields: Any) -> Sandbox:
         record = await put(store, record_of(sandbox_id, **fields))
@@ -57,7 +57,7 @@ def provision(provisioner: Provisioner, store: Store, kubernetes: Kubernetes) ->
 
 
 async def as_event(cluster: KubernetesClient, name: str = POD, kind: str = "MODIFIED") -> clusters.WatchEvent[Any]:
-    """What a watch would tell of this Pod now."""
+    """Return the event that a watch would deliver for this Pod now."""
     (pod,) = (pod for pod in (await cluster.list_all(PODS)).items if pod.metadata.name == name)
     return clusters.WatchEvent(kind, pod)
 
@@ -69,8 +69,10 @@ async def story(store: Store, sandbox_id: str = ID) -> list[str]:
 # Redis has lost a record
 
 
-async def test_emptied(store: Store, pods: PodReflector, provision: Provision, valkey: ArqRedis, sync: ClusterSync):
-    """From what is in the cluster each record is made anew, as it was: the same life, Pod, Service and URL."""
+async def test_relist_redis_emptied_rebuilds_each_record_as_it_was(
+    store: Store, pods: PodReflector, provision: Provision, valkey: ArqRedis, sync: ClusterSync
+):
+    """Same incarnation, Pod, Service and URL."""
     before = [await provision(sandbox_id, spec={"user_id": "ada"}) for sandbox_id in ("a", "b", "c")]
     await empty(valkey)
     await relist(pods)
@@ -84,10 +86,9 @@ async def test_emptied(store: Store, pods: PodReflector, provision: Provision, v
     assert await sync.has_synced()
 
 
-async def test_more_than_are_adopted_at_once(
+async def test_relist_more_pods_than_reconciled_at_once_adopts_all(
     store: Store, pods: PodReflector, kubernetes: Kubernetes, valkey: ArqRedis
 ):
-    """However many there are."""
     ids = [f"s{number}" for number in range(40)]
     for sandbox_id in ids:
         await kubernetes.made_older(sandbox_id, service=False)
@@ -96,10 +97,10 @@ async def test_more_than_are_adopted_at_once(
     assert sorted(record.id for record in await store.all()) == sorted(ids)
 
 
-async def test_its_service_is_gone_too(
+async def test_relist_pod_without_record_and_service_is_adopted_with_a_provision_job(
     store: Store, pods: PodReflector, provision: Provision, cluster: KubernetesClient, valkey: ArqRedis
 ):
-    """A Pod without a Service is adopted with the job that makes it."""
+    """The job creates the Service."""
     lost = await provision()
     await cluster.delete_service(SERVICE, lost.service_uid)
     await empty(valkey)
@@ -110,12 +111,12 @@ async def test_its_service_is_gone_too(
 
 
 async def lose(store: Store) -> None:
-    """As a Redis that went back in time would: without a word."""
+    """Remove the record without a tombstone, as a Redis that went back in time does."""
     await store.create_or_update(ID, lambda _: Update(None))
     await store.redis.delete(f"sandbox:{ID}:tombstone")
 
 
-async def test_a_pod_that_kubernetes_makes_late(
+async def test_relist_pod_of_deleted_sandbox_is_removed_by_a_job(
     store: Store,
     pods: PodReflector,
     provision: Provision,
@@ -123,7 +124,7 @@ async def test_a_pod_that_kubernetes_makes_late(
     valkey: ArqRedis,
     kubernetes: Kubernetes,
 ):
-    """Its sandbox was deleted and forgotten: it is removed, by a job, and comes not back."""
+    """Kubernetes may carry out a create late. The tombstone tells such a Pod from a lost record."""
     made = await provision()
     await valkey.delete("arq:queue")
     await store.create_or_update(ID, lambda _: Update(None))
@@ -135,8 +136,7 @@ async def test_a_pod_that_kubernetes_makes_late(
     await kubernetes.until_empty()
 
 
-async def test_one_record_is_lost(store: Store, pods: PodReflector, provision: Provision):
-    """A Pod that nobody recorded, among others that are known, is adopted at the next list."""
+async def test_relist_one_pod_without_record_is_adopted(store: Store, pods: PodReflector, provision: Provision):
     lost, other = await provision(), await provision("other")
     await lose(store)
     await relist(pods)
@@ -164,10 +164,10 @@ async def test_relist_record_created_after_the_read_is_updated_from_the_list(
     assert (record.incarnation, record.ready) == (provisioned.incarnation, True)
 
 
-async def test_an_event_of_what_nobody_recorded(
+async def test_event_of_pod_without_record_adopts_it_at_once(
     store: Store, pods: PodReflector, provision: Provision, cluster: KubernetesClient
 ):
-    """It is adopted at once, with its Service, and not only at the next list."""
+    """It does not wait for the next list."""
     lost = await provision()
     await lose(store)
     await take_in(pods, [await as_event(cluster)])
@@ -175,10 +175,9 @@ async def test_an_event_of_what_nobody_recorded(
     assert (found.incarnation, found.url, found.ready) == (lost.incarnation, lost.url, True)
 
 
-async def test_what_came_at_once(
+async def test_events_of_one_pod_the_last_counts(
     store: Store, pods: PodReflector, provision: Provision, kubernetes: Kubernetes, cluster: KubernetesClient
 ):
-    """Of several events of a Pod the last counts."""
     await provision()
     early = await as_event(cluster)
     await kubernetes.ready(POD)
@@ -189,10 +188,9 @@ async def test_what_came_at_once(
     assert "Running" in await story(store)
 
 
-async def test_how_it_looked_at_its_end(
+async def test_pod_ready_and_deleted_at_once_history_has_both(
     store: Store, pods: PodReflector, provision: Provision, cluster: KubernetesClient
 ):
-    """That it was ready is told, though its end was known by then."""
     await provision()
     ready = await as_event(cluster)
     await take_in(pods, [ready, clusters.WatchEvent("DELETED", ready.object)])
@@ -202,10 +200,10 @@ async def test_how_it_looked_at_its_end(
     assert (await story(store))[-2:] == ["Ready", Reason.POD_LOST]
 
 
-async def test_what_others_wrote_between_two_events(
+async def test_event_keeps_what_others_wrote_since_the_last_one(
     store: Store, pods: PodReflector, provision: Provision, cluster: KubernetesClient
 ):
-    """It stays: what is remembered of a record is never written over what is there."""
+    """No cached record is ever written over the present one."""
     await provision()
     early = await as_event(cluster)
     await take_in(pods, [early])
@@ -216,7 +214,7 @@ async def test_what_others_wrote_between_two_events(
 
 
 def look(record: Sandbox, version: int = 1, *, phase: str = "Pending", ready: bool = False) -> objects.Pod:
-    """A record's Pod, on a node."""
+    """Return the Pod of a record, on a node."""
     conditions = (objects.Condition(type="Ready", status="True"),) if ready else ()
     labels = {SANDBOX_ID: record.id, INCARNATION: record.incarnation}
     name = object_name(record.id, record.incarnation)
@@ -257,8 +255,8 @@ async def test_deferred_schedule_time_is_written_after_the_job_provisioned(
         await eventually(is_written, "the time of scheduling is in the record")
 
 
-async def test_ready_for_a_moment(store: Store, pods: PodReflector, clock: Clock):
-    """It was, also when what came after is known by then."""
+async def test_pod_ready_for_a_moment_keeps_its_ready_time(store: Store, pods: PodReflector, clock: Clock):
+    """The event that showed it ready is superseded before it is reconciled."""
     record = await put(store, record_of(ID, now=clock(), pod_uid=f"pod-{ID}", service_uid="service", url="http://h"))
     looks = look(record, 1, phase="Running", ready=True), look(record, 2, phase="Running")
     await take_in(pods, modified(*looks))
@@ -302,10 +300,9 @@ async def test_pod_that_cannot_be_reconciled_backs_off_alone(
     assert tries == 3
 
 
-async def test_one_that_fails_among_others(
+async def test_settle_one_pod_failed_raises_after_the_others_are_reconciled(
     store: Store, pods: PodReflector, provision: Provision, cluster: KubernetesClient, kubernetes: Kubernetes
 ):
-    """Its failure is told, once the others are taken in."""
     await provision()
     await provision("lost")
     await store.create_or_update("lost", lambda _: Update(None))
@@ -316,10 +313,9 @@ async def test_one_that_fails_among_others(
     assert (await read(store, ID)).ready
 
 
-async def test_a_late_event(
+async def test_stale_event_of_deleted_pod_brings_no_record_back(
     store: Store, pods: PodReflector, provision: Provision, cluster: KubernetesClient, kubernetes: Kubernetes
 ):
-    """An event of a Pod that is gone by now, and its record with it, brings nothing back."""
     await provision()
     late = await as_event(cluster)
     await kubernetes.lose(POD)
@@ -328,10 +324,9 @@ async def test_a_late_event(
     assert await store.get(ID) is None
 
 
-async def test_a_late_event_of_a_pod_whose_name_is_another_s(
+async def test_stale_event_of_pod_whose_name_is_reused_brings_no_record_back(
     store: Store, pods: PodReflector, provision: Provision, cluster: KubernetesClient, kubernetes: Kubernetes
 ):
-    """Nor when there is another Pod of that name by now, which is nobody's."""
     await provision()
     late = await as_event(cluster)
     await kubernetes.lose(POD)
@@ -342,10 +337,9 @@ async def test_a_late_event_of_a_pod_whose_name_is_another_s(
 
 
 @pytest.mark.parametrize("by", ["list", "event"])
-async def test_a_dying_pod(
+async def test_terminating_pod_without_record_is_not_adopted(
     store: Store, pods: PodReflector, provision: Provision, cluster: KubernetesClient, kubernetes: Kubernetes, by: str
 ):
-    """A Pod that is going is nobody's sandbox any more."""
     lost = await provision()
     kept = {"metadata": {"finalizers": ["test/keep"]}}
     await kubernetes.call("PATCH", kubernetes.path("pods", POD), kept, "application/merge-patch+json")
@@ -360,10 +354,10 @@ async def test_a_dying_pod(
     await kubernetes.call("PATCH", kubernetes.path("pods", POD), released, "application/merge-patch+json")
 
 
-async def test_the_list_fails_in_the_middle(
+async def test_relist_pod_unreadable_writes_no_synced_mark(
     store: Store, pods: PodReflector, provision: Provision, valkey: ArqRedis, kubernetes: Kubernetes, sync: ClusterSync
 ):
-    """Should a Pod not be read, the records are not called complete; the next list goes on."""
+    """The next list goes on."""
     await provision()
     await empty(valkey)
     await kubernetes.misbehave({"kind": "error", "status": 504, "verb": "get"})
@@ -379,8 +373,10 @@ async def test_the_list_fails_in_the_middle(
 # The id was asked for again before
 
 
-async def test_asked_for_again(store: Store, pods: PodReflector, provision: Provision, valkey: ArqRedis):
-    """Who asks for a sandbox anew, in the moment when Redis has lost it, gets the one that lives."""
+async def test_relist_id_created_again_after_loss_gets_the_pod_that_lives(
+    store: Store, pods: PodReflector, provision: Provision, valkey: ArqRedis
+):
+    """The create came before the records were rebuilt."""
     lost = await provision(spec={"user_id": "ada"})
     await empty(valkey)
     await put(store, replace(record_of(ID, now=lost.created_at + 9), token="ffffffff"))
@@ -395,8 +391,9 @@ async def test_asked_for_again(store: Store, pods: PodReflector, provision: Prov
     assert await story(store) == ["Accepted", "Adopted"]
 
 
-async def test_asked_for_again_and_deleted(store: Store, pods: PodReflector, provision: Provision, valkey: ArqRedis):
-    """Who has deleted it since does not get it back: the Pod is removed."""
+async def test_relist_id_created_again_after_loss_and_deleted_removes_the_pod(
+    store: Store, pods: PodReflector, provision: Provision, valkey: ArqRedis
+):
     lost = await provision()
     await empty(valkey)
     ending = await put(store, terminating(replace(record_of(ID), token="ffffffff")))
@@ -407,7 +404,7 @@ async def test_asked_for_again_and_deleted(store: Store, pods: PodReflector, pro
     assert job.startswith(f"terminate:{ID}:{lost.incarnation}:")
 
 
-async def test_a_pod_of_another_life(
+async def test_relist_pod_of_another_incarnation_while_synced_is_removed_by_a_job(
     store: Store,
     pods: PodReflector,
     provision: Provision,
@@ -415,7 +412,6 @@ async def test_a_pod_of_another_life(
     valkey: ArqRedis,
     kubernetes: Kubernetes,
 ):
-    """While all records are known, the Pod of a life that is over is removed by a job, and the present one waits."""
     first = await provision()
     second = await put(store, new_incarnation(first, first.spec, now=first.created_at))
     await relist(pods)
@@ -426,8 +422,10 @@ async def test_a_pod_of_another_life(
     await kubernetes.until_empty()
 
 
-async def test_redis_went_back(store: Store, pods: PodReflector, provision: Provision, valkey: ArqRedis):
-    """A record that is older than what lives, for Redis lost its last second, is replaced by what lives."""
+async def test_relist_record_older_than_its_pod_is_replaced(
+    store: Store, pods: PodReflector, provision: Provision, valkey: ArqRedis
+):
+    """Redis lost its last second."""
     second = await provision(generation=2)
     await put(store, record_of(ID, pod_uid="00000000-0000-0000-0000-000000000000", status=Status.RUNNING))
     await relist(pods)
@@ -439,10 +437,9 @@ async def test_redis_went_back(store: Store, pods: PodReflector, provision: Prov
 # What is not ours
 
 
-async def test_a_clone(
+async def test_relist_pod_copied_under_another_name_is_ignored(
     store: Store, pods: PodReflector, provision: Provision, kubernetes: Kubernetes, cluster: KubernetesClient
 ):
-    """A Pod that somebody copied, labels and all, under another name is left alone, and so is the sandbox."""
     await provision()
     (original,) = await kubernetes.found("pods")
     await kubernetes.made_pod("sandbox-abc-copy", labels=original["metadata"]["labels"])
@@ -455,8 +452,10 @@ async def test_a_clone(
     assert await kubernetes.names("pods") == [POD, "sandbox-abc-copy"]
 
 
-async def test_the_older_provisioners(store: Store, pods: PodReflector, kubernetes: Kubernetes, valkey: ArqRedis):
-    """Its Pods are adopted with their Services and URLs, and nothing of theirs is touched."""
+async def test_relist_legacy_pod_is_adopted_with_service_and_url(
+    store: Store, pods: PodReflector, kubernetes: Kubernetes, valkey: ArqRedis
+):
+    """Nothing of the legacy provisioner is touched."""
     older = await kubernetes.made_older(ID)
     await kubernetes.ready(POD)
     await relist(pods)
@@ -469,10 +468,9 @@ async def test_the_older_provisioners(store: Store, pods: PodReflector, kubernet
     assert await read(store, ID) == again
 
 
-async def test_the_older_provisioners_without_a_service(
+async def test_legacy_pod_without_service_gets_one_and_answers(
     store: Store, pods: PodReflector, kubernetes: Kubernetes, provisioner: Provisioner
 ):
-    """One that lost its Service gets one of ours, and answers there."""
     await kubernetes.made_older(ID, service=False)
     await kubernetes.ready(POD)
     await relist(pods)
@@ -483,10 +481,9 @@ async def test_the_older_provisioners_without_a_service(
     await eventually(lambda: answers(served.url), "the sandbox answers at its URL")
 
 
-async def test_the_older_provisioners_is_deleted(
+async def test_legacy_sandbox_deleted_its_pod_and_service_go(
     store: Store, pods: PodReflector, kubernetes: Kubernetes, provisioner: Provisioner
 ):
-    """Its Pod and its Service go like any other sandbox'."""
     await kubernetes.made_older(ID)
     await kubernetes.ready(POD)
     await relist(pods)
@@ -509,10 +506,9 @@ async def test_relist_and_watch_end_write_the_synced_mark(pods: PodReflector, sy
             assert await sync.synced_at() == clock.now
 
 
-async def test_a_former_leader(
+async def test_relist_lease_lost_adopts_nothing_and_writes_no_synced_mark(
     store: Store, pods: PodReflector, provision: Provision, valkey: ArqRedis, sync: ClusterSync
 ):
-    """Whoever has lost the lease adopts nothing, and does not say that the records are complete."""
     await provision()
     await valkey.flushall()
     with pytest.raises(PreconditionFailed):
@@ -521,10 +517,9 @@ async def test_a_former_leader(
     assert not await sync.has_synced()
 
 
-async def test_an_unreadable_record(
+async def test_relist_unreadable_record_is_left_alone_and_others_are_updated(
     store: Store, pods: PodReflector, provision: Provision, valkey: ArqRedis, cluster: KubernetesClient
 ):
-    """One record that cannot be read is left alone, its Pod too, and all others are observed."""
     await provision()
     await provision("other")
     await valkey.set(f"sandbox:{ID}", b"{}")
@@ -536,8 +531,9 @@ async def test_an_unreadable_record(
     assert await queued(valkey) == []
 
 
-async def test_gone(store: Store, pods: PodReflector, provision: Provision, kubernetes: Kubernetes):
-    """A Pod that a record knew of, and the list lacks, is lost."""
+async def test_relist_pod_gone_fails_its_record_as_pod_lost(
+    store: Store, pods: PodReflector, provision: Provision, kubernetes: Kubernetes
+):
     await provision()
     await relist(pods)
     await kubernetes.lose(POD)

@@ -35,20 +35,20 @@ def services(store: Store, cluster: KubernetesClient, settings: Settings, leadin
 
 @pytest.fixture
 async def running(provisioner: Provisioner, store: Store, kubernetes: Kubernetes) -> Sandbox:
-    """A life with Pod and Service, which is ready and was observed so."""
+    """Return a ready sandbox with Pod and Service."""
     record = await put(store, record_of(ID))
     await provisioner.provision(ID, record.incarnation, 1)
     await kubernetes.ready(POD)
     return await put(store, replace(await read(store, ID), status=Status.RUNNING, ready=True))
 
 
-async def told(cluster: KubernetesClient, kind: str) -> WatchEvent[Any]:
-    """What a watch would tell of the Service that there is."""
+async def service_event(cluster: KubernetesClient, kind: str) -> WatchEvent[Any]:
+    """Return the event that a watch would deliver for the Service now."""
     (service,) = (await cluster.list_all(SERVICES)).items
     return WatchEvent(kind, service)
 
 
-async def is_being_served_anew(store: Store, redis: ArqRedis, before: Sandbox) -> None:
+async def is_waiting_for_a_service(store: Store, redis: ArqRedis, before: Sandbox) -> None:
     record = await read(store, ID)
     assert (record.is_provisioned, record.url) == (False, "")
     assert (record.status, record.ready, record.pod_uid) == (before.status, before.ready, before.pod_uid)
@@ -57,7 +57,7 @@ async def is_being_served_anew(store: Store, redis: ArqRedis, before: Sandbox) -
 
 
 @pytest.mark.parametrize("by", ["list", "event"])
-async def test_lost(
+async def test_service_deleted_record_has_no_url_and_gets_another_service(
     store: Store,
     services: ServiceReflector,
     running: Sandbox,
@@ -66,14 +66,14 @@ async def test_lost(
     provisioner: Provisioner,
     by: str,
 ):
-    """A sandbox whose Service was deleted says that it has no URL, and gets another one, with the same Pod."""
-    deleted = await told(cluster, "DELETED")
+    """The Pod stays the same."""
+    deleted = await service_event(cluster, "DELETED")
     await cluster.delete_service(SERVICE, running.service_uid)
     if by == "list":
         await relist(services)
     else:
         await take_in(services, [deleted])
-    await is_being_served_anew(store, valkey, running)
+    await is_waiting_for_a_service(store, valkey, running)
     waiting = await read(store, ID)
     await provisioner.provision(ID, waiting.incarnation, waiting.attempt)
     served = await read(store, ID)
@@ -83,30 +83,29 @@ async def test_lost(
 
 
 @pytest.mark.parametrize("kind", ["ADDED", "MODIFIED"])
-async def test_there(store: Store, services: ServiceReflector, running: Sandbox, cluster: KubernetesClient, kind: str):
-    """A Service that is there needs nothing."""
+async def test_service_present_writes_nothing(
+    store: Store, services: ServiceReflector, running: Sandbox, cluster: KubernetesClient, kind: str
+):
     await relist(services)
-    await take_in(services, [await told(cluster, kind)])
+    await take_in(services, [await service_event(cluster, kind)])
     assert await read(store, ID) == running
 
 
-async def test_lost_once(
+async def test_service_deleted_told_twice_enqueues_one_job(
     store: Store, services: ServiceReflector, running: Sandbox, cluster: KubernetesClient, valkey: ArqRedis
 ):
-    """However often it is told, it is lost once, and one job makes the next."""
-    deleted = await told(cluster, "DELETED")
+    deleted = await service_event(cluster, "DELETED")
     await cluster.delete_service(SERVICE, running.service_uid)
     for _ in range(2):
         await take_in(services, [deleted])
         await relist(services)
-    await is_being_served_anew(store, valkey, running)
+    await is_waiting_for_a_service(store, valkey, running)
 
 
-async def test_an_earlier_service(
+async def test_stale_event_of_earlier_service_writes_nothing(
     store: Store, services: ServiceReflector, running: Sandbox, cluster: KubernetesClient
 ):
-    """That the Service before the present one is gone, as a late event tells, is nothing new."""
-    late = await told(cluster, "DELETED")
+    late = await service_event(cluster, "DELETED")
     present = await put(store, replace(running, service_uid="the present one"))
     await take_in(services, [late])
     assert await read(store, ID) == present
@@ -121,7 +120,7 @@ WANTS_NONE = {
 
 
 @pytest.mark.parametrize("becomes", WANTS_NONE.values(), ids=WANTS_NONE)
-async def test_what_wants_no_service(
+async def test_service_of_inactive_record_or_other_cluster_is_not_created_again(
     store: Store,
     services: ServiceReflector,
     running: Sandbox,
@@ -129,7 +128,6 @@ async def test_what_wants_no_service(
     valkey: ArqRedis,
     becomes: Any,
 ):
-    """A life that is over, or being ended, needs no Service any more; another cluster's is not looked for here."""
     record = await put(store, becomes(running))
     await cluster.delete_service(SERVICE, running.service_uid)
     await relist(services)
@@ -137,8 +135,9 @@ async def test_what_wants_no_service(
     assert await queued(valkey) == []
 
 
-async def test_not_made_yet(store: Store, services: ServiceReflector, valkey: ArqRedis, kubernetes: Kubernetes):
-    """What never had a Service has not lost it."""
+async def test_record_without_service_has_not_lost_one(
+    store: Store, services: ServiceReflector, valkey: ArqRedis, kubernetes: Kubernetes
+):
     assert await kubernetes.names("services") == []
     record = await put(store, record_of(ID))
     await relist(services)
@@ -146,10 +145,9 @@ async def test_not_made_yet(store: Store, services: ServiceReflector, valkey: Ar
     assert await queued(valkey) == []
 
 
-async def test_strangers(
+async def test_service_without_sandbox_id_is_ignored(
     store: Store, services: ServiceReflector, running: Sandbox, kubernetes: Kubernetes, cluster: KubernetesClient
 ):
-    """A Service with our label and no sandbox' id is left alone."""
     await kubernetes.made_service("strange", labels={"app": "deer-flow-sandbox"})
     await relist(services)
     for change in [
@@ -160,8 +158,8 @@ async def test_strangers(
     assert await kubernetes.names("services") == [SERVICE, "strange"]
 
 
-async def test_a_list_that_fails(store: Store, services: ServiceReflector, kubernetes: Kubernetes):
-    """A list that cannot be had is no empty one."""
+async def test_list_failed_loses_no_service(store: Store, services: ServiceReflector, kubernetes: Kubernetes):
+    """A failed list is not an empty list."""
     made = provisioned(record_of(ID), ProvisionedObjects(POD, "u", "s", "http://h"), now=store.now())
     before = await put(store, made)
     await kubernetes.misbehave({"kind": "error", "status": 504, "verb": "list"})
@@ -170,7 +168,7 @@ async def test_a_list_that_fails(store: Store, services: ServiceReflector, kuber
     assert await read(store, ID) == before
 
 
-async def test_a_former_leader(
+async def test_relist_lease_lost_removes_no_url(
     store: Store,
     services: ServiceReflector,
     running: Sandbox,
@@ -178,7 +176,6 @@ async def test_a_former_leader(
     valkey: ArqRedis,
     leading: Precondition,
 ):
-    """Whoever has lost the lease takes no URL away."""
     await cluster.delete_service(SERVICE, running.service_uid)
     await valkey.set(leading.key, "another's")
     with pytest.raises(PreconditionFailed):
@@ -189,10 +186,9 @@ async def test_a_former_leader(
 # The older provisioner's, which have no owner
 
 
-async def test_an_orphan(
+async def test_legacy_service_without_pod_is_removed_by_a_job(
     services: ServiceReflector, kubernetes: Kubernetes, valkey: ArqRedis, provisioner: Provisioner
 ):
-    """A Service that stayed when its Pod went is removed by a job."""
     await kubernetes.made_older(ID)
     await kubernetes.lose(POD)
     await relist(services)
@@ -203,7 +199,7 @@ async def test_an_orphan(
     await kubernetes.until_empty()
 
 
-async def test_one_whose_pod_lives(
+async def test_legacy_service_with_pod_is_left_alone(
     store: Store,
     services: ServiceReflector,
     kubernetes: Kubernetes,
@@ -213,7 +209,7 @@ async def test_one_whose_pod_lives(
     settings: Settings,
     leading: Precondition,
 ):
-    """A Service whose Pod lives is left alone, whether or not it was adopted yet."""
+    """It may not be adopted yet."""
     await kubernetes.made_older(ID)
     await kubernetes.ready(POD)
     await relist(services)
@@ -225,10 +221,10 @@ async def test_one_whose_pod_lives(
     assert await kubernetes.names("services") == [SERVICE]
 
 
-async def test_one_whose_id_has_a_record(
+async def test_legacy_service_of_id_with_record_is_left_alone(
     store: Store, services: ServiceReflector, kubernetes: Kubernetes, valkey: ArqRedis
 ):
-    """While the id has a sandbox, whoever makes that deals with what is in its way."""
+    """The provision job of that record deals with it."""
     await kubernetes.made_older(ID)
     await kubernetes.lose(POD)
     await put(store, record_of(ID))
@@ -236,8 +232,9 @@ async def test_one_whose_id_has_a_record(
     assert await queued(valkey) == []
 
 
-async def test_of_a_sandbox_of_ours(services: ServiceReflector, kubernetes: Kubernetes, valkey: ArqRedis):
-    """A Service that has an owner goes with it, by Kubernetes: nobody else removes it."""
+async def test_service_with_owner_is_left_to_kubernetes(
+    services: ServiceReflector, kubernetes: Kubernetes, valkey: ArqRedis
+):
     owner = {"apiVersion": "v1", "kind": "Pod", "name": POD, "uid": "00000000-0000-0000-0000-000000000000"}
     labels = {"app": "deer-flow-sandbox", "sandbox-id": ID}
     await kubernetes.made_service(SERVICE, labels=labels, ownerReferences=[owner])
