@@ -1,4 +1,4 @@
-"""What the tests of every part share: a clock of their own, and Redis as a fake and as the real server."""
+"""Fixtures of all tests: a clock, and Redis as a fake and as a real server."""
 
 import os
 import signal
@@ -22,7 +22,7 @@ from shared.sandbox.record import Sandbox, Spec
 from shared.sandbox.transitions import new_record
 from shared.settings import read_settings
 from shared.store.store import Store
-from shared.store.update import Mutate, Precondition, Update
+from shared.store.update import MutateOrCreate, Precondition, Update
 
 PROCESS_FIXTURES = frozenset({"valkey_url", "start_valkey", "emulator", "dev", "prod", "changed", "rendering"})
 """Fixtures that start a process. Their tests get the mark `process`, which `make test-fast` leaves out."""
@@ -53,7 +53,7 @@ def starts_process(item: pytest.Item) -> bool:
 
 
 class Clock:
-    """Stands still until it is told to go on; seconds since the epoch."""
+    """A clock that moves only by `advance`, in seconds since the epoch."""
 
     def __init__(self, now: float) -> None:
         self.now = now
@@ -66,14 +66,14 @@ class Clock:
 
 
 class Valkey:
-    """A real Valkey as a process, which keeps nothing; it can be stopped, and started again on the same port."""
+    """A real Valkey process that saves nothing. A test can stop it and start it again on the same port."""
 
     def __init__(self, *arguments: str, config: str | None = None) -> None:
         self.port = free_port()
         self._directory = TemporaryDirectory(prefix="valkey-")  # short: a socket's path has 108 characters at most
         self.socket = Path(self._directory.name) / "valkey.sock"
         command = [str(get_binary_path())]
-        if config is not None:  # a Sentinel's, which it rewrites
+        if config is not None:  # a Sentinel rewrites its configuration
             (Path(self._directory.name) / "valkey.conf").write_text(config)
             command.append("valkey.conf")
         listening = ("--port", str(self.port), "--bind", "127.0.0.1", "--unixsocket", str(self.socket))
@@ -84,17 +84,17 @@ class Valkey:
         return f"redis://127.0.0.1:{self.port}/0"
 
     def start(self) -> None:
-        """Returns when it listens: its log says so."""
+        """Start the process, and return when its log says that it listens."""
         self._process = subprocess.Popen(
             self._command, cwd=self._directory.name, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
         assert self._process.stdout is not None
-        said = []
+        lines = []
         for line in self._process.stdout:
-            said.append(line)
+            lines.append(line)
             if "Ready to accept connections unix" in line or "+monitor master" in line:
                 return
-        pytest.fail(f"Valkey did not start:\n{''.join(said)}")
+        pytest.fail(f"Valkey did not start:\n{''.join(lines)}")
 
     def stop(self) -> None:
         if self._process.poll() is None:
@@ -103,7 +103,7 @@ class Valkey:
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
-        """It hangs: connections to it are made, by the kernel, and nothing is answered on any."""
+        """Stop the process without ending it. The kernel still accepts connections, but no command is answered."""
         self._process.send_signal(signal.SIGSTOP)
         try:
             yield
@@ -130,14 +130,14 @@ def clock() -> Clock:
 
 @pytest.fixture
 async def fake_redis() -> AsyncIterator[FakeAsyncRedis]:
-    """Empty, and this test's alone."""
+    """An empty fake Redis of one test."""
     async with FakeAsyncRedis() as redis:
         yield redis
 
 
 @pytest.fixture(scope="session")
 def valkey_url() -> Iterator[str]:
-    """Of one real Valkey for all the tests of this process."""
+    """URL of one real Valkey that all tests of this process share."""
     server = Valkey("--save", "")
     server.start()
     yield server.url
@@ -146,7 +146,7 @@ def valkey_url() -> Iterator[str]:
 
 @pytest.fixture
 async def valkey(valkey_url: str) -> AsyncIterator[ArqRedis]:
-    """A client of the real Valkey, empty, as the product opens it."""
+    """The product's client of the shared Valkey, which is emptied first."""
     async with connect(read_settings({"REDIS_URL": valkey_url}), FAIL_FAST) as redis:
         await redis.flushall()
         yield redis
@@ -154,7 +154,7 @@ async def valkey(valkey_url: str) -> AsyncIterator[ArqRedis]:
 
 @pytest.fixture
 def start_valkey() -> Iterator[StartValkey]:
-    """Starts a Valkey that is this test's alone; takes its command line's arguments."""
+    """Return a function that starts a Valkey of one test, with arguments of its command line."""
     with ExitStack() as stack:
 
         def start(*arguments: str, config: str | None = None) -> Valkey:
@@ -167,26 +167,26 @@ def start_valkey() -> Iterator[StartValkey]:
 
 
 HELD = Precondition("lease", "mine")
-"""What the one holds who observes the cluster."""
+"""The lease that the leader holds."""
 
 
-async def observe(redis: Redis, vitals: ClusterSync) -> None:
-    """As the observer does when all records agree with the cluster."""
+async def observe(redis: Redis, sync: ClusterSync) -> None:
+    """Mark the cluster as synced, as the leader does when all records agree with the cluster."""
     await redis.set(*HELD)
-    await vitals.mark_synced(HELD)
+    await sync.mark_synced(HELD)
 
 
 @pytest.fixture
 def away_url() -> str:
-    """Of a Redis that does not answer: nobody listens there."""
+    """URL of a Redis that is down: no process listens there."""
     return f"redis://127.0.0.1:{free_port()}/0"
 
 
 Connect = Callable[[], Redis]
 
 
-def created(sandbox_id: str, now: float, user_id: str = "ada") -> Mutate:
-    """The move of a create, with its job; it leaves alone what is there."""
+def created(sandbox_id: str, now: float, user_id: str = "ada") -> MutateOrCreate:
+    """Return the mutate function of a create with its job. An existing record stays as it is."""
 
     def mutate(current: Sandbox | None) -> Update | None:
         if current is not None:
@@ -199,7 +199,7 @@ def created(sandbox_id: str, now: float, user_id: str = "ada") -> Mutate:
 
 @pytest.fixture(params=["fakeredis", "valkey"])
 def open_redis(request: pytest.FixtureRequest) -> Connect:
-    """Makes clients of one and the same Redis, which is empty."""
+    """Return a function that opens clients of one Redis, which is empty at first."""
     if request.param == "fakeredis":
         server = FakeServer()
         return lambda: FakeAsyncRedis(server=server)

@@ -6,12 +6,13 @@ from shared.errors import PROBLEMS, InvalidSettings, ProvisionerError
 
 def test_problems_are_all_errors_that_can_refuse_a_request():
     """`deerflow_refusals` starts with the codes of this tuple, so a missing error would have no series at first."""
-    declared = {kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, ProvisionerError)}
-    assert set(PROBLEMS) == declared - {ProvisionerError, InvalidSettings}
+    names = vars(errors).values()
+    family = {kind for kind in names if isinstance(kind, type) and issubclass(kind, ProvisionerError)}
+    assert set(PROBLEMS) == family - {ProvisionerError, InvalidSettings}
 
 
 def test_problem_codes_are_unique():
-    codes = [error.code for error in (*PROBLEMS, ProvisionerError)]
+    codes = [ProvisionerError.code, *(error.code for error in PROBLEMS)]
     assert len(set(codes)) == len(codes)
 
 

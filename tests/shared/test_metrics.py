@@ -1,7 +1,6 @@
 """Metrics: families with units and help texts, closed labels, and the counts of each transition of a record."""
 
 import re
-from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -238,15 +237,12 @@ def test_stage_before_the_create_is_counted_with_0_seconds(counts):
 async def test_incarnation_counts_each_stage_once_in_any_number_of_updates(counts, store: Store):
     """The store counts what it writes. An update that writes nothing counts nothing."""
 
-    async def write(mutate: Callable[[Sandbox | None], Sandbox | None]) -> None:
-        await store.create_or_update(
-            "ada", lambda current: None if (new := mutate(current)) == current else Update(new)
-        )
+    async def write(record: Sandbox | None) -> None:
+        await store.create_or_update("ada", lambda current: None if record == current else Update(record))
 
-    await write(lambda _: NEW)
-    for record in (PROVISIONED, SCHEDULED, READY, replace(READY, ready=False), READY, READY, terminating(READY)):
-        await write(lambda _, record=record: record)
-    await write(lambda _: None)
+    for record in (NEW, PROVISIONED, SCHEDULED, READY, replace(READY, ready=False), READY, READY, terminating(READY)):
+        await write(record)
+    await write(None)
     assert counts.gained() == {
         ("deerflow_accepted_total",): 1,
         **{stage(name): 1 for name in ("queued", "created", "scheduled", "running", "ready")},

@@ -1,13 +1,13 @@
-"""What the process has counted since a moment: counters, and how many a histogram has seen; by name and labels."""
+"""Increases of counters, and of the counts of histograms, since a moment; by name and labels."""
 
 from shared.metrics import REGISTRY
 
 Series = tuple[str, ...]
-"""A sample's name, and its labels' values in the order of their names."""
+"""Name of a sample, and the values of its labels in the order of their names."""
 
 
 class Counts:
-    """`{("deerflow_jobs_total", "provision", "done"): 2}`: what has grown since this was made."""
+    """Counter increases since this object was created, as `{("deerflow_jobs_total", "provision", "done"): 2}`."""
 
     def __init__(self) -> None:
         self._before = _read()
@@ -29,5 +29,5 @@ def _read() -> dict[Series, float]:
 
 
 def value(name: str, **labels: str) -> float:
-    """Of one sample of this process; of one that there is not: 0."""
+    """Return the value of one sample of this process, or 0 if the sample does not exist."""
     return REGISTRY.get_sample_value(name, labels) or 0.0

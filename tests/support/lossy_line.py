@@ -1,4 +1,4 @@
-"""A connection that breaks at the worst moment: when what was asked for is done, and only its answer is on the way."""
+"""A connection to Redis that breaks after a command was executed and before its reply arrives."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -6,8 +6,11 @@ from contextlib import asynccontextmanager
 
 
 class LossyLine:
-    """Between a client and Redis; `lose` tells it to drop the connection in place of the answer to the next request
-    that holds these bytes. None: it loses nothing."""
+    """A proxy between a client and Redis.
+
+    The proxy drops the connection instead of the reply to the next request that contains the bytes `lose`. With None it
+    drops nothing.
+    """
 
     def __init__(self, url: str) -> None:
         self.lose: bytes | None = None
@@ -21,18 +24,20 @@ class LossyLine:
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self._upstream)
         dropped = asyncio.Event()
-        asking = asyncio.create_task(self._ask(reader, up_writer, dropped))
-        while (answer := await up_reader.read(65536)) and not dropped.is_set():
-            writer.write(answer)
+        forwarding = asyncio.create_task(self._forward(reader, up_writer, dropped))
+        while (reply := await up_reader.read(65536)) and not dropped.is_set():
+            writer.write(reply)
         for each in (writer, up_writer):
             each.close()
             await each.wait_closed()
-        await asking
+        await forwarding
 
-    async def _ask(self, reader: asyncio.StreamReader, up_writer: asyncio.StreamWriter, dropped: asyncio.Event) -> None:
-        while asked := await reader.read(65536):
-            if self.lose is not None and self.lose in asked:
+    async def _forward(
+        self, reader: asyncio.StreamReader, up_writer: asyncio.StreamWriter, dropped: asyncio.Event
+    ) -> None:
+        while request := await reader.read(65536):
+            if self.lose is not None and self.lose in request:
                 self.lose = None
                 dropped.set()
-            up_writer.write(asked)
+            up_writer.write(request)
         up_writer.close()

@@ -1,9 +1,10 @@
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import pytest
 from arq.connections import ArqRedis
 from arq.constants import health_check_key_suffix
+from arq.typing import WorkerCoroutine
 from arq.worker import Worker, func
 from hypothesis import given
 from hypothesis import strategies as st
@@ -30,10 +31,10 @@ def burst(redis: ArqRedis, ran: list[tuple[Any, ...]]) -> Worker:
     """Return arq's own worker, which ends when the queue is empty. Its jobs append kind, id and arguments to `ran`."""
 
     def recorder(kind: JobKind) -> Any:
-        async def record(context: dict[str, Any], *arguments: Any) -> None:
+        async def record(context: dict[Any, Any], *arguments: Any) -> None:
             ran.append((kind, context["job_id"], *arguments))
 
-        return func(record, name=kind)
+        return func(cast(WorkerCoroutine, record), name=kind)
 
     return Worker(
         [recorder(kind) for kind in JobKind],

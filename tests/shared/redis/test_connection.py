@@ -1,6 +1,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 from arq.connections import ArqRedis
@@ -168,7 +169,7 @@ async def test_client_that_retries_forever_outlives_an_outage(start_valkey: Star
     async with connect(read_settings({"REDIS_URL": server.url}), RETRY_FOREVER) as redis:
         await redis.ping()
         server.stop()
-        waiting = asyncio.create_task(redis.ping())
+        waiting = asyncio.ensure_future(redis.ping())
         async with open_at(server.url) as impatient:
             for _ in range(3):
                 with pytest.raises(StoreUnavailable):
@@ -221,7 +222,7 @@ async def test_client_that_retries_forever_outlives_dropped_handshakes(valkey_ur
 
 async def test_closing_a_client_closes_its_connections_to_the_sentinels(start_valkey: StartValkey):
     master = start_valkey()
-    redis = open_at(master.url, REDIS_SENTINELS=sentinel_of(start_valkey, master), REDIS_SENTINEL_MASTER="deer")
+    redis: Any = open_at(master.url, REDIS_SENTINELS=sentinel_of(start_valkey, master), REDIS_SENTINEL_MASTER="deer")
     async with redis:
         await redis.ping()
     for sentinel in redis.connection_pool.sentinel_manager.sentinels:
