@@ -157,7 +157,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Setting(msgspec.Struct, frozen=True):
-    """One row of the settings table."""
+    """A row of the settings table."""
 
     name: str
     type: Any
@@ -260,7 +260,7 @@ def _bad_paths(settings: Settings) -> Iterator[str]:
 
 
 def _bad_template(template: str) -> Iterator[str]:
-    """The template becomes a subPath, which Kubernetes requires to be relative and without `..`."""
+    """Check the template as a subPath, which Kubernetes requires to be relative and without `..`."""
     rest = template
     for name in TEMPLATE_FIELDS:
         rest = rest.replace(f"{{{name}}}", "x")

@@ -130,14 +130,14 @@ def clock() -> Clock:
 
 @pytest.fixture
 async def fake_redis() -> AsyncIterator[FakeAsyncRedis]:
-    """An empty fake Redis of one test."""
+    """Open an empty fake Redis for one test."""
     async with FakeAsyncRedis() as redis:
         yield redis
 
 
 @pytest.fixture(scope="session")
 def valkey_url() -> Iterator[str]:
-    """URL of one real Valkey that all tests of this process share."""
+    """Start one real Valkey that all tests of this process share, and return its URL."""
     server = Valkey("--save", "")
     server.start()
     yield server.url
@@ -146,7 +146,7 @@ def valkey_url() -> Iterator[str]:
 
 @pytest.fixture
 async def valkey(valkey_url: str) -> AsyncIterator[ArqRedis]:
-    """The product's client of the shared Valkey, which is emptied first."""
+    """Empty the shared Valkey, and open the product's client of it."""
     async with connect(read_settings({"REDIS_URL": valkey_url}), FAIL_FAST) as redis:
         await redis.flushall()
         yield redis
@@ -178,7 +178,7 @@ async def observe(redis: Redis, sync: ClusterSync) -> None:
 
 @pytest.fixture
 def away_url() -> str:
-    """URL of a Redis that is down: no process listens there."""
+    """Return the URL of a Redis that is down: no process listens there."""
     return f"redis://127.0.0.1:{free_port()}/0"
 
 

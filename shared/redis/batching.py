@@ -30,7 +30,10 @@ class BatchingRedis(ArqRedis):
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
-        """Same contract as redis-py. Cancelling a caller does not cancel a command that is already part of a batch."""
+        """Send a command as redis-py does, but together with others.
+
+        Cancelling a caller does not cancel a command that is already part of a batch.
+        """
         command = _Command(args, options, asyncio.get_running_loop().create_future())
         self._pending.append(command)
         if len(self._pending) > 1:

@@ -109,7 +109,7 @@ def test_path_below_a_base_is_relative_to_it_with_forward_slashes(path: str, bas
     ],
 )
 def test_path_not_below_a_base_is_relative_to_nothing(path: str, base: str):
-    """This holds for the base itself, its neighbours, and paths that leave the base."""
+    """Examples are the base itself, its neighbours, and paths that leave the base."""
     assert node_paths.relative_to(path, base) is None
 
 
