@@ -1,7 +1,7 @@
-"""What we ask of a cluster, and nothing else: Pods, Services and what is told of them, in one namespace.
+"""The worker's calls to Kubernetes: Pods, Services and Events of one namespace.
 
-Requests and answers are our own structs (`worker.kubernetes.manifest_types`, `worker.kubernetes.objects`): the client library's models cost
-milliseconds each. Every failure is a `KubernetesError`.
+Requests are `worker.kubernetes.manifest_types`, answers `worker.kubernetes.objects`, because the client library's
+models cost milliseconds each. Every failure is a `KubernetesError`.
 """
 
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
@@ -13,86 +13,90 @@ import msgspec
 
 from worker.kubernetes import manifest_types, objects
 from worker.kubernetes.errors import NO_ANSWER, NOT_KUBERNETES, AlreadyExists, KubernetesError, NamespaceMissing
-from worker.kubernetes.http import KubernetesHTTP, as_error
+from worker.kubernetes.http import KubernetesHTTP, to_error
 from worker.kubernetes.labels import SANDBOX_ID, SELECTOR
 from worker.kubernetes.lazy_import import Configuration
 from worker.kubernetes.objects import Kind
 
 PAGE = "500"
-"""Objects a list call returns at most, as kubectl has it."""
+"""Maximum number of objects in one answer of a list; the chunk size of kubectl."""
 WATCH_SECONDS = 10
-"""A watch is asked to end after this long, so that one which is silent for longer is known to be dead."""
+"""Time after which the API server ends a watch. A watch that is silent for longer has a dead connection."""
 WATCH_SILENCE_SECONDS = WATCH_SECONDS + 5
+"""Maximum silence of a watch before the client gives it up."""
 
 T = TypeVar("T")
 _encode = msgspec.json.Encoder().encode
-_failure = msgspec.json.Decoder(objects.ApiStatus).decode
 
 
-def _reader(kind: type[T]) -> Callable[[bytes | msgspec.Raw], T]:
-    """Decodes one kind of answer; what is none, as of a proxy that answers in its place, is no answer."""
+def _decoder(kind: type[T]) -> Callable[[bytes | msgspec.Raw], T]:
+    """Return a function that decodes one type. Text of another shape, such as a proxy's page, counts as no answer."""
     decode = msgspec.json.Decoder(kind).decode
 
-    def read(raw: bytes | msgspec.Raw) -> T:
+    def decode_or_raise(raw: bytes | msgspec.Raw) -> T:
         try:
             return decode(raw)
         except msgspec.DecodeError as error:
-            raise KubernetesError(NO_ANSWER, NOT_KUBERNETES, f"an answer that is not Kubernetes': {error}") from error
+            message = f"the answer is not from Kubernetes: {error}"
+            raise KubernetesError(NO_ANSWER, NOT_KUBERNETES, message) from error
 
-    return read
+    return decode_or_raise
 
 
-_frame = _reader(objects.WatchFrame)
-_pod = _reader(objects.Pod)
-_service = _reader(objects.Service)
+_decode_frame = _decoder(objects.WatchFrame)
+_decode_status = _decoder(objects.ApiStatus)
+_decode_pod = _decoder(objects.Pod)
+_decode_service = _decoder(objects.Service)
 
 
 class WatchEvent(NamedTuple, Generic[Kind]):
-    """One line of a watch; a BOOKMARK's object has a resourceVersion and nothing else."""
+    """One line of a watch. The object of a BOOKMARK has a resourceVersion only."""
 
     type: str
     object: Kind
 
 
 class ObjectList(NamedTuple, Generic[Kind]):
-    """All there are, as they were at `resource_version`."""
+    """All objects of a resource at `resource_version`."""
 
     items: list[Kind]
     resource_version: str
 
 
 class Resource(NamedTuple, Generic[Kind]):
-    """One kind of objects that is listed and watched, those of ours only."""
+    """One kind of objects to list and watch. `query` selects those that can belong to a sandbox."""
 
     name: str
     query: Mapping[str, str]
-    page: Callable[[bytes], objects.ListPage[Kind]]
-    read: Callable[[msgspec.Raw], Kind]
+    decode_page: Callable[[bytes], objects.ListPage[Kind]]
+    decode: Callable[[msgspec.Raw], Kind]
 
 
-_OURS = {"labelSelector": SELECTOR}
-PODS = Resource("pods", _OURS, _reader(objects.ListPage[objects.Pod]), _pod)
-SERVICES = Resource("services", _OURS, _reader(objects.ListPage[objects.Service]), _service)
+_BY_LABEL = {"labelSelector": SELECTOR}
+PODS = Resource("pods", _BY_LABEL, _decoder(objects.ListPage[objects.Pod]), _decode_pod)
+SERVICES = Resource("services", _BY_LABEL, _decoder(objects.ListPage[objects.Service]), _decode_service)
 EVENTS = Resource(
     "events",
-    {"fieldSelector": "involvedObject.kind=Pod"},  # they have no labels
-    _reader(objects.ListPage[objects.Event]),
-    _reader(objects.Event),
+    {"fieldSelector": "involvedObject.kind=Pod"},  # Events have no labels
+    _decoder(objects.ListPage[objects.Event]),
+    _decoder(objects.Event),
 )
 
 
-def _changes(resource: Resource[Kind], lines: Sequence[bytes]) -> tuple[list[WatchEvent[Kind]], KubernetesError | None]:
-    """What these lines say, up to the first that cannot be read or says that something is wrong."""
-    changes: list[WatchEvent[Kind]] = []
+def _decode_lines(
+    resource: Resource[Kind], lines: Sequence[bytes]
+) -> tuple[list[WatchEvent[Kind]], KubernetesError | None]:
+    """Return the events before the first bad line, and its error. A bad line is an ERROR or cannot be decoded."""
+    events: list[WatchEvent[Kind]] = []
     try:
         for line in lines:
-            frame = _frame(line)
+            frame = _decode_frame(line)
             if frame.type == "ERROR":
-                raise as_error(_failure(frame.object))
-            changes.append(WatchEvent(frame.type, resource.read(frame.object)))
+                raise to_error(_decode_status(frame.object))
+            events.append(WatchEvent(frame.type, resource.decode(frame.object)))
     except KubernetesError as error:
-        return changes, error
-    return changes, None
+        return events, error
+    return events, None
 
 
 class KubernetesClient:
@@ -115,67 +119,84 @@ class KubernetesClient:
         await self._server.close()
 
     async def create_pod(self, pod: manifest_types.PodManifest) -> objects.Pod:
-        """Raises AlreadyExists, NamespaceMissing."""
-        return _pod(await self._create("pods", _encode(pod)))
+        """Create a Pod.
+
+        Raises:
+            AlreadyExists: a Pod with this name exists.
+            NamespaceMissing: the namespace does not exist.
+        """
+        return _decode_pod(await self._create("pods", _encode(pod)))
 
     async def create_service(self, service: manifest_types.ServiceManifest) -> objects.Service:
-        """The answer holds the node port. Raises AlreadyExists, NamespaceMissing."""
-        return _service(await self._create("services", _encode(service)))
+        """Create a Service, and return it with its node port.
+
+        Raises:
+            AlreadyExists: a Service with this name exists.
+            NamespaceMissing: the namespace does not exist.
+        """
+        return _decode_service(await self._create("services", _encode(service)))
 
     async def create_namespace(self) -> None:
-        """Forgives that it is there already."""
+        """Create the namespace if it does not exist."""
         namespace = manifest_types.NamespaceManifest(
             api_version="v1", kind="Namespace", metadata={"name": self._namespace}
         )
         try:
             await self._server.call("POST", "/api/v1/namespaces", body=_encode(namespace))
         except KubernetesError as error:
-            if error.http_status != 409:  # noqa: PLR2004 - Conflict: made by somebody else meanwhile
+            if error.http_status != 409:  # noqa: PLR2004 - Conflict: the namespace exists
                 raise
 
     async def get_pod(self, name: str) -> objects.Pod | None:
         raw = await self._get(f"{self._base}/pods/{name}")
-        return _pod(raw) if raw else None
+        return _decode_pod(raw) if raw else None
 
     async def get_service(self, name: str) -> objects.Service | None:
         raw = await self._get(f"{self._base}/services/{name}")
-        return _service(raw) if raw else None
+        return _decode_service(raw) if raw else None
 
     async def delete_pod(self, name: str, uid: str) -> bool:
-        """Ask for the end of the Pod with this uid. False: it is not there any more."""
+        """Start the deletion of the Pod with this uid. Return False if that Pod is gone already."""
         return await self._delete(f"{self._base}/pods/{name}", uid)
 
     async def delete_service(self, name: str, uid: str) -> bool:
+        """Start the deletion of the Service with this uid. Return False if that Service is gone already."""
         return await self._delete(f"{self._base}/services/{name}", uid)
 
     async def list_all(self, resource: Resource[Kind]) -> ObjectList[Kind]:
-        """Page by page, all of one moment. Raises Expired when that took longer than the server keeps it."""
-        found: list[Kind] = []
+        """List page by page. All pages show the objects at one resourceVersion.
+
+        Raises:
+            Expired: the list took longer than the API server keeps that version.
+        """
+        items: list[Kind] = []
         query = {**resource.query, "limit": PAGE}
         while True:
-            page = resource.page(await self._server.call("GET", f"{self._base}/{resource.name}", query=query))
-            found += page.items
+            page = resource.decode_page(await self._server.call("GET", f"{self._base}/{resource.name}", query=query))
+            items += page.items
             if not page.metadata.continue_:
-                return ObjectList(found, page.metadata.resource_version)
+                return ObjectList(items, page.metadata.resource_version)
             query["continue"] = page.metadata.continue_
 
     async def pods_of(self, sandbox_id: str) -> list[objects.Pod]:
-        """Of all its lives."""
-        of_id = PODS._replace(query={"labelSelector": f"{SELECTOR},{SANDBOX_ID}={sandbox_id}"})
-        return (await self.list_all(of_id)).items
+        """Return the Pods of all incarnations of an id."""
+        resource = PODS._replace(query={"labelSelector": f"{SELECTOR},{SANDBOX_ID}={sandbox_id}"})
+        return (await self.list_all(resource)).items
 
     async def version(self, resource: Resource[Kind]) -> str:
-        """The resourceVersion of now."""
+        """Return the current resourceVersion, without the objects."""
         raw = await self._server.call("GET", f"{self._base}/{resource.name}", query={**resource.query, "limit": "1"})
-        return resource.page(raw).metadata.resource_version
+        return resource.decode_page(raw).metadata.resource_version
 
     async def watch(
         self, resource: Resource[Kind], resource_version: str
     ) -> AsyncGenerator[list[WatchEvent[Kind]], None]:
-        """What happens after `resource_version`, until the server ends the stream, as it regularly does.
+        """Yield the events after `resource_version`, until the API server ends the watch after WATCH_SECONDS.
 
-        What has come by the time it is asked for is one list, never an empty one.
-        Raises Expired when that version is too old: it comes as an event of a stream that began well.
+        Events that arrived together are one list. No list is empty.
+
+        Raises:
+            Expired: that version is too old. The API server accepts the watch first, then sends the error as an event.
         """
         query = {
             **resource.query,
@@ -187,11 +208,11 @@ class KubernetesClient:
         path = f"{self._base}/{resource.name}"
         async with aclosing(self._server.lines(path, query=query, silence=WATCH_SILENCE_SECONDS)) as stream:
             async for lines in stream:
-                changes, failure = _changes(resource, lines)
-                if changes:
-                    yield changes
-                if failure is not None:
-                    raise failure
+                events, error = _decode_lines(resource, lines)
+                if events:
+                    yield events
+                if error is not None:
+                    raise error
 
     async def _create(self, resource: str, body: bytes) -> bytes:
         try:
@@ -211,7 +232,7 @@ class KubernetesClient:
             return None
 
     async def _delete(self, path: str, uid: str) -> bool:
-        """The uid is a precondition: when it fails, the name is another object's by now, hence ours is gone."""
+        """Delete with the uid as precondition. If it fails, another object has the name, so the deletion is done."""
         options = {"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": {"uid": uid}}
         try:
             await self._server.call("DELETE", path, body=_encode(options))

@@ -1,4 +1,4 @@
-"""How the worker finds its cluster: a kubeconfig file or, in a cluster, the Pod's own service account."""
+"""Configuration of the Kubernetes client: from a kubeconfig file or, in a Pod, from its service account."""
 
 import asyncio
 import ssl
@@ -15,18 +15,18 @@ from worker.kubernetes.lazy_import import ConfigException, Configuration, load_i
 log = structlog.get_logger()
 
 PLUGIN_SECONDS = 10.0
-"""What an exec plugin may take, while a request waits for it."""
+"""Maximum run time of a kubeconfig's exec plugin. Requests wait for the plugin."""
 TOKEN_SECONDS = 60.0
-"""As often as the library looks at an in-cluster token; exec plugins' tokens live for minutes."""
+"""Interval between two reads of the token: that of the library for in-cluster tokens. Plugins' tokens live minutes."""
 SPARE_CONNECTIONS = 10
-"""Beyond one a job: lists and deletes that are not of a job."""
+"""Connections beyond one for each job: for the lists, watches and deletes of no job."""
 
 
 class TokenRefresher:
-    """Follows a kubeconfig's token: one that an exec plugin renews, that stands in a file, or that somebody replaced.
+    """Reads the token of a kubeconfig again: an exec plugin renews it, its file changes, or the kubeconfig is replaced.
 
-    The library calls it before each request; it looks no more often than once in TOKEN_SECONDS. Trouble in looking
-    leaves the token as it is. (An in-cluster token is followed by the library itself.)
+    The library calls the refresher before each request; the refresher reads at most once in TOKEN_SECONDS. If that
+    fails, the old token stays. In a cluster, the library itself reads the token of the service account again.
     """
 
     def __init__(self, file: Path, clock: Callable[[], float] = time.monotonic) -> None:
@@ -42,56 +42,60 @@ class TokenRefresher:
         try:
             async with asyncio.timeout(PLUGIN_SECONDS):
                 await load_kube_config(config_file=str(self._file), client_configuration=fresh, persist_config=False)
-        except Exception as error:  # noqa: BLE001 - whatever is wrong with it, the token in hand may still be good
-            log.warning("cannot look for a newer token", kubeconfig=str(self._file), error=str(error))
+        except Exception as error:  # noqa: BLE001 - whatever fails here, the old token may still be valid
+            log.warning("kubeconfig token cannot be refreshed", kubeconfig=str(self._file), error=str(error))
         else:
             configuration.api_key.update(fresh.api_key)
 
 
 async def configuration(settings: Settings) -> Configuration:
-    """Raises InvalidSettings: there is no usable configuration; it names the setting and what to do."""
-    found = Configuration()
-    await _load(settings.kubeconfig_path, found)
+    """Load the configuration, and apply the settings that override it.
+
+    Raises:
+        InvalidSettings: no usable configuration. The message names the setting, and what to do.
+    """
+    loaded = Configuration()
+    await _load(settings.kubeconfig_path, loaded)
     if settings.k8s_api_server:
-        found.host = settings.k8s_api_server.rstrip("/")
+        loaded.host = settings.k8s_api_server.rstrip("/")
     if settings.k8s_ca_file:
-        _must_hold_certificates(settings.k8s_ca_file)
-        found.ssl_ca_cert = settings.k8s_ca_file
-    found.verify_ssl = found.verify_ssl and settings.k8s_verify_tls
-    found.tls_server_name = settings.k8s_tls_server_name or found.tls_server_name
-    found.connection_pool_maxsize = settings.worker_max_jobs + SPARE_CONNECTIONS
-    return found
+        _check_ca_file(settings.k8s_ca_file)
+        loaded.ssl_ca_cert = settings.k8s_ca_file
+    loaded.verify_ssl = loaded.verify_ssl and settings.k8s_verify_tls
+    loaded.tls_server_name = settings.k8s_tls_server_name or loaded.tls_server_name
+    loaded.connection_pool_maxsize = settings.worker_max_jobs + SPARE_CONNECTIONS
+    return loaded
 
 
-def _must_hold_certificates(file: str) -> None:
+def _check_ca_file(file: str) -> None:
     try:
         ssl.create_default_context(cafile=file)
-    except OSError as error:  # ssl.SSLError is one
+    except OSError as error:  # includes ssl.SSLError
         raise InvalidSettings(f"K8S_CA_FILE: expected a PEM file of certificates; got {file!r}: {error}") from error
 
 
-async def _load(path: str, into: Configuration) -> None:
+async def _load(path: str, target: Configuration) -> None:
     try:
-        await _read(Path(path).expanduser(), path, into)
+        await _read(Path(path).expanduser(), path, target)
     except InvalidSettings:
         raise
-    except Exception as error:  # whatever the library, its YAML parser or the file system finds wrong with it
+    except Exception as error:  # of the library, its YAML parser or the file system
         raise InvalidSettings(f"KUBECONFIG_PATH: {path} cannot be used: {type(error).__name__}: {error}") from error
 
 
-async def _read(file: Path, path: str, into: Configuration) -> None:
+async def _read(file: Path, path: str, target: Configuration) -> None:
     if file.is_dir():
         raise InvalidSettings(
-            f"KUBECONFIG_PATH: expected a file, {path} is a directory. Docker makes one when the file it is told to "
-            "mount is missing on the host: remove the directory and mount the real file."
+            f"KUBECONFIG_PATH: expected a file; {path} is a directory. Docker creates a directory if the file to mount "
+            "is missing on the host. Remove the directory and mount the real file."
         )
     if file.is_file():
-        await load_kube_config(config_file=str(file), client_configuration=into, persist_config=False)
-        into.refresh_api_key_hook = TokenRefresher(file)
+        await load_kube_config(config_file=str(file), client_configuration=target, persist_config=False)
+        target.refresh_api_key_hook = TokenRefresher(file)
         return
     try:
-        load_incluster_config(client_configuration=into)  # type: ignore[no-untyped-call]
+        load_incluster_config(client_configuration=target)  # type: ignore[no-untyped-call]
     except ConfigException as error:
         raise InvalidSettings(
-            f"KUBECONFIG_PATH: {path} is missing, and this is no Pod in a cluster: {error}"
+            f"KUBECONFIG_PATH: {path} is missing; mount the file or set the variable. Not in a cluster either: {error}"
         ) from error

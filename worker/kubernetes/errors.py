@@ -1,16 +1,21 @@
-"""What Kubernetes refuses, or does not answer: the client library's exceptions stop at `worker.kubernetes.client`."""
+"""Errors of calls to Kubernetes. The exceptions of aiohttp and the client library stop at `worker.kubernetes.http`."""
 
 from shared.errors import ProvisionerError
 
 NO_ANSWER = 0
+"""`http_status` of a call without an HTTP answer."""
 TIMED_OUT = "TimedOut"
+"""`reason` of a call that reached its timeout."""
 NOT_KUBERNETES = "NotKubernetes"
+"""`reason` if the answer is not Kubernetes' JSON, for example the HTML page of a proxy."""
 
 
 class KubernetesError(ProvisionerError):
-    """`http_status` is `NO_ANSWER` when none came: a timeout, a lost or refused connection.
+    """A refused or unanswered call.
 
-    The call may then have had its effect all the same. `retry_after` is in seconds, if the server named it.
+    `reason` is that of Kubernetes' Status, a constant of this module, or the name of an exception of the connection.
+    If `http_status` is `NO_ANSWER`, the call timed out, or its connection was refused or lost. The call may have had
+    its effect. `retry_after` is the server's Retry-After, in seconds.
     """
 
     code = "kubernetes_error"
@@ -27,12 +32,12 @@ class KubernetesError(ProvisionerError):
 
 
 class AlreadyExists(KubernetesError):
-    """409 on create: an object of this name is there, perhaps terminating."""
+    """409 of a create: an object with this name exists. The object may be terminating."""
 
 
 class NamespaceMissing(KubernetesError):
-    """404 on create."""
+    """404 of a create."""
 
 
 class Expired(KubernetesError):
-    """410: the resourceVersion to continue from is too old; list again."""
+    """410: the resourceVersion is too old to continue from. The caller must list again."""

@@ -1,6 +1,7 @@
-"""The only thing that speaks HTTP to Kubernetes' API server. The client library gives TLS, credentials and the pool.
+"""HTTP to the Kubernetes API server. No other module of the worker sends requests to the API server.
 
-Every call has a timeout, and every failure is a `KubernetesError`.
+The client library supplies TLS, credentials and the connection pool. Every call has a timeout, and every failure is a
+`KubernetesError`.
 """
 
 import asyncio
@@ -19,19 +20,20 @@ from worker.kubernetes import objects, retry
 from worker.kubernetes.errors import NO_ANSWER, TIMED_OUT, Expired, KubernetesError
 from worker.kubernetes.lazy_import import ApiClient, Configuration
 
-QUICK_TRIES = 3
-"""Of one call, before its job is put off: one in a few that fails is a server that restarts, or a broken connection."""
+MAX_TRIES = 3
+"""Tries of one call before its job is retried later. A restart of the API server, or a lost connection, fails only one
+or two."""
 LINE_BYTES = 2 * 1024 * 1024
-"""One line of a watch has a whole object, of which etcd holds none over 1.5 MiB."""
+"""Maximum length of a line of a watch. A line holds a whole object, and etcd limits an object to 1.5 MiB."""
 
 log = structlog.get_logger()
 
 Query = Mapping[str, str]
-_failure = msgspec.json.Decoder(objects.ApiStatus).decode
+_decode_status = msgspec.json.Decoder(objects.ApiStatus).decode
 
 
 class KubernetesHTTP:
-    """`host` is its URL; paths begin with a slash. Close it."""
+    """A session with one API server, whose URL is `host`. Paths begin with a slash. The owner closes the session."""
 
     def __init__(self, configuration: Configuration, timeout: float) -> None:
         self._client = ApiClient(configuration)
@@ -46,8 +48,14 @@ class KubernetesHTTP:
         await self._client.close()
 
     async def call(self, method: str, path: str, *, body: bytes | None = None, query: Query | None = None) -> bytes:
-        """The answer. Tried again at once when it fails by a blip; which is safe: each of our calls finds what it has
-        done. Raises KubernetesError."""
+        """Return the body of the answer. A transient error is retried within a second, MAX_TRIES times in all.
+
+        Retries are safe even if a lost try had its effect: a create then fails with AlreadyExists, and a delete names
+        the uid.
+
+        Raises:
+            KubernetesError: the call failed.
+        """
         tries = 0
         while True:
             tries += 1
@@ -55,13 +63,16 @@ class KubernetesHTTP:
                 async with self.request(method, path, body=body, query=query) as response:
                     return await response.read()
             except KubernetesError as error:
-                if tries == QUICK_TRIES or not retry.is_transient(error):
+                if tries == MAX_TRIES or not retry.is_transient(error):
                     raise
             await asyncio.sleep(retry.backoff_seconds(tries) / 4)
 
     async def lines(self, path: str, *, query: Query, silence: float) -> AsyncGenerator[list[bytes], None]:
-        """Of a stream: whole ones, as many as have come; the last may lack its end. Raises KubernetesError, also after
-        so many seconds of `silence`."""
+        """Yield the complete lines of a stream, those that arrived together in one list. The last may lack its newline.
+
+        Raises:
+            KubernetesError: the call failed, or nothing arrived for `silence` seconds.
+        """
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=self._timeout.total, sock_read=silence)
         rest = b""
         async with self.request("GET", path, query=query, timeout=timeout) as response:
@@ -82,8 +93,12 @@ class KubernetesHTTP:
         query: Query | None = None,
         timeout: aiohttp.ClientTimeout | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """One try; its answer while it is entered. Raises KubernetesError."""
-        call = _Call(method, path, query)
+        """Send a request once, and hold its answer open while the context is.
+
+        Raises:
+            KubernetesError: the call failed.
+        """
+        call = _CallMetrics(method, path, query)
         try:
             async with self._session.request(
                 method,
@@ -95,19 +110,19 @@ class KubernetesHTTP:
                 proxy=self._proxy,
                 server_hostname=self._configuration.tls_server_name,
             ) as response:
-                call.answered(response.status)
-                if response.status >= 400:  # noqa: PLR2004 - the first of HTTP's errors
-                    raise as_error(await _read_failure(response), response.headers.get("Retry-After"))
+                call.finish(response.status)
+                if response.status >= 400:  # noqa: PLR2004 - errors begin here
+                    raise to_error(await _read_status(response), response.headers.get("Retry-After"))
                 yield response
         except TimeoutError as error:
-            call.answered(NO_ANSWER)
-            raise KubernetesError(NO_ANSWER, TIMED_OUT, "no answer in time") from error
+            call.finish(NO_ANSWER)
+            raise KubernetesError(NO_ANSWER, TIMED_OUT, "the API server did not answer in time") from error
         except (aiohttp.ClientError, OSError) as error:
-            call.answered(NO_ANSWER)
+            call.finish(NO_ANSWER)
             raise KubernetesError(NO_ANSWER, type(error).__name__, str(error)) from error
 
     async def _headers(self) -> dict[str, str]:
-        """With the token in force now: the library's hook reads a rotated one anew."""
+        """Return the headers with the current token. The library's hook reads a rotated token."""
         headers = {"Content-Type": "application/json", "Accept": "application/json"}
         token = (await self._configuration.auth_settings()).get("BearerToken")
         if token and token["value"]:
@@ -115,57 +130,60 @@ class KubernetesHTTP:
         return headers
 
 
-def as_error(failure: objects.ApiStatus, retry_after: str | None = None) -> KubernetesError:
-    kind = Expired if failure.code == 410 else KubernetesError  # noqa: PLR2004 - Gone
+def to_error(status: objects.ApiStatus, retry_after: str | None = None) -> KubernetesError:
+    kind = Expired if status.code == 410 else KubernetesError  # noqa: PLR2004 - Gone
     seconds = float(retry_after) if retry_after and retry_after.isdigit() else None
-    return kind(failure.code, failure.reason, failure.message, seconds)
+    return kind(status.code, status.reason, status.message, seconds)
 
 
-async def _read_failure(response: aiohttp.ClientResponse) -> objects.ApiStatus:
-    """Kubernetes' own Status or, from a proxy before it, whatever text came."""
+async def _read_status(response: aiohttp.ClientResponse) -> objects.ApiStatus:
+    """Return Kubernetes' Status of an error. If a proxy answered, its text becomes the message."""
     raw = await response.read()
     try:
-        failure = _failure(raw)
+        status = _decode_status(raw)
     except msgspec.DecodeError:
-        failure = objects.ApiStatus(message=raw[:200].decode(errors="replace"))
-    return msgspec.structs.replace(failure, code=response.status)
+        status = objects.ApiStatus(message=raw[:200].decode(errors="replace"))
+    return msgspec.structs.replace(status, code=response.status)
 
 
 def _session(client: ApiClient) -> aiohttp.ClientSession:
-    """On the library's connection pool, with its TLS context. Its own session would look for a proxy in the environment
-    and for a `.netrc`, in a thread, at each request, and read the cookies of each answer."""
+    """Open a session on the library's connection pool, which has its TLS context.
+
+    The library's own session would read the environment's proxy and `.netrc` in a thread at each request, and parse
+    the cookies of each answer.
+    """
     pool: aiohttp.BaseConnector | None = client.rest_client.pool_manager.connector
     jar = aiohttp.DummyCookieJar()
     return aiohttp.ClientSession(connector=pool, connector_owner=False, cookie_jar=jar, read_bufsize=LINE_BYTES)
 
 
 def _proxy_for(server: str | None) -> str | None:
-    """What the environment (`HTTPS_PROXY`, `NO_PROXY` and their like) says of this server. As aiohttp has it, only of
-    proxies that are spoken to in plain HTTP, whatever goes through them."""
+    """Return the proxy of the environment (`HTTPS_PROXY`, `NO_PROXY` and others) for this server.
+
+    Aiohttp requires that the proxy itself is reached over plain HTTP.
+    """
     url = urlsplit(server or "")
     proxy = None if proxy_bypass(url.hostname or "") else getproxies().get(url.scheme)
     if proxy and not proxy.startswith("http:"):
-        log.warning(
-            "a proxy of the environment is left out: its URL must begin with http:", proxy=urlsplit(proxy).hostname
-        )
+        log.warning("proxy ignored: its URL does not begin with http:", proxy=urlsplit(proxy).hostname)
         return None
     return proxy
 
 
-class _Call:
-    """One call for the metrics: counted once, with the first thing that is known of its outcome."""
+class _CallMetrics:
+    """Metrics of one call, counted once: at its status line or its failure, whichever is first."""
 
     def __init__(self, method: str, path: str, query: Query | None) -> None:
         parts = path.partition("/namespaces")[2].split("/")  # "", namespace, resource, name
         self._resource = parts[2] if len(parts) > 2 else "namespaces"  # noqa: PLR2004 - as above
-        is_one = len(parts) > 3  # noqa: PLR2004 - as above
-        read = "watch" if query and "watch" in query else "get" if is_one else "list"
-        self._verb = {"POST": "create", "DELETE": "delete"}.get(method, read)
-        self._began: float | None = time.perf_counter()
+        has_name = len(parts) > 3  # noqa: PLR2004 - as above
+        get_verb = "watch" if query and "watch" in query else "get" if has_name else "list"
+        self._verb = {"POST": "create", "DELETE": "delete"}.get(method, get_verb)
+        self._started: float | None = time.perf_counter()
 
-    def answered(self, status: int) -> None:
-        if self._began is None:
+    def finish(self, status: int) -> None:
+        if self._started is None:
             return
         metrics.KUBERNETES.labels(self._verb, self._resource, str(status or "none")).inc()
-        metrics.KUBERNETES_SECONDS.labels(self._verb, self._resource).observe(time.perf_counter() - self._began)
-        self._began = None
+        metrics.KUBERNETES_SECONDS.labels(self._verb, self._resource).observe(time.perf_counter() - self._started)
+        self._started = None

@@ -1,4 +1,4 @@
-"""How our objects say whose they are: labels to find and select them by, annotations to rebuild a record from."""
+"""Labels and annotations of the sandboxes' objects: to find and select objects, and to rebuild a lost record."""
 
 import msgspec
 
@@ -7,16 +7,16 @@ from worker.kubernetes.objects import ObjectMeta
 
 APP = "deer-flow-sandbox"
 SELECTOR = f"app={APP}"
-"""Every Pod and Service of ours, and those of DeerFlow's earlier provisioner."""
+"""Label selector of every sandbox's Pod and Service, those of the legacy provisioner included."""
 SANDBOX_ID = "sandbox-id"
 INCARNATION = "provisioner.deer-flow/incarnation"
 RECORD = "provisioner.deer-flow/record"
-_LEGACY_PREFIX = "1-older-"
-"""Lives whose objects bear no label of it begin so; the first, by its number, for the Pod has a first life's name."""
+_LEGACY_PREFIX = "1-legacy-"
+"""Prefix of the incarnation names of legacy Pods, followed by a part of the uid. Generation 1 fits the Pod's name."""
 
 
 def labels(record: Sandbox) -> dict[str, str]:
-    """DeerFlow's four, and the life: the Service selects by it, so that it never routes to a dying Pod."""
+    """Return the four labels that DeerFlow sets, and the incarnation."""
     return {
         "app": APP,
         SANDBOX_ID: record.id,
@@ -27,60 +27,64 @@ def labels(record: Sandbox) -> dict[str, str]:
 
 
 def selector(record: Sandbox) -> dict[str, str]:
-    """Of the life's own Pod; one of the older provisioner has no label for that."""
-    of_all_lives = {SANDBOX_ID: record.id}
-    return (
-        of_all_lives
-        if record.incarnation.startswith(_LEGACY_PREFIX)
-        else {**of_all_lives, INCARNATION: record.incarnation}
-    )
+    """Return the Service's Pod selector. The incarnation keeps traffic from the id's terminating old Pods.
+
+    A legacy Pod has no incarnation label, so only its id can be selected.
+    """
+    by_id = {SANDBOX_ID: record.id}
+    is_of_legacy_pod = record.incarnation.startswith(_LEGACY_PREFIX)
+    return by_id if is_of_legacy_pod else {**by_id, INCARNATION: record.incarnation}
 
 
 def incarnation_of(pod: ObjectMeta) -> str:
-    """The life that a Pod was made for. One of the older provisioner has no label for it: its uid stands in."""
+    """Return the incarnation on the Pod's label or, for a legacy Pod, a name made from the uid."""
     return pod.labels.get(INCARNATION) or legacy_incarnation(pod)
 
 
 def is_pod_of(pod: ObjectMeta, sandbox_id: str, incarnation: str) -> bool:
-    """Whether a Pod was made for this very life."""
     return pod.labels.get(SANDBOX_ID) == sandbox_id and incarnation_of(pod) == incarnation
 
 
 def is_service_of(service: ObjectMeta, sandbox_id: str, incarnation: str) -> bool:
-    """Whether a Service was made for this life. The older provisioner's, of which an id has one, does not say."""
+    """Return True if a Service was created for this incarnation.
+
+    A legacy Service has no incarnation label. It belongs to the id's legacy Pod, because an id has only one of each.
+    """
     if service.labels.get(SANDBOX_ID) != sandbox_id:
         return False
-    return service.labels.get(INCARNATION) == incarnation or (
-        is_legacy(service) and incarnation.startswith(_LEGACY_PREFIX)
-    )
+    is_of_legacy_pod = is_legacy(service) and incarnation.startswith(_LEGACY_PREFIX)
+    return is_of_legacy_pod or service.labels.get(INCARNATION) == incarnation
 
 
 def is_owned_by(service: ObjectMeta, pod: ObjectMeta) -> bool:
-    """Whether a Service is this very Pod's. The older provisioner's has no owner, as its Pod has no life."""
+    """Return True if this Pod owns the Service. A legacy Service has no owner, so the ids are compared."""
     if service.owner_references:
         return any(owner.uid == pod.uid for owner in service.owner_references)
     return is_legacy(service) and is_legacy(pod) and service.labels.get(SANDBOX_ID) == pod.labels.get(SANDBOX_ID)
 
 
 def is_legacy(metadata: ObjectMeta) -> bool:
-    """Made by DeerFlow's older provisioner, which knew no lives."""
+    """Return True for an object of DeerFlow's legacy provisioner, which sets no incarnation label."""
     return INCARNATION not in metadata.labels
 
 
 def legacy_incarnation(metadata: ObjectMeta) -> str:
-    """Of an object that the older provisioner made: no life of ours looks like it."""
+    """Return the incarnation name of a legacy object. No other incarnation has a name of this form."""
     return f"{_LEGACY_PREFIX}{metadata.uid[:8]}"
 
 
 class Origin(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What only the record knows, kept on the Pod for the day Redis has lost it."""
+    """Facts that only the record holds, copied to an annotation of the Pod in case Redis loses the record.
+
+    `created_at` is in seconds since the epoch.
+    """
 
     spec: Spec
     created_at: float
 
 
 def origin(pod: ObjectMeta) -> Origin | None:
-    """None: it has none, or none that can be read."""
+    """Return None if the annotation is missing or cannot be decoded."""
     try:
         return msgspec.json.decode(pod.annotations.get(RECORD, ""), type=Origin)
     except msgspec.DecodeError:

@@ -1,8 +1,8 @@
-"""The Kubernetes client library: configuration, credentials, TLS. Its models load when they are asked for.
+"""Import of the Kubernetes client library (configuration, credentials, TLS) without its models.
 
-Imported plainly, it loads a module for each of Kubernetes' 700 kinds, of which we use none: a third of a worker's
-memory. Its two big packages do nothing but `from … import …`; here each such name is imported when first asked for.
-All of the library is there still, and whoever has imported it plainly before finds it as it was.
+A plain import loads a module for each of Kubernetes' 700 kinds, a third of a worker's memory. The worker uses none of
+these modules. The library's two big packages consist of `from … import …` lines. Here, each such name is imported at
+its first use. The whole library stays usable, and an earlier plain import of it does not change.
 """
 
 import ast
@@ -14,27 +14,27 @@ from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from types import ModuleType
 from typing import TypeGuard
 
-_BIG = frozenset({"kubernetes_asyncio.client", "kubernetes_asyncio.client.models"})
+_BIG_PACKAGES = frozenset({"kubernetes_asyncio.client", "kubernetes_asyncio.client.models"})
 
 
 class _LazyLoader(SourceFileLoader):
-    """Runs a module but for its imports, each of which waits until its name is asked for."""
+    """Runs a module without its imports, and imports each name when the name is first used."""
 
     def exec_module(self, module: ModuleType) -> None:
         tree = ast.parse(self.get_data(self.path), str(self.path))
         origins = {alias.name: node.module for node in tree.body if _is_import(node) for alias in node.names}
         tree.body = [node for node in tree.body if not _is_import(node)]
-        exec(compile(tree, str(self.path), "exec"), module.__dict__)  # noqa: S102 - as any import does
+        exec(compile(tree, str(self.path), "exec"), module.__dict__)  # noqa: S102 - the import system does the same
 
-        def imported(name: str) -> object:
-            """Python asks so for what a module does not have (PEP 562)."""
+        def import_name(name: str) -> object:
+            """Import a name that the module lacks. Python calls a module's `__getattr__` for those (PEP 562)."""
             if name not in origins:
                 raise AttributeError(f"module {module.__name__!r} has no attribute {name!r}")
-            found = getattr(import_module(str(origins[name])), name)
-            setattr(module, name, found)
-            return found
+            value = getattr(import_module(str(origins[name])), name)
+            setattr(module, name, value)
+            return value
 
-        module.__dict__["__getattr__"] = imported
+        module.__dict__["__getattr__"] = import_name
 
 
 def _is_import(node: ast.stmt) -> TypeGuard[ast.ImportFrom]:
@@ -45,7 +45,7 @@ class _Finder(MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        spec = PathFinder.find_spec(fullname, path, target) if fullname in _BIG else None
+        spec = PathFinder.find_spec(fullname, path, target) if fullname in _BIG_PACKAGES else None
         if spec is not None and isinstance(spec.loader, SourceFileLoader):
             spec.loader = _LazyLoader(spec.loader.name, spec.loader.path)
         return spec

@@ -1,7 +1,8 @@
-"""The Kubernetes objects we create, as far as we fill them in: typed, and encoded in microseconds.
+"""Kubernetes objects that the worker creates: typed structs with the fields in use, encoded in microseconds.
 
-Own structs rather than the client library's models: those cost milliseconds each to build, and carry no types.
-Field names are Kubernetes' own in snake case; what is left at its default is not sent.
+The client library's models cost milliseconds each and have no types. Field names are those of Kubernetes in snake
+case. Fields with their default value are not sent. A type that `worker.kubernetes.objects` has as well, for reading,
+ends in `Manifest` here.
 """
 
 from collections.abc import Mapping
@@ -13,7 +14,7 @@ class _Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, r
     pass
 
 
-class OwnerReference(_Manifest, frozen=True):
+class OwnerReferenceManifest(_Manifest, frozen=True):
     api_version: str
     kind: str
     name: str
@@ -22,12 +23,12 @@ class OwnerReference(_Manifest, frozen=True):
     block_owner_deletion: bool
 
 
-class ObjectMeta(_Manifest, frozen=True):
+class ObjectMetaManifest(_Manifest, frozen=True):
     name: str
     namespace: str
     labels: Mapping[str, str]
     annotations: Mapping[str, str] = {}
-    owner_references: tuple[OwnerReference, ...] = ()
+    owner_references: tuple[OwnerReferenceManifest, ...] = ()
 
 
 class HostPath(_Manifest, frozen=True):
@@ -75,7 +76,7 @@ class HttpGet(_Manifest, frozen=True):
 
 
 class Probe(_Manifest, frozen=True):
-    """Seconds, but for the threshold."""
+    """Period and timeout are in seconds."""
 
     http_get: HttpGet
     period_seconds: int
@@ -108,7 +109,7 @@ class Container(_Manifest, frozen=True):
     volume_mounts: tuple[VolumeMount, ...] = ()
 
 
-class PodSpec(_Manifest, frozen=True):
+class PodSpecManifest(_Manifest, frozen=True):
     containers: tuple[Container, ...]
     restart_policy: str
     automount_service_account_token: bool
@@ -121,29 +122,29 @@ class PodSpec(_Manifest, frozen=True):
 class PodManifest(_Manifest, frozen=True):
     api_version: str
     kind: str
-    metadata: ObjectMeta
-    spec: PodSpec
+    metadata: ObjectMetaManifest
+    spec: PodSpecManifest
 
 
-class ServicePort(_Manifest, frozen=True):
+class ServicePortManifest(_Manifest, frozen=True):
     name: str
     port: int
     target_port: int
     protocol: str
 
 
-class ServiceSpec(_Manifest, frozen=True):
+class ServiceSpecManifest(_Manifest, frozen=True):
     type: str
     selector: Mapping[str, str]
-    ports: tuple[ServicePort, ...]
+    ports: tuple[ServicePortManifest, ...]
     publish_not_ready_addresses: bool
 
 
 class ServiceManifest(_Manifest, frozen=True):
     api_version: str
     kind: str
-    metadata: ObjectMeta
-    spec: ServiceSpec
+    metadata: ObjectMetaManifest
+    spec: ServiceSpecManifest
 
 
 class NamespaceManifest(_Manifest, frozen=True):

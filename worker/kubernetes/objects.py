@@ -1,6 +1,6 @@
-"""What we read of Kubernetes' objects: the fields we need, decoded by msgspec, all else skipped.
+"""Kubernetes objects that the worker reads: structs with the fields in use. Msgspec skips all other fields.
 
-Field names are Kubernetes' own in snake case. Its times are whole seconds.
+Field names are those of Kubernetes in snake case. Kubernetes' times are whole seconds.
 """
 
 from collections.abc import Mapping
@@ -10,6 +10,7 @@ from typing import Generic, TypeVar
 import msgspec
 
 STUCK_SECONDS = 60.0
+"""Time after a Pod's deletion timestamp after which the deletion counts as stuck. A healthy kubelet needs seconds."""
 
 
 class _Object(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -39,24 +40,24 @@ class Condition(_Object, frozen=True):
     last_transition_time: datetime | None = None
 
 
-class RecordNotifier(_Object, frozen=True):
+class ContainerStateWaiting(_Object, frozen=True):
     reason: str = ""
     message: str = ""
 
 
-class Running(_Object, frozen=True):
+class ContainerStateRunning(_Object, frozen=True):
     pass
 
 
-class Terminated(_Object, frozen=True):
+class ContainerStateTerminated(_Object, frozen=True):
     exit_code: int = 0
     reason: str = ""
 
 
 class ContainerState(_Object, frozen=True):
-    waiting: RecordNotifier | None = None
-    running: Running | None = None
-    terminated: Terminated | None = None
+    waiting: ContainerStateWaiting | None = None
+    running: ContainerStateRunning | None = None
+    terminated: ContainerStateTerminated | None = None
 
 
 class ContainerStatus(_Object, frozen=True):
@@ -89,18 +90,21 @@ class Pod(_Object, frozen=True):
         return self.metadata.deletion_timestamp is not None
 
     def is_stuck(self, now: float) -> bool:
-        """It should have been gone for long: its node is lost, or a finalizer holds it."""
-        due = self.metadata.deletion_timestamp  # which has its grace in it
+        """Return True if the deletion is overdue: the node is lost, or a finalizer blocks the deletion."""
+        due = self.metadata.deletion_timestamp  # includes the grace period
         return due is not None and now > due.timestamp() + STUCK_SECONDS
 
-    def is_condition_true(self, condition: str) -> bool:
-        return self.condition_since(condition) is not None
+    def is_condition_true(self, type_: str) -> bool:
+        return self.condition_since(type_) is not None
 
-    def condition_since(self, condition: str) -> float | None:
-        """When this condition became true, seconds since the epoch (0: it does not say); None: it is not."""
-        for held in self.status.conditions:
-            if held.type == condition and held.status == "True":
-                return held.last_transition_time.timestamp() if held.last_transition_time else 0.0
+    def condition_since(self, type_: str) -> float | None:
+        """Return since when a condition is true, in seconds since the epoch.
+
+        The result is None if the condition is not true, and 0 if the condition has no time.
+        """
+        for condition in self.status.conditions:
+            if condition.type == type_ and condition.status == "True":
+                return condition.last_transition_time.timestamp() if condition.last_transition_time else 0.0
         return None
 
 
@@ -126,18 +130,18 @@ class ObjectReference(_Object, frozen=True):
     uid: str = ""
 
 
-class Source(_Object, frozen=True):
+class EventSource(_Object, frozen=True):
     component: str = ""
 
 
-class Series(_Object, frozen=True):
-    """How newer components count what happens again."""
+class EventSeries(_Object, frozen=True):
+    """Counter of a repeated event, as newer components write it."""
 
     count: int = 1
 
 
 class Event(_Object, frozen=True):
-    """Kubernetes' Event. `count` is how often it happened; it is written anew each time."""
+    """Core/v1 Event. Kubernetes updates the object at each repetition, and counts in `count` or `series`."""
 
     metadata: ObjectMeta
     involved_object: ObjectReference = ObjectReference()
@@ -145,8 +149,8 @@ class Event(_Object, frozen=True):
     reason: str = ""
     message: str = ""
     count: int | None = None
-    series: Series | None = None
-    source: Source = Source()
+    series: EventSeries | None = None
+    source: EventSource = EventSource()
     reporting_component: str = ""
 
     @property
@@ -155,7 +159,7 @@ class Event(_Object, frozen=True):
 
     @property
     def component(self) -> str:
-        """Who says so."""
+        """The name of the component that reported the event."""
         return self.reporting_component or self.source.component or "kubernetes"
 
 
@@ -173,7 +177,7 @@ class ListPage(_Object, Generic[Kind], frozen=True):
 
 
 class ApiStatus(_Object, frozen=True):
-    """Kubernetes' `Status`, which is what its errors are."""
+    """Kubernetes' `Status`, the body of its errors."""
 
     reason: str = ""
     message: str = ""
@@ -181,7 +185,7 @@ class ApiStatus(_Object, frozen=True):
 
 
 class WatchFrame(_Object, frozen=True):
-    """One line of a watch: the object's kind depends on the type."""
+    """One line of a watch. The kind of `object` depends on `type`, so decoding waits."""
 
     type: str
     object: msgspec.Raw

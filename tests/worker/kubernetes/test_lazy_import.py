@@ -1,11 +1,11 @@
-"""What the library gives is what it gives when it is imported plainly, and takes less. Each in a process of its own."""
+"""The lazily imported library equals the plainly imported one, and loads less. Each test starts processes."""
 
 import subprocess
 import sys
 
 import pytest
 
-OURS = "import worker.kubernetes.lazy_import"
+LAZY = "import worker.kubernetes.lazy_import"
 LOADED = "[name for name in sys.modules if name.startswith('kubernetes_asyncio.client.models.')]"
 NAMES = """
 import importlib, inspect
@@ -24,25 +24,24 @@ def run(code: str) -> str:
     return done.stdout
 
 
-def test_all_of_it_is_there():
-    """Every name, from the same module, and the version."""
-    plain, ours = run(NAMES), run(OURS + NAMES)
-    assert ours == plain
+def test_lazy_import_has_all_names_of_plain_import():
+    plain, lazy = run(NAMES), run(LAZY + NAMES)
+    assert lazy == plain
     assert len(plain) > 10_000
 
 
-def test_models_are_not_loaded():
-    """Until one is asked for, and then that one, with those that its own module needs."""
-    assert run(f"{OURS}\nprint({LOADED})").strip() == "[]"
-    used = run(f"{OURS}\nfrom kubernetes_asyncio.client import V1Pod\nprint(V1Pod(kind='Pod').kind, len({LOADED}))")
-    kind, loaded = used.split()
+def test_model_is_loaded_at_first_use():
+    """Only that model is loaded, with those that its module imports."""
+    assert run(f"{LAZY}\nprint({LOADED})").strip() == "[]"
+    output = run(f"{LAZY}\nfrom kubernetes_asyncio.client import V1Pod\nprint(V1Pod(kind='Pod').kind, len({LOADED}))")
+    kind, loaded = output.split()
     assert (kind, int(loaded) < 10) == ("Pod", True)
 
 
-def test_a_client_decodes_into_models():
-    """As the library's own clients do, which look for a model by its name."""
+def test_client_of_library_decodes_into_models():
+    """The library's clients get a model by its name."""
     code = f"""
-{OURS}
+{LAZY}
 from kubernetes_asyncio.client import ApiClient, CoreV1Api
 import asyncio
 async def main():
@@ -55,16 +54,15 @@ asyncio.run(main())
 
 
 @pytest.mark.parametrize("name", ["NoSuchModel", "v1_pod_list_of_nothing"])
-def test_what_it_does_not_have(name: str):
-    """It says so as every module does."""
-    told = run(
-        f"{OURS}\nimport kubernetes_asyncio.client as c\ntry:\n    c.{name}\nexcept AttributeError as e:\n    print(e)"
+def test_unknown_name_raises_attribute_error(name: str):
+    output = run(
+        f"{LAZY}\nimport kubernetes_asyncio.client as c\ntry:\n    c.{name}\nexcept AttributeError as e:\n    print(e)"
     )
-    assert told.strip() == f"module 'kubernetes_asyncio.client' has no attribute '{name}'"
+    assert output.strip() == f"module 'kubernetes_asyncio.client' has no attribute '{name}'"
 
 
-def test_whoever_came_before_keeps_what_it_has():
+def test_earlier_plain_import_stays_unchanged():
     code = (
-        f"import kubernetes_asyncio.client as c\npod = c.V1Pod\n{OURS}\nprint(c.V1Pod is pod, '__getattr__' in vars(c))"
+        f"import kubernetes_asyncio.client as c\npod = c.V1Pod\n{LAZY}\nprint(c.V1Pod is pod, '__getattr__' in vars(c))"
     )
     assert run(code).split() == ["True", "False"]

@@ -12,25 +12,24 @@ from worker.kubernetes.errors import NO_ANSWER, TIMED_OUT, KubernetesError
 UNAVAILABLE = Reason.CLUSTER_UNAVAILABLE
 
 
-def answer(status: int, message: str = "", *, reason: str = "", retry_after: float | None = None) -> KubernetesError:
+def error_of(status: int, message: str = "", *, reason: str = "", retry_after: float | None = None) -> KubernetesError:
     return KubernetesError(status, reason, message, retry_after)
 
 
-RECORDED = {
+PERMANENT = {
     "a wrong token": (refusal("unauthorized"), Reason.UNAUTHORIZED),
-    "the namespace is missing": (refusal("namespace-missing"), Reason.INVALID),
-    "two mounts of one path": (refusal("pod-invalid-duplicate-mount"), Reason.INVALID),
-    "a quantity that is none": (refusal("pod-invalid-resources", 1), Reason.INVALID),
-    "a continue token that is none": (refusal("list-continue", 2), Reason.INVALID),
+    "a missing namespace": (refusal("namespace-missing"), Reason.INVALID),
+    "two mounts at one path": (refusal("pod-invalid-duplicate-mount"), Reason.INVALID),
+    "an invalid quantity": (refusal("pod-invalid-resources", 1), Reason.INVALID),
+    "an invalid continue token": (refusal("list-continue", 2), Reason.INVALID),
     "the Pod security standard": (refusal("pod-security-forbidden"), Reason.FORBIDDEN),
-    "a node port that is taken": (refusal("service-nodeport-taken", 1), Reason.INVALID),
-    "the name is there already": (refusal("pod-create", 1), Reason.INVALID),
+    "a node port in use": (refusal("service-nodeport-taken", 1), Reason.INVALID),
+    "an existing name": (refusal("pod-create", 1), Reason.INVALID),
 }
 
 
-@pytest.mark.parametrize(("error", "reason"), RECORDED.values(), ids=RECORDED)
-def test_final(error: KubernetesError, reason: Reason):
-    """What the same request would be told again is final, is not tried again at once, and has its word."""
+@pytest.mark.parametrize(("error", "reason"), PERMANENT.values(), ids=PERMANENT)
+def test_permanent_error_is_not_retried_and_has_reason(error: KubernetesError, reason: Reason):
     assert not retry.is_retryable(error)
     assert not retry.is_transient(error)
     assert retry.reason_for(error) is reason
@@ -40,51 +39,48 @@ TEMPORARY = {
     "the quota of Pods is full": (refusal("quota-exceeded", 1), Reason.QUOTA_EXCEEDED),
     "the quota of node ports is full": (refusal("quota-exceeded", 3), Reason.QUOTA_EXCEEDED),
     "no node port is left": (
-        answer(500, "Internal error occurred: failed to allocate a nodePort: range is full", reason="InternalError"),
+        error_of(500, "Internal error occurred: failed to allocate a nodePort: range is full", reason="InternalError"),
         Reason.NODE_PORTS_EXHAUSTED,
     ),
-    "too many requests": (answer(429, "Too many requests", retry_after=1.0), UNAVAILABLE),
-    "request timeout": (answer(408), UNAVAILABLE),
-    "an error of the server": (answer(500, reason="InternalError"), UNAVAILABLE),
-    "a bad gateway": (answer(502), UNAVAILABLE),
-    "unavailable": (answer(503, reason="ServiceUnavailable"), UNAVAILABLE),
-    "etcd takes too long": (answer(504, reason="Timeout"), UNAVAILABLE),
-    "no answer in time": (answer(NO_ANSWER, reason=TIMED_OUT), UNAVAILABLE),
-    "the connection was lost": (answer(NO_ANSWER, reason="ServerDisconnectedError"), UNAVAILABLE),
+    "too many requests": (error_of(429, "Too many requests", retry_after=1.0), UNAVAILABLE),
+    "request timeout": (error_of(408), UNAVAILABLE),
+    "an error of the server": (error_of(500, reason="InternalError"), UNAVAILABLE),
+    "a bad gateway": (error_of(502), UNAVAILABLE),
+    "unavailable": (error_of(503, reason="ServiceUnavailable"), UNAVAILABLE),
+    "a timeout of etcd": (error_of(504, reason="Timeout"), UNAVAILABLE),
+    "a timeout": (error_of(NO_ANSWER, reason=TIMED_OUT), UNAVAILABLE),
+    "a lost connection": (error_of(NO_ANSWER, reason="ServerDisconnectedError"), UNAVAILABLE),
 }
 
 
 @pytest.mark.parametrize(("error", "reason"), TEMPORARY.values(), ids=TEMPORARY)
-def test_temporary(error: KubernetesError, reason: Reason):
-    """What may be otherwise later is temporary, and has its word."""
+def test_temporary_error_is_retryable_and_has_reason(error: KubernetesError, reason: Reason):
     assert retry.is_retryable(error)
     assert retry.reason_for(error) is reason
 
 
 @given(st.integers(500, 599))
-def test_every_error_of_the_server_is_temporary(status: int):
-    """5xx says nothing about the request."""
-    assert retry.is_retryable(answer(status))
+def test_every_5xx_is_retryable(status: int):
+    assert retry.is_retryable(error_of(status))
 
 
 @pytest.mark.parametrize(
-    ("error", "blip"),
+    ("error", "is_transient"),
     [
-        (answer(NO_ANSWER, reason="ServerDisconnectedError"), True),
-        (answer(500), True),
-        (answer(502), True),
-        (answer(503), True),
-        (answer(NO_ANSWER, reason=TIMED_OUT), False),
-        (answer(503, retry_after=1.0), False),
-        (answer(429), False),
-        (answer(504), False),
+        (error_of(NO_ANSWER, reason="ServerDisconnectedError"), True),
+        (error_of(500), True),
+        (error_of(502), True),
+        (error_of(503), True),
+        (error_of(NO_ANSWER, reason=TIMED_OUT), False),
+        (error_of(503, retry_after=1.0), False),
+        (error_of(429), False),
+        (error_of(504), False),
         (refusal("quota-exceeded", 1), False),
     ],
     ids=str,
 )
-def test_blip(error: KubernetesError, blip: bool):
-    """Only what failed quickly, without a word to wait, is worth another try at once."""
-    assert retry.is_transient(error) is blip
+def test_only_quick_failure_without_retry_after_is_transient(error: KubernetesError, is_transient: bool):
+    assert retry.is_transient(error) is is_transient
 
 
 ATTEMPTS = st.integers(1, 10_000)
@@ -92,20 +88,18 @@ SECONDS = st.none() | st.floats(0, 3600)
 
 
 @given(ATTEMPTS, SECONDS)
-def test_never_before_the_servers_word(attempt: int, retry_after: float | None):
-    """Whoever is told to wait waits at least that long."""
+def test_backoff_is_at_least_retry_after(attempt: int, retry_after: float | None):
     assert retry.backoff_seconds(attempt, retry_after) >= (retry_after or 0)
 
 
 @given(ATTEMPTS)
-def test_delays_stay_within_their_bounds(attempt: int):
-    """Never at once, and never longer than the cap, however often it failed."""
+def test_backoff_stays_between_half_and_whole_ceiling(attempt: int):
     ceiling = min(retry.CAP_SECONDS, retry.BASE_SECONDS * 2.0 ** min(attempt - 1, 50))
     assert ceiling / 2 <= retry.backoff_seconds(attempt) <= ceiling
 
 
-def test_delays_grow_up_to_the_cap():
-    """Each attempt waits at least as long as the one before could at most, until the cap."""
+def test_backoff_grows_up_to_the_cap():
+    """The shortest pause after one attempt is as long as the longest after the attempt before."""
     delays = [retry.backoff_seconds(attempt) for attempt in range(1, 30)]
     growing = list(itertools.takewhile(lambda seconds: seconds < retry.CAP_SECONDS / 2, delays))
     assert growing == sorted(growing)
@@ -113,6 +107,6 @@ def test_delays_grow_up_to_the_cap():
     assert all(seconds >= retry.CAP_SECONDS / 2 for seconds in delays[len(growing) :])
 
 
-def test_delays_are_spread():
-    """Many that failed at once do not come back at once."""
+def test_backoff_has_jitter():
+    """Callers that fail together do not retry together."""
     assert len({retry.backoff_seconds(10) for _ in range(100)}) > 50

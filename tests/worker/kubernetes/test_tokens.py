@@ -1,15 +1,15 @@
-"""A kubeconfig's token while it changes: from an exec plugin, in a file, or in a kubeconfig that is replaced."""
+"""Refresh of a kubeconfig's token: from an exec plugin, a token file, or a replaced kubeconfig."""
 
 import asyncio
 import sys
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 from kubernetes_asyncio.client import Configuration
 
 from tests.conftest import Clock
+from tests.support.kubeconfig import kubeconfig
 from tests.support.records import settings_of
 from worker.kubernetes.config import TOKEN_SECONDS, TokenRefresher, configuration
 
@@ -18,8 +18,8 @@ pytestmark = pytest.mark.anyio
 PLUGIN = """
 import json, pathlib, sys
 here = pathlib.Path(__file__).parent
-with (here / "asked").open("a") as asked:
-    asked.write("x")
+with (here / "runs").open("a") as runs:
+    runs.write("x")
 token = (here / "token").read_text()
 if token == "broken":
     sys.exit("no token today")
@@ -35,7 +35,7 @@ print(json.dumps({
 
 
 class Kubeconfig:
-    """A kubeconfig file in a directory, with what its user is."""
+    """A kubeconfig file in a directory, beside the files that its credentials come from."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -43,31 +43,22 @@ class Kubeconfig:
         self.token = directory / "token"
 
     def write(self, user: dict[str, Any]) -> None:
-        config = {
-            "apiVersion": "v1",
-            "kind": "Config",
-            "current-context": "c",
-            "clusters": [{"name": "c", "cluster": {"server": "https://localhost:6443"}}],
-            "users": [{"name": "c", "user": user}],
-            "contexts": [{"name": "c", "context": {"cluster": "c", "user": "c"}}],
-        }
-        self.path.write_bytes(msgspec.json.encode(config))
+        self.path.write_bytes(kubeconfig(user))
 
-    def asked(self) -> int:
-        """How often the plugin has been."""
-        return len((self.directory / "asked").read_text())
+    def plugin_runs(self) -> int:
+        return len((self.directory / "runs").read_text())
 
-    async def followed(self, clock: Clock) -> Configuration:
-        """As the worker opens it, but with the test's time."""
-        found = await configuration(settings_of(KUBECONFIG_PATH=str(self.path)))
-        assert isinstance(found.refresh_api_key_hook, TokenRefresher)
-        found.refresh_api_key_hook = TokenRefresher(self.path, clock)
-        return found
+    async def load(self, clock: Clock) -> Configuration:
+        """Load the configuration as the worker does, but with the test's clock."""
+        loaded = await configuration(settings_of(KUBECONFIG_PATH=str(self.path)))
+        assert isinstance(loaded.refresh_api_key_hook, TokenRefresher)
+        loaded.refresh_api_key_hook = TokenRefresher(self.path, clock)
+        return loaded
 
 
-async def bearer(found: Configuration) -> str:
-    """What the next request would send."""
-    value: str = (await found.auth_settings())["BearerToken"]["value"]
+async def bearer(loaded: Configuration) -> str:
+    """Return the Authorization header of the next request."""
+    value: str = (await loaded.auth_settings())["BearerToken"]["value"]
     return value
 
 
@@ -90,87 +81,83 @@ def with_file(tmp_path: Path) -> Kubeconfig:
     return kubeconfig
 
 
-async def test_a_plugin_is_followed(with_plugin: Kubeconfig, clock: Clock):
-    """A plugin's new token is used a minute later, and the plugin is not asked again before each minute is over."""
-    found = await with_plugin.followed(clock)
+async def test_plugin_runs_once_a_minute_and_its_new_token_is_used(with_plugin: Kubeconfig, clock: Clock):
+    loaded = await with_plugin.load(clock)
     with_plugin.token.write_text("second")
     clock.advance(TOKEN_SECONDS - 0.1)
-    assert [await bearer(found) for _ in range(3)] == ["Bearer first"] * 3
-    assert with_plugin.asked() == 1
+    assert [await bearer(loaded) for _ in range(3)] == ["Bearer first"] * 3
+    assert with_plugin.plugin_runs() == 1
     clock.advance(0.1)
-    assert [await bearer(found) for _ in range(3)] == ["Bearer second"] * 3
-    assert with_plugin.asked() == 2
+    assert [await bearer(loaded) for _ in range(3)] == ["Bearer second"] * 3
+    assert with_plugin.plugin_runs() == 2
     with_plugin.token.write_text("third")
     clock.advance(TOKEN_SECONDS)
-    assert await bearer(found) == "Bearer third"
-    assert with_plugin.asked() == 3
+    assert await bearer(loaded) == "Bearer third"
+    assert with_plugin.plugin_runs() == 3
 
 
-async def test_many_requests_at_once(with_plugin: Kubeconfig, clock: Clock):
-    """A minute that is over for many requests at once asks the plugin once."""
-    found = await with_plugin.followed(clock)
+async def test_concurrent_requests_run_plugin_once(with_plugin: Kubeconfig, clock: Clock):
+    loaded = await with_plugin.load(clock)
     with_plugin.token.write_text("second")
     clock.advance(TOKEN_SECONDS)
-    assert set(await asyncio.gather(*(bearer(found) for _ in range(20)))) <= {"Bearer first", "Bearer second"}
-    assert with_plugin.asked() == 2
-    assert await bearer(found) == "Bearer second"
+    assert set(await asyncio.gather(*(bearer(loaded) for _ in range(20)))) <= {"Bearer first", "Bearer second"}
+    assert with_plugin.plugin_runs() == 2
+    assert await bearer(loaded) == "Bearer second"
 
 
-@pytest.mark.parametrize("trouble", ["broken", "rubbish"])
-async def test_a_broken_plugin(with_plugin: Kubeconfig, clock: Clock, trouble: str):
-    """A plugin that fails leaves the token as it is, and is asked again a minute later, not before."""
-    found = await with_plugin.followed(clock)
-    with_plugin.token.write_text(trouble)
+@pytest.mark.parametrize("token", ["broken", "rubbish"])
+async def test_failing_plugin_keeps_token_and_runs_again_after_a_minute(
+    with_plugin: Kubeconfig, clock: Clock, token: str
+):
+    loaded = await with_plugin.load(clock)
+    with_plugin.token.write_text(token)
     clock.advance(TOKEN_SECONDS)
-    assert [await bearer(found) for _ in range(2)] == ["Bearer first"] * 2
-    assert with_plugin.asked() == 2
+    assert [await bearer(loaded) for _ in range(2)] == ["Bearer first"] * 2
+    assert with_plugin.plugin_runs() == 2
     with_plugin.token.write_text("second")
     clock.advance(TOKEN_SECONDS)
-    assert await bearer(found) == "Bearer second"
+    assert await bearer(loaded) == "Bearer second"
 
 
-async def test_a_plugin_that_is_gone(with_plugin: Kubeconfig, clock: Clock):
-    """A plugin that cannot be run any more leaves the token as it is."""
-    found = await with_plugin.followed(clock)
+async def test_missing_plugin_keeps_token(with_plugin: Kubeconfig, clock: Clock):
+    loaded = await with_plugin.load(clock)
     with_plugin.write({"exec": {"apiVersion": "client.authentication.k8s.io/v1", "command": "/nowhere/plugin"}})
     clock.advance(TOKEN_SECONDS)
-    assert await bearer(found) == "Bearer first"
+    assert await bearer(loaded) == "Bearer first"
 
 
-async def test_a_token_file_is_followed(with_file: Kubeconfig, clock: Clock):
-    """A token file's new content is used a minute later."""
-    found = await with_file.followed(clock)
+async def test_new_content_of_token_file_is_used_after_a_minute(with_file: Kubeconfig, clock: Clock):
+    loaded = await with_file.load(clock)
     with_file.token.write_text("second")
     clock.advance(TOKEN_SECONDS - 1)
-    assert await bearer(found) == "Bearer first"
+    assert await bearer(loaded) == "Bearer first"
     clock.advance(1)
-    assert await bearer(found) == "Bearer second"
+    assert await bearer(loaded) == "Bearer second"
 
 
-async def test_a_token_file_that_is_gone(with_file: Kubeconfig, clock: Clock):
-    """A token file that is missing for a while leaves the token as it is."""
-    found = await with_file.followed(clock)
+async def test_missing_token_file_keeps_token_until_it_returns(with_file: Kubeconfig, clock: Clock):
+    loaded = await with_file.load(clock)
     with_file.token.unlink()
     clock.advance(TOKEN_SECONDS)
-    assert await bearer(found) == "Bearer first"
+    assert await bearer(loaded) == "Bearer first"
     with_file.token.write_text("second")
     clock.advance(TOKEN_SECONDS)
-    assert await bearer(found) == "Bearer second"
+    assert await bearer(loaded) == "Bearer second"
 
 
-async def test_a_replaced_kubeconfig_is_followed(tmp_path: Path, clock: Clock):
-    """A kubeconfig that is replaced by one with another token is followed, whether or not it can be read meanwhile."""
+async def test_token_of_replaced_kubeconfig_is_used_after_a_minute(tmp_path: Path, clock: Clock):
+    """While the file is missing or incomplete, the old token stays."""
     kubeconfig = Kubeconfig(tmp_path)
     kubeconfig.write({"token": "first"})
-    found = await kubeconfig.followed(clock)
+    loaded = await kubeconfig.load(clock)
     kubeconfig.path.write_text("{")
     clock.advance(TOKEN_SECONDS)
-    assert await bearer(found) == "Bearer first"
+    assert await bearer(loaded) == "Bearer first"
     kubeconfig.path.unlink()
     clock.advance(TOKEN_SECONDS)
-    assert await bearer(found) == "Bearer first"
+    assert await bearer(loaded) == "Bearer first"
     kubeconfig.write({"token": "second"})
     clock.advance(TOKEN_SECONDS - 1)
-    assert await bearer(found) == "Bearer first"
+    assert await bearer(loaded) == "Bearer first"
     clock.advance(1)
-    assert await bearer(found) == "Bearer second"
+    assert await bearer(loaded) == "Bearer second"
