@@ -1,4 +1,4 @@
-"""Pure: a record made anew from the cluster, when Redis has lost it or the older provisioner made the Pod."""
+"""Adoption: builds the record of a Pod that has none, because Redis lost it or the Pod is a legacy one. Pure."""
 
 import re
 
@@ -16,32 +16,36 @@ from worker.kubernetes.labels import SANDBOX_ID, incarnation_of, is_owned_by, or
 from worker.kubernetes.objects import Pod, Service
 from worker.reconcile.pod_status import apply_pod
 
-_LIFE = re.compile(r"[1-9][0-9]{0,8}-[0-9a-z-]{1,16}")
+_INCARNATION = re.compile(r"[1-9][0-9]{0,8}-[0-9a-z-]{1,16}")
 
 
 def sandbox_of(pod: Pod) -> tuple[str, str] | None:
-    """Id and life of the sandbox that a Pod is; None: it has our label, but no Pod of ours looks like that."""
+    """Return the id and the incarnation of a Pod's sandbox.
+
+    None means that the Pod is not a sandbox's, although it has the label. Its id, incarnation or name is not as this
+    service writes them.
+    """
     sandbox_id, incarnation = pod.metadata.labels.get(SANDBOX_ID, ""), incarnation_of(pod.metadata)
     if not SANDBOX_ID_RULE.accepts(sandbox_id):
         return None
-    if not _LIFE.fullmatch(incarnation) or pod.metadata.name != object_name(sandbox_id, incarnation):
+    if not _INCARNATION.fullmatch(incarnation) or pod.metadata.name != object_name(sandbox_id, incarnation):
         return None
     return sandbox_id, incarnation
 
 
 def adopt(pod: Pod, service: Service | None, settings: Settings, now: float) -> Update:
-    """The record of a Pod that has `identity` and is not dying; without its Service, the job that makes it goes along.
+    """Build the record of an orphan Pod, which must have a sandbox and not be terminating.
 
-    What was asked for stands in the Pod's annotation. The older provisioner's has none, and gets the defaults, and its
-    lifetime from now on: nobody knew of one when it was made.
+    If the Pod has no Service of its own, the update contains a provision job, which creates one. The spec comes from
+    the Pod's annotation. Without a readable annotation, as on a legacy Pod, the spec is the default, and the lifetime
+    counts from `now` (seconds since the epoch) because nobody could know of a lifetime before.
     """
     sandbox_id, incarnation = sandbox_of(pod) or ("", "")
     generation, _, token = incarnation.partition("-")
-    known = origin(pod.metadata)
-    since = pod.metadata.creation_timestamp
-    created_at = known.created_at if known else since.timestamp() if since else now
-    spec = known.spec if known else Spec()
-    kept = expiry_policy(spec, settings)
+    annotation = origin(pod.metadata)
+    created_at = annotation.created_at if annotation else _creation_time(pod, now)
+    spec = annotation.spec if annotation else Spec()
+    policy = expiry_policy(spec, settings)
     record = Sandbox(
         id=sandbox_id,
         generation=int(generation),
@@ -52,21 +56,25 @@ def adopt(pod: Pod, service: Service | None, settings: Settings, now: float) -> 
         updated_at=now,
         last_used_at=now,
         deadline=now + settings.provision_timeout_seconds,
-        idle_timeout=kept.idle_timeout,
-        lifetime=kept.lifetime + (now - created_at) if kept.lifetime and not known else kept.lifetime,
+        idle_timeout=policy.idle_timeout,
+        lifetime=policy.lifetime + (now - created_at) if policy.lifetime and not annotation else policy.lifetime,
         timings=_timings(pod),
     )
-    record = _served(record, pod, service, settings)
-    seen = apply_pod(record, pod, now=now, deadline=now + settings.failed_retention_seconds)
-    return Update(seen, () if seen.is_provisioned or not seen.is_active else (Job.of(JobKind.PROVISION, seen),))
+    record = _with_service(record, pod, service, settings)
+    record = apply_pod(record, pod, now=now, deadline=now + settings.failed_retention_seconds)
+    needs_job = record.is_active and not record.is_provisioned
+    return Update(record, (Job.of(JobKind.PROVISION, record),) if needs_job else ())
 
 
 def is_record_lost(record: Sandbox | None, incarnation: str, *, has_synced: bool) -> bool:
-    """Whether the record of a Pod that lives, of this life, is lost, and what is there in its place says nothing of it.
+    """Return True if Redis has lost the record of a running Pod's incarnation, or holds an older one in its place.
 
-    Redis may have been emptied, or have gone back to what it had saved last: then a Pod may be of a later life than the
-    record, or have the name that the record's own Pod must have had. Redis may also be new or emptied, and the id asked
-    for again before its record was made anew: nothing is made for that until the records are complete.
+    `record` is the id's record, of another incarnation than the Pod. There are two cases besides "no record":
+
+    - Redis restarted with old data. Then the Pod's generation is later than the record's. If both are equal, the Pod
+      has the name of the record's Pod, so the record's Pod is gone.
+    - Redis was emptied, and a client has requested the id again before the adoption. Provision jobs wait until the
+      cluster is synced, so such a record has no Pod yet.
     """
     if record is None:
         return True
@@ -76,13 +84,18 @@ def is_record_lost(record: Sandbox | None, incarnation: str, *, has_synced: bool
     return record.status is not Status.TERMINATING and (bool(record.pod_uid) or not has_synced)
 
 
-def _served(record: Sandbox, pod: Pod, service: Service | None, settings: Settings) -> Sandbox:
+def _creation_time(pod: Pod, now: float) -> float:
+    timestamp = pod.metadata.creation_timestamp
+    return timestamp.timestamp() if timestamp else now
+
+
+def _with_service(record: Sandbox, pod: Pod, service: Service | None, settings: Settings) -> Sandbox:
     if service is None or not is_owned_by(service.metadata, pod.metadata):
         return with_url(record, settings)
     return replace(record, service_uid=service.metadata.uid, url=service_url(record, service.node_port, settings))
 
 
 def _timings(pod: Pod) -> Timings:
-    """What the Pod itself remembers."""
+    """Return the times of the Pod's conditions. No condition tells when the Pod was Running, so Ready stands for it."""
     ready = pod.condition_since("Ready") or None
     return Timings(scheduled=pod.condition_since("PodScheduled") or None, running=ready, ready=ready)

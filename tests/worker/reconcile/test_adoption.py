@@ -17,74 +17,71 @@ from worker.kubernetes.objects import Pod, Service
 from worker.reconcile.adoption import adopt, is_record_lost, sandbox_of
 
 UID = "4bac641e-9787-412d-8533-464a73917551"
-OLDER_LIFE = "1-older-4bac641e"
+LEGACY_INCARNATION = "1-legacy-4bac641e"
 LATER = NOW + 60
 SETTINGS = settings_of(NODE_HOST="10.0.0.7", DEER_FLOW_HOST_BASE_DIR="/srv/deer")
 CLUSTER_IP = settings_of(SANDBOX_SERVICE_TYPE="ClusterIP", K8S_NAMESPACE="agents")
 
 
-def running(*, ready: bool = True) -> dict[str, Any]:
-    status = "True" if ready else "False"
+def running_status() -> dict[str, Any]:
     conditions = [
         {"type": "PodScheduled", "status": "True", "lastTransitionTime": "2025-06-15T15:06:41Z"},
-        {"type": "Ready", "status": status, "lastTransitionTime": "2025-06-15T15:06:43Z"},
+        {"type": "Ready", "status": "True", "lastTransitionTime": "2025-06-15T15:06:43Z"},
     ]
     return {"phase": "Running", "conditions": conditions}
 
 
-def made(record: Sandbox, status: dict[str, Any] | None = None, **metadata: Any) -> Pod:
-    """The Pod that we make for a record, as Kubernetes shows it."""
+def pod_for(record: Sandbox, status: dict[str, Any] | None = None, **metadata: Any) -> Pod:
+    """Return the Pod that the worker creates for a record, as Kubernetes shows it."""
     document = msgspec.to_builtins(manifests.pod(record, SETTINGS))
     document["metadata"] |= {"uid": UID, "creationTimestamp": "2025-06-15T15:06:40Z", **metadata}
-    return pod_of({**document, "status": running() if status is None else status})
+    return pod_of({**document, "status": running_status() if status is None else status})
 
 
-def older(sandbox_id: str = "abc", **metadata: Any) -> Pod:
-    """A Pod as the older provisioner made it: neither life nor annotation."""
-    labels = {"app": "deer-flow-sandbox", "sandbox-id": sandbox_id}
-    named = {"name": f"sandbox-{sandbox_id}", "uid": UID, "labels": labels, "creationTimestamp": "2025-06-15T15:00:00Z"}
-    return pod_of({"metadata": {**named, **metadata}, "spec": {"nodeName": "n"}, "status": running()})
+def legacy_pod() -> Pod:
+    """Return a Pod of the legacy provisioner, without incarnation label and annotation."""
+    labels = {"app": "deer-flow-sandbox", "sandbox-id": "abc"}
+    metadata = {"name": "sandbox-abc", "uid": UID, "labels": labels, "creationTimestamp": "2025-06-15T15:00:00Z"}
+    return pod_of({"metadata": metadata, "spec": {"nodeName": "n"}, "status": running_status()})
 
 
-def service(pod: Pod, *, owner: str = UID, node_port: int = 30123) -> Service:
-    """Ours, of this Pod."""
-    labels = {**pod.metadata.labels}
-    metadata = {"name": f"{pod.metadata.name}-svc", "uid": "service", "labels": labels}
+def service_for(pod: Pod, *, owner: str = UID) -> Service:
+    """Return a Service with the Pod's labels. An empty `owner` means no owner."""
+    metadata = {"name": f"{pod.metadata.name}-svc", "uid": "service", "labels": {**pod.metadata.labels}}
     owners = [{"uid": owner}] if owner else []
-    document = {"metadata": {**metadata, "ownerReferences": owners}, "spec": {"ports": [{"nodePort": node_port}]}}
+    document = {"metadata": {**metadata, "ownerReferences": owners}, "spec": {"ports": [{"nodePort": 30123}]}}
     return msgspec.json.decode(msgspec.json.encode(document), type=Service)
 
 
-def taken(pod: Pod, of: Service | None, settings: Settings = SETTINGS) -> tuple[Sandbox, tuple[Job, ...]]:
-    """The record that is made anew, and its jobs."""
-    change = adopt(pod, of, settings, LATER)
-    assert change.record is not None
-    return change.record, change.jobs
+def adopted(pod: Pod, service: Service | None, settings: Settings = SETTINGS) -> tuple[Sandbox, tuple[Job, ...]]:
+    """Return the record of an adoption, and its jobs."""
+    update = adopt(pod, service, settings, LATER)
+    assert update.record is not None
+    return update.record, update.jobs
 
 
-# Whose Pod it is
+# The sandbox of a Pod
 
 
-def test_identity():
-    """A Pod of ours is of the id and the life on its labels; one of the older provisioner's of a life of its own."""
-    assert sandbox_of(made(record_of("abc", generation=3))) == ("abc", "3-0a1b2c3d")
-    assert sandbox_of(older()) == ("abc", OLDER_LIFE)
+def test_sandbox_of_pod_is_on_labels_and_of_legacy_pod_from_uid():
+    assert sandbox_of(pod_for(record_of("abc", generation=3))) == ("abc", "3-0a1b2c3d")
+    assert sandbox_of(legacy_pod()) == ("abc", LEGACY_INCARNATION)
 
 
-STRANGE: dict[str, dict[str, Any]] = {
+FOREIGN: dict[str, dict[str, Any]] = {
     "no id": {"name": "sandbox-", "labels": {}},
-    "an id that is none": {"name": "sandbox-A_b", "labels": {"sandbox-id": "A_b"}},
-    "an id that is too long": {"name": f"sandbox-{'a' * 41}", "labels": {"sandbox-id": "a" * 41}},
+    "an invalid id": {"name": "sandbox-A_b", "labels": {"sandbox-id": "A_b"}},
+    "an id too long": {"name": f"sandbox-{'a' * 41}", "labels": {"sandbox-id": "a" * 41}},
     "an id with an end of line": {"name": "sandbox-abc\n", "labels": {"sandbox-id": "abc\n"}},
     "another name": {"name": "sandbox-abd", "labels": {"sandbox-id": "abc"}},
     "a clone": {"name": "sandbox-abc-clone", "labels": {"sandbox-id": "abc"}},
-    "a later life's name": {"name": "sandbox-abc-2", "labels": {"sandbox-id": "abc"}},
-    "a first life's name": {
+    "the name of generation 2": {"name": "sandbox-abc-2", "labels": {"sandbox-id": "abc"}},
+    "the name of generation 1": {
         "name": "sandbox-abc",
         "labels": {"sandbox-id": "abc", "provisioner.deer-flow/incarnation": "2-0a1b2c3d"},
     },
     **{
-        f"the life {incarnation!r}": {
+        f"the incarnation {incarnation!r}": {
             "name": "sandbox-abc",
             "labels": {"sandbox-id": "abc", "provisioner.deer-flow/incarnation": incarnation},
         }
@@ -105,43 +102,41 @@ STRANGE: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("metadata", STRANGE.values(), ids=STRANGE)
-def test_none_of_ours(metadata: dict[str, Any]):
-    """What has our label, and does not look like a Pod that we would have made, is nobody's sandbox."""
+@pytest.mark.parametrize("metadata", FOREIGN.values(), ids=FOREIGN)
+def test_pod_with_unexpected_names_has_no_sandbox(metadata: dict[str, Any]):
+    """Any user of the cluster can create a Pod with the label. Such a Pod is not adopted."""
     assert sandbox_of(pod_of({"metadata": {"uid": UID, **metadata}})) is None
 
 
 @given(st.from_regex(r"[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?", fullmatch=True), st.integers(1, 99_999_999))
-def test_each_of_ours_is_known(sandbox_id: str, generation: int):
-    """Whatever id and life it has, a Pod that we make is known again."""
+def test_sandbox_of_each_created_pod_is_found(sandbox_id: str, generation: int):
     record = record_of(sandbox_id, generation=generation)
-    assert sandbox_of(made(record)) == (sandbox_id, record.incarnation)
+    assert sandbox_of(pod_for(record)) == (sandbox_id, record.incarnation)
 
 
-# The record made anew
+# The adopted record
 
 
-def test_with_annotations():
-    """All that the record said comes back: what was asked for, when, which life, where it is; its time is past."""
-    record = record_of(
+def test_adoption_restores_spec_incarnation_status_and_url():
+    """The provisioning deadline is over, because the Pod is ready."""
+    lost = record_of(
         "abc", generation=2, spec={"user_id": "ada", "thread_id": "t-1", "provision_lark_cli_broker": True}
     )
-    pod = made(record)
-    again, jobs = taken(pod, service(pod))
-    assert (again.id, again.incarnation, again.cluster) == ("abc", record.incarnation, CLUSTER)
-    assert (again.spec, again.created_at) == (record.spec, record.created_at)
-    assert (again.status, again.ready, again.url) == (Status.RUNNING, True, "http://10.0.0.7:30123")
-    assert (again.pod_name, again.pod_uid, again.service_uid) == ("sandbox-abc-2", UID, "service")
-    assert (again.deadline, again.reason) == (None, Reason.NONE)
+    pod = pod_for(lost)
+    record, jobs = adopted(pod, service_for(pod))
+    assert (record.id, record.incarnation, record.cluster) == ("abc", lost.incarnation, CLUSTER)
+    assert (record.spec, record.created_at) == (lost.spec, lost.created_at)
+    assert (record.status, record.ready, record.url) == (Status.RUNNING, True, "http://10.0.0.7:30123")
+    assert (record.pod_name, record.pod_uid, record.service_uid) == ("sandbox-abc-2", UID, "service")
+    assert (record.deadline, record.reason) == (None, Reason.NONE)
     assert jobs == ()
 
 
-def test_timings_come_from_the_pod():
-    """What the Pod remembers of its stages is taken over; when it was taken up, nobody knows any more."""
-    record = record_of("abc")
-    again, _ = taken(made(record), None)
-    assert again.timings.queued is None
-    assert (again.timings.scheduled, again.timings.ready) == (NOW + 1, NOW + 3)
+def test_adoption_takes_timings_from_pod_conditions():
+    """The time at which a worker started the job is lost."""
+    record, _ = adopted(pod_for(record_of("abc")), None)
+    assert record.timings.queued is None
+    assert (record.timings.scheduled, record.timings.ready) == (NOW + 1, NOW + 3)
 
 
 MOUNTS = st.builds(
@@ -156,21 +151,20 @@ SPECS = st.builds(
 
 
 @given(SPECS, st.floats(1, 4e9))
-def test_nothing_of_what_was_asked_for_is_lost(spec: Spec, created_at: float):
-    """Whatever was asked for, and whenever, the Pod remembers it."""
-    record = msgspec.structs.replace(record_of("abc"), spec=spec, created_at=created_at)
-    again, _ = taken(made(record), None)
-    assert (again.spec, again.created_at) == (spec, created_at)
+def test_adoption_restores_every_spec_and_creation_time(spec: Spec, created_at: float):
+    lost = msgspec.structs.replace(record_of("abc"), spec=spec, created_at=created_at)
+    record, _ = adopted(pod_for(lost), None)
+    assert (record.spec, record.created_at) == (spec, created_at)
 
 
-def test_without_annotations():
-    """A Pod of the older provisioner gets the defaults, its own time, and a life by which it is known from then on."""
-    pod = older()
-    again, jobs = taken(pod, service(pod, owner=""))
-    assert (again.incarnation, again.generation, again.spec) == (OLDER_LIFE, 1, Spec())
-    assert again.created_at == NOW - 400
-    assert (again.status, again.ready, again.url) == (Status.RUNNING, True, "http://10.0.0.7:30123")
-    assert (object_name("abc", again.incarnation), service_name("abc", again.incarnation)) == (
+def test_adoption_of_legacy_pod_uses_default_spec_and_creation_time():
+    """Names made from the legacy incarnation are those of the legacy objects."""
+    pod = legacy_pod()
+    record, jobs = adopted(pod, service_for(pod, owner=""))
+    assert (record.incarnation, record.generation, record.spec) == (LEGACY_INCARNATION, 1, Spec())
+    assert record.created_at == NOW - 400
+    assert (record.status, record.ready, record.url) == (Status.RUNNING, True, "http://10.0.0.7:30123")
+    assert (object_name("abc", record.incarnation), service_name("abc", record.incarnation)) == (
         "sandbox-abc",
         "sandbox-abc-svc",
     )
@@ -181,81 +175,81 @@ GARBAGE = ["", "{", "[]", "null", '{"spec": 1}', '{"spec": {}, "created_at": "no
 
 
 @pytest.mark.parametrize("text", GARBAGE, ids=lambda text: text[:20])
-def test_garbage_annotations(text: str):
-    """What somebody wrote over our annotation is as if there were none: the Pod lives all the same."""
-    pod = made(record_of("abc", spec={"user_id": "ada"}), annotations={RECORD: text.encode(errors="replace").decode()})
-    again, _ = taken(pod, service(pod))
-    assert (again.incarnation, again.spec, again.created_at) == ("1-0a1b2c3d", Spec(), NOW)
-    assert again.is_provisioned
+def test_adoption_with_unreadable_annotation_uses_default_spec(text: str):
+    """A person may have overwritten the annotation. The Pod is adopted all the same."""
+    annotations = {RECORD: text.encode(errors="replace").decode()}
+    pod = pod_for(record_of("abc", spec={"user_id": "ada"}), annotations=annotations)
+    record, _ = adopted(pod, service_for(pod))
+    assert (record.incarnation, record.spec, record.created_at) == ("1-0a1b2c3d", Spec(), NOW)
+    assert record.is_provisioned
 
 
 @pytest.mark.parametrize("owner", ["another Pod's", ""])
-def test_a_service_of_another_pod(owner: str):
-    """A Service of this name that is not this Pod's is not its own: a job makes one."""
-    pod = made(record_of("abc"))
-    again, jobs = taken(pod, service(pod, owner=owner))
-    assert (again.is_provisioned, again.url) == (False, "")
-    assert jobs == (Job.of(JobKind.PROVISION, again),)
+def test_adoption_with_service_of_another_pod_enqueues_provision_job(owner: str):
+    pod = pod_for(record_of("abc"))
+    record, jobs = adopted(pod, service_for(pod, owner=owner))
+    assert (record.is_provisioned, record.url) == (False, "")
+    assert jobs == (Job.of(JobKind.PROVISION, record),)
 
 
-@pytest.mark.parametrize("pod", [made(record_of("abc")), older()], ids=["ours", "the older provisioner's"])
-def test_without_a_service(pod: Pod):
-    """A Pod that nobody can reach is adopted, runs, and gets a Service by a job; it is due again without progress."""
-    again, jobs = taken(pod, None)
-    assert (again.status, again.ready, again.url, again.is_provisioned) == (Status.RUNNING, True, "", False)
-    assert jobs == (Job.of(JobKind.PROVISION, again),)
-    assert again.due_at is not None
+@pytest.mark.parametrize("pod", [pod_for(record_of("abc")), legacy_pod()], ids=["current", "legacy"])
+def test_adoption_without_service_enqueues_provision_job(pod: Pod):
+    """The record is due later. If the job is lost, the sweep enqueues another one."""
+    record, jobs = adopted(pod, None)
+    assert (record.status, record.ready, record.url, record.is_provisioned) == (Status.RUNNING, True, "", False)
+    assert jobs == (Job.of(JobKind.PROVISION, record),)
+    assert record.due_at is not None
 
 
-def test_what_was_never_ready():
-    """A Pod that is not ready has its time from now on, in which it has to be."""
-    pod = made(record_of("abc"), {"phase": "Pending"})
-    again, _ = taken(pod, service(pod))
-    assert (again.status, again.ready) == (Status.PENDING, False)
-    assert again.deadline == LATER + SETTINGS.provision_timeout_seconds
+def test_adoption_of_pod_that_is_not_ready_sets_provisioning_deadline():
+    pod = pod_for(record_of("abc"), {"phase": "Pending"})
+    record, _ = adopted(pod, service_for(pod))
+    assert (record.status, record.ready) == (Status.PENDING, False)
+    assert record.deadline == LATER + SETTINGS.provision_timeout_seconds
 
 
-def test_what_has_ended():
-    """A Pod that failed while Redis had lost it is a failed sandbox, which can be read for its retention; no Service
-    is made for it, and the sweep removes it when that is over."""
-    pod = made(record_of("abc"), {"phase": "Failed", "reason": "Evicted", "message": "low on memory"})
-    again, jobs = taken(pod, None)
-    assert (again.status, again.reason, again.message) == (Status.FAILED, Reason.EVICTED, "low on memory")
-    assert again.deadline == LATER + SETTINGS.failed_retention_seconds
+def test_adoption_of_failed_pod_gives_failed_record_without_job():
+    """The record can be read for its retention. No Service is created for the Pod."""
+    pod = pod_for(record_of("abc"), {"phase": "Failed", "reason": "Evicted", "message": "low on memory"})
+    record, jobs = adopted(pod, None)
+    assert (record.status, record.reason, record.message) == (Status.FAILED, Reason.EVICTED, "low on memory")
+    assert record.deadline == LATER + SETTINGS.failed_retention_seconds
     assert jobs == ()
 
 
-def test_cluster_ip():
-    """With ClusterIP the URL is the Service's name, which is known before there is one."""
-    pod = made(record_of("abc", generation=2))
+def test_adoption_with_cluster_ip_has_url_before_service_exists():
+    """The URL contains only the Service's name."""
+    pod = pod_for(record_of("abc", generation=2))
     url = "http://sandbox-abc-2-svc.agents.svc.cluster.local:8080"
-    assert taken(pod, service(pod), CLUSTER_IP)[0].url == url
-    without, jobs = taken(pod, None, CLUSTER_IP)
-    assert (without.url, without.is_provisioned, len(jobs)) == (url, False, 1)
+    assert adopted(pod, service_for(pod), CLUSTER_IP)[0].url == url
+    record, jobs = adopted(pod, None, CLUSTER_IP)
+    assert (record.url, record.is_provisioned, len(jobs)) == (url, False, 1)
 
 
-# Whether a record is lost
+# Lost records
 
-WAITS = record_of("abc", generation=2)
-HAS_POD = record_of("abc", generation=2, pod_uid=UID)
-DYING = record_of("abc", generation=2, pod_uid=UID, status=Status.TERMINATING)
+WITHOUT_POD = record_of("abc", generation=2)
+WITH_POD = record_of("abc", generation=2, pod_uid=UID)
+TERMINATING = record_of("abc", generation=2, pod_uid=UID, status=Status.TERMINATING)
 LOST = [
     ("no record", None, "2-ffffffff", True, True),
-    ("the id was asked for again, in an emptied Redis", WAITS, "2-ffffffff", True, False),
-    ("the record's own Pod had this name", HAS_POD, "2-ffffffff", True, True),
-    ("being deleted", DYING, "2-ffffffff", False, False),
-    ("an earlier life's Pod", HAS_POD, "1-ffffffff", False, False),
-    ("an earlier life's Pod, waited for none", WAITS, "1-ffffffff", False, False),
-    ("a later life's Pod: Redis went back", HAS_POD, "3-ffffffff", True, True),
-    ("a later life's Pod, while the earlier one goes", DYING, "3-ffffffff", True, True),
-    ("many lives later", WAITS, "10-ffffffff", True, True),
+    ("same generation, record without Pod", WITHOUT_POD, "2-ffffffff", True, False),
+    ("same generation, record with Pod", WITH_POD, "2-ffffffff", True, True),
+    ("same generation, record terminating", TERMINATING, "2-ffffffff", False, False),
+    ("earlier generation, record with Pod", WITH_POD, "1-ffffffff", False, False),
+    ("earlier generation, record without Pod", WITHOUT_POD, "1-ffffffff", False, False),
+    ("later generation, record with Pod", WITH_POD, "3-ffffffff", True, True),
+    ("later generation, record terminating", TERMINATING, "3-ffffffff", True, True),
+    ("later generation of two digits", WITHOUT_POD, "10-ffffffff", True, True),
 ]
 
 
 @pytest.mark.parametrize(
-    ("record", "incarnation", "emptied", "complete"), [case[1:] for case in LOST], ids=[case[0] for case in LOST]
+    ("record", "incarnation", "before_sync", "after_sync"), [case[1:] for case in LOST], ids=[case[0] for case in LOST]
 )
-def test_is_lost(record: Sandbox | None, incarnation: str, emptied: bool, complete: bool):
-    """Whether a living Pod's record is lost: when Redis may have been emptied, and when all records are known."""
-    assert is_record_lost(record, incarnation, is_complete=False) is emptied
-    assert is_record_lost(record, incarnation, is_complete=True) is complete
+def test_record_is_lost_if_pod_is_later_or_has_the_name_of_the_records_pod(
+    record: Sandbox | None, incarnation: str, before_sync: bool, after_sync: bool
+):
+    """Before the first sync, Redis may have been emptied, and a record without Pod may be a new request of the id."""
+    assert is_record_lost(record, incarnation, has_synced=False) is before_sync
+    assert is_record_lost(record, incarnation, has_synced=True) is after_sync
