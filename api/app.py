@@ -1,4 +1,4 @@
-"""The API's only wiring: settings and store in, an ASGI application out."""
+"""Wiring of the API: from settings and a store to an ASGI application."""
 
 import asyncio
 import os
@@ -23,7 +23,7 @@ from api.state.rate_limiter import RateLimiter
 from api.state.sync_gate import SyncGate
 from api.state.usage import UsageTracker
 from shared import logs
-from shared import metrics as counted
+from shared import metrics as process_metrics
 from shared.errors import StoreUnavailable
 from shared.liveness.sync import ClusterSync
 from shared.liveness.workers import WorkerRegistry
@@ -32,31 +32,30 @@ from shared.settings import Settings, read_settings
 from shared.store.store import Store
 
 SCRIPTS = Path(litestar_offline_docs.__file__).parent / "static"
-"""Of the browsable documentation, from a package that does nothing but bring them."""
+"""Scripts of the OpenAPI page, from a package that contains nothing else."""
 START_SECONDS = 5.0
-"""A Redis that is away, or hangs, keeps nobody from asking whether this process lives: what is missing is made up for
-when it answers."""
+"""Limit for Redis at the start. If Redis is down or hangs, the API starts without it, and `/health` answers."""
 MAX_BODY_BYTES = 64 * 1024
-"""A create with ten mounts is about 2 KiB; what is larger is not one."""
+"""Limit for a request body. A create with ten mounts has about 2 KiB."""
 
 
 def application() -> ASGIApp:
-    """For `uvicorn --factory api.app:application`: settings come from the environment, and what it answers is counted.
+    """Return the application for `uvicorn --factory api.app:application`, with settings from the environment.
 
     Raises:
-        InvalidSettings: the environment breaks a rule; it names the setting.
+        InvalidSettings: the environment breaks a rule; the error names the setting.
     """
     return request_metrics_middleware(create_app(read_settings(os.environ)))
 
 
 def create_app(settings: Settings, store: Store | None = None) -> Litestar:
-    """A `store` given from outside stays its giver's to close; or else it is opened at `REDIS_URL`."""
+    """Return the application. Without a `store`, its lifespan opens one at `REDIS_URL`, and closes it."""
     logs.configure(settings, "api")
-    counted.prepare("api")
+    process_metrics.prepare("api")
 
     @asynccontextmanager
     async def lifespan(app: Litestar) -> AsyncIterator[None]:
-        async with _parts(settings, store) as app.state.parts:
+        async with _services(settings, store) as app.state.services:
             yield
 
     api = Router(
@@ -74,7 +73,7 @@ def create_app(settings: Settings, store: Store | None = None) -> Litestar:
     )
     scripts = create_static_files_router(openapi.STATIC, directories=[SCRIPTS], include_in_schema=False)
     return Litestar(
-        [probes.health, probes.ready, probes.serving, metrics.scrape, api, scripts],
+        [probes.health, probes.ready, probes.system, metrics.scrape, api, scripts],
         exception_handlers=HANDLERS,
         lifespan=[lifespan],
         logging_config=None,
@@ -84,25 +83,25 @@ def create_app(settings: Settings, store: Store | None = None) -> Litestar:
 
 
 @asynccontextmanager
-async def _parts(settings: Settings, given: Store | None) -> AsyncIterator[AppState]:
+async def _services(settings: Settings, open_store: Store | None) -> AsyncIterator[AppState]:
     async with AsyncExitStack() as stack:
-        store = given if given is not None else await stack.enter_async_context(_opened(settings))
+        store = open_store if open_store is not None else await stack.enter_async_context(_store(settings))
         workers = WorkerRegistry(store.redis, store.now)
         sync = ClusterSync(store.redis, store.now, settings.cluster_name)
-        sync_gate = SyncGate(workers, sync, is_settled=given is not None)
+        sync_gate = SyncGate(workers, sync, has_waited=open_store is not None)
         with suppress(StoreUnavailable, TimeoutError):
             async with asyncio.timeout(START_SECONDS):
                 await store.set_clock()
-                if given is None:
+                if open_store is None:
                     await sync_gate.wait_for_workers()
         notifier, usage = RecordNotifier(store), UsageTracker(store)
-        await stack.enter_async_context(notifier.running())
-        await stack.enter_async_context(usage.running())
+        for running in (sync_gate.running(), notifier.running(), usage.running()):
+            await stack.enter_async_context(running)
         rate_limiter = RateLimiter(store.redis, store.now, settings.rate_limit_per_second, settings.rate_limit_burst)
         yield AppState(settings, store, notifier, workers, sync, sync_gate, rate_limiter, usage)
 
 
 @asynccontextmanager
-async def _opened(settings: Settings) -> AsyncIterator[Store]:
+async def _store(settings: Settings) -> AsyncIterator[Store]:
     async with connect(settings, FAIL_FAST) as redis:
         yield Store(redis)

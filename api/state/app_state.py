@@ -1,7 +1,7 @@
-"""What requests are served with: one of each a process.
+"""Services of a process that handlers use: one of each.
 
-Handlers ask for it themselves. Litestar's own dependencies would be resolved anew for each request, each in a task of
-its own, which takes longer than all else that a read does.
+Handlers call `app_state` instead of taking Litestar's dependencies. Litestar resolves each dependency of each request
+in a task of its own, which takes longer than the rest of a read.
 """
 
 from typing import Any, NamedTuple, cast
@@ -30,8 +30,8 @@ class AppState(NamedTuple):
 
 
 def state_of(app: Litestar) -> AppState:
-    """There as long as the application runs."""
-    return cast(AppState, app.state.parts)
+    """Return the services, which exist while the application's lifespan is open."""
+    return cast(AppState, app.state.services)
 
 
 def app_state(request: Request[Any, Any, Any]) -> AppState:

@@ -1,4 +1,4 @@
-"""How many requests a key may make: one bucket for all processes, in Redis."""
+"""The rate limit of an API key: one bucket in Redis for all API processes."""
 
 import hashlib
 
@@ -12,7 +12,7 @@ from shared.store.lua import load_script
 
 
 class RateLimiter:
-    """At most `burst` at once, and `per_second` in the long run; 0: any number."""
+    """Allows `burst` requests at once and `per_second` in the long run. If `per_second` is 0, allows any number."""
 
     def __init__(self, redis: Redis, now: Clock, per_second: float, burst: int) -> None:
         self._allow = load_script(redis, __file__, "rate_limit.lua")
@@ -21,12 +21,17 @@ class RateLimiter:
         self._burst = burst
 
     async def check(self, key: str) -> None:
-        """Counts one request. Raises RateLimited, with the time until the next is allowed; StoreUnavailable."""
+        """Count one request of this key.
+
+        Raises:
+            RateLimited: the bucket is empty; the error names the seconds until the next request is allowed.
+            StoreUnavailable: Redis does not answer.
+        """
         if not self._per_second:
             return
         cost = 1 / self._per_second
-        name = keys.RATE + hashlib.sha256(key.encode()).hexdigest()[:16]  # Redis holds no secret
+        bucket = keys.RATE + hashlib.sha256(key.encode()).hexdigest()[:16]  # Redis holds no secret
         with translate_redis_errors():
-            wait = await self._allow([name], {"cost": cost, "burst": cost * self._burst, "now": repr(self._now())})
+            wait = await self._allow([bucket], {"cost": cost, "burst": cost * self._burst, "now": repr(self._now())})
         if float(wait) > 0:
             raise RateLimited(self._per_second, float(wait))

@@ -32,7 +32,7 @@ async def test_each_operation_says_its_errors_and_its_key(serve):
     assert {path for path, _ in operations} == {
         "/health",
         "/health/ready",
-        "/health/serving",
+        "/health/system",
         "/api/capabilities",
         "/api/sandboxes",
         "/api/sandboxes/{sandbox_id}",

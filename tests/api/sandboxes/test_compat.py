@@ -1,265 +1,259 @@
-"""DEERFLOW_COMPAT=true, for today's client: a 2xx has a URL, and nothing is said on which it deletes what lives."""
+"""DEERFLOW_COMPAT=true, for today's client: a 2xx has a URL, and no answer makes the client delete a live sandbox."""
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable
-from typing import Any, cast
+from typing import Any
 
 import httpx
 import pytest
-from msgspec.structs import replace
 
-from api.state.app_state import state_of
+from api.http.prefer import COMPAT_CREATE_SECONDS, COMPAT_READ_SECONDS
+from api.state.notifier import RecordNotifier
 from shared.sandbox.record import Reason, Sandbox, Status
-from shared.sandbox.transitions import ProvisionedObjects, provisioned
 from shared.store.store import Store
-from shared.store.update import Update
-from tests.api.conftest import Evolve, Serve
+from tests.api.conftest import URL, Api, Evolve, Serve, provision
+from tests.support.eventually import eventually_true, within
+from tests.support.store import remove
 
 pytestmark = pytest.mark.anyio
 
-URL = "http://10.0.0.7:30123"
 CLUSTER_IP_URL = "http://sandbox-abc-svc.deer-flow.svc.cluster.local:8080"
-SECONDS = 5.0
-"""An upper bound for what comes at once."""
 ABC = "/api/sandboxes/abc"
 ENDS = [Status.FAILED, Status.SUCCEEDED]
-
-Make = Callable[..., Awaitable[Sandbox]]
+CLIENT_CREATE_SECONDS = 30.0
+CLIENT_READ_SECONDS = 10.0
+"""Timeouts of today's client."""
 
 
 @pytest.fixture
-async def api(serve: Serve) -> httpx.AsyncClient:
+async def api(serve: Serve) -> Api:
     return await serve(DEERFLOW_COMPAT="true")
 
 
 @pytest.fixture
-async def plain(serve: Serve) -> httpx.AsyncClient:
+async def plain(serve: Serve) -> Api:
     """An API on the same store that holds no create."""
     return await serve()
 
 
-@pytest.fixture
-def made(store: Store) -> Make:
-    """Pod and Service are made: the record has its URL, and these fields."""
-
-    async def write(sandbox_id: str = "abc", **fields: Any) -> Sandbox:
-        def mutate(record: Sandbox | None) -> Update:
-            assert record is not None
-            done = provisioned(
-                record, ProvisionedObjects("sandbox-abc", "uid", "service", record.url or URL), now=store.now()
-            )
-            return Update(replace(done, **fields))
-
-        outcome = await store.create_or_update(sandbox_id, mutate)
-        assert outcome.record is not None
-        return outcome.record
-
-    return write
-
-
-async def held(api: httpx.AsyncClient, call: Awaitable[httpx.Response]) -> asyncio.Task[httpx.Response]:
-    """The request, which waits by now."""
-    app: Any = cast(httpx.ASGITransport, api._transport).app
-    waiting = state_of(app).notifier
-    before = sum(len(events) for events in waiting._waiters.values())
+async def waiting_request(api: Api, call: Awaitable[httpx.Response]) -> "asyncio.Future[httpx.Response]":
+    """Send a request, and return it when it waits."""
+    before = sum(api.waiting().values())
     request = asyncio.ensure_future(call)
-    async with asyncio.timeout(SECONDS):
-        while sum(len(events) for events in waiting._waiters.values()) == before and not request.done():
-            await asyncio.sleep(0.005)
+    await eventually_true(lambda: sum(api.waiting().values()) > before or request.done(), "the request waits")
     assert not request.done(), request.result().text
-    return cast("asyncio.Task[httpx.Response]", request)
+    return request
 
 
-async def answered(request: Awaitable[httpx.Response]) -> httpx.Response:
-    async with asyncio.timeout(SECONDS):
-        return await request
+class BriefNotifier(RecordNotifier):
+    """Ends each wait at once, and records how many seconds it was to take."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(store)
+        self.seconds: list[float] = []
+
+    async def wait_for(
+        self, sandbox_id: str, condition: Callable[[Sandbox | None], bool], seconds: float
+    ) -> Sandbox | None:
+        self.seconds.append(seconds)
+        return await super().wait_for(sandbox_id, condition, 0)
 
 
-def is_not_ready(answer: httpx.Response) -> bool:
-    problem = answer.json()
+@pytest.fixture
+def brief(api: Api, store: Store) -> BriefNotifier:
+    notifier = BriefNotifier(store)
+    api.app.state.services = api.state._replace(notifier=notifier)
+    return notifier
+
+
+def is_not_ready(response: httpx.Response) -> bool:
+    problem = response.json()
     return (
-        (answer.status_code, problem["code"], problem["status"]) == (503, "sandbox_not_ready", 503)
+        (response.status_code, problem["code"], problem["status"]) == (503, "sandbox_not_ready", 503)
         and "sandbox_url" not in problem
-        and answer.headers["Retry-After"] == "1"
+        and response.headers["Retry-After"] == "1"
     )
 
 
-async def test_create(api: httpx.AsyncClient, made: Make, evolve: Evolve):
-    """A create is held until there is a URL, and is then 200."""
-    request = await held(api, api.post("/api/sandboxes", json={"sandbox_id": "abc"}))
+async def test_create_is_answered_200_as_soon_as_there_is_a_url(api: Api, store: Store, evolve: Evolve):
+    request = await waiting_request(api, api.post("/api/sandboxes", json={"sandbox_id": "abc"}))
     await evolve("abc", reason=Reason.QUOTA_EXCEEDED, message="wait a bit")
-    await made()
-    answer = await answered(request)
-    assert answer.status_code == 200
-    assert {key: answer.json()[key] for key in ("sandbox_id", "sandbox_url", "status")} == {
+    await provision(store, "abc")
+    response = await within(request)
+    assert response.status_code == 200
+    assert {key: response.json()[key] for key in ("sandbox_id", "sandbox_url", "status")} == {
         "sandbox_id": "abc",
         "sandbox_url": URL,
         "status": "Pending",
     }
 
 
-async def test_create_with_cluster_ip(serve: Serve, made: Make):
-    """A URL that is known beforehand is none before its Service is made."""
+async def test_create_with_cluster_ip_is_answered_when_the_service_exists(serve: Serve, store: Store):
+    """The URL is known before the Service exists, and does not work before."""
     api = await serve(DEERFLOW_COMPAT="true", SANDBOX_SERVICE_TYPE="ClusterIP")
-    request = await held(api, api.post("/api/sandboxes", json={"sandbox_id": "abc"}))
-    assert is_not_ready(await answered(api.get(ABC, headers={"Prefer": "wait=0"})))
-    await made()
-    answer = await answered(request)
-    assert (answer.status_code, answer.json()["sandbox_url"]) == (200, CLUSTER_IP_URL)
+    request = await waiting_request(api, api.post("/api/sandboxes", json={"sandbox_id": "abc"}))
+    assert is_not_ready(await within(api.get(ABC, headers={"Prefer": "wait=0"})))
+    await provision(store, "abc")
+    response = await within(request)
+    assert (response.status_code, response.json()["sandbox_url"]) == (200, CLUSTER_IP_URL)
 
 
 @pytest.mark.parametrize("status", [Status.PENDING, Status.RUNNING, Status.UNKNOWN])
-async def test_create_what_is_there(api: httpx.AsyncClient, plain: httpx.AsyncClient, made: Make, status: Status):
-    """What has a URL already is named at once."""
+async def test_create_of_a_sandbox_with_a_url_is_answered_at_once(api: Api, plain: Api, store: Store, status: Status):
     await plain.post("/api/sandboxes", json={"sandbox_id": "abc"})
-    await made(status=status)
-    answer = await answered(api.post("/api/sandboxes", json={"sandbox_id": "abc"}))
-    assert (answer.status_code, answer.json()["sandbox_url"], answer.json()["status"]) == (200, URL, status)
+    await provision(store, "abc", status=status)
+    response = await within(api.post("/api/sandboxes", json={"sandbox_id": "abc"}))
+    assert (response.status_code, response.json()["sandbox_url"], response.json()["status"]) == (200, URL, status)
 
 
 @pytest.mark.parametrize("service_type", ["NodePort", "ClusterIP"])
 @pytest.mark.parametrize("status", ENDS)
-@pytest.mark.parametrize("is_made", [False, True])
-async def test_create_that_fails(serve: Serve, evolve: Evolve, service_type: str, status: Status, is_made: bool):
-    """A create of what comes to an end is 503 at once, with the cause, whether or not it had a URL."""
+@pytest.mark.parametrize("has_url", [False, True])
+async def test_create_of_a_sandbox_that_ends_is_answered_503_at_once(
+    serve: Serve, evolve: Evolve, service_type: str, status: Status, has_url: bool
+):
+    """The answer names the cause, whether or not the sandbox had a URL."""
     api = await serve(DEERFLOW_COMPAT="true", SANDBOX_SERVICE_TYPE=service_type)
-    request = await held(api, api.post("/api/sandboxes", json={"sandbox_id": "abc"}))
-    made_by_then = {"url": URL, "service_uid": "service"} if is_made else {}
-    await evolve("abc", status=status, reason=Reason.INVALID, message="no such class", **made_by_then)
-    answer = await answered(request)
-    assert is_not_ready(answer)
-    assert "no such class" in answer.json()["detail"]
+    request = await waiting_request(api, api.post("/api/sandboxes", json={"sandbox_id": "abc"}))
+    objects = {"url": URL, "service_uid": "service"} if has_url else {}
+    await evolve("abc", status=status, reason=Reason.INVALID, message="no such class", **objects)
+    response = await within(request)
+    assert is_not_ready(response)
+    assert "no such class" in response.json()["detail"]
 
 
-async def test_create_what_is_deleted_meanwhile(api: httpx.AsyncClient):
-    """A create of what is deleted meanwhile is not there, at once."""
-    request = await held(api, api.post("/api/sandboxes", json={"sandbox_id": "abc"}))
+async def test_create_of_a_sandbox_that_is_deleted_is_answered_404_at_once(api: Api):
+    request = await waiting_request(api, api.post("/api/sandboxes", json={"sandbox_id": "abc"}))
     await api.delete(ABC)
-    answer = await answered(request)
-    assert (answer.status_code, answer.json()["status"]) == (404, "Terminating")
+    response = await within(request)
+    assert (response.status_code, response.json()["status"]) == (404, "Terminating")
 
 
 @pytest.mark.parametrize("status", [*ENDS, Status.TERMINATING])
-async def test_create_after_the_end(
-    api: httpx.AsyncClient, plain: httpx.AsyncClient, made: Make, evolve: Evolve, status: Status
+async def test_create_after_the_end_waits_for_the_url_of_the_next_incarnation(
+    api: Api, plain: Api, store: Store, evolve: Evolve, status: Status
 ):
-    """A create of what is over waits for the next life's URL, and never gives the last one's."""
+    """The URL of the previous incarnation would reach nothing, or another sandbox."""
     await plain.post("/api/sandboxes", json={"sandbox_id": "abc"})
-    await made(url="http://10.0.0.7:31111")
+    await provision(store, "abc", url="http://10.0.0.7:31111")
     await evolve("abc", status=status)
-    request = await held(api, api.post("/api/sandboxes", json={"sandbox_id": "abc"}))
-    await made()
-    answer = await answered(request)
-    assert (answer.status_code, answer.json()["sandbox_url"], answer.json()["generation"]) == (200, URL, 2)
+    request = await waiting_request(api, api.post("/api/sandboxes", json={"sandbox_id": "abc"}))
+    await provision(store, "abc")
+    response = await within(request)
+    assert (response.status_code, response.json()["sandbox_url"], response.json()["generation"]) == (200, URL, 2)
 
 
-async def test_create_with_a_shorter_wait(api: httpx.AsyncClient):
-    """Who says how long to wait for a create is answered then: 503, for there is no URL."""
-    async with asyncio.timeout(3):
-        assert is_not_ready(await api.post("/api/sandboxes", json={"sandbox_id": "abc"}, headers={"Prefer": "wait=1"}))
+async def test_create_with_a_requested_wait_waits_that_long(api: Api, brief: BriefNotifier):
+    response = await api.post("/api/sandboxes", json={"sandbox_id": "abc"}, headers={"Prefer": "wait=1"})
+    assert is_not_ready(response)
+    assert brief.seconds == [1]
 
 
-async def test_nothing_happens(api: httpx.AsyncClient, made: Make):
-    """A read is held 8 s, less than the 10 s after which the client gives up, and is 503 then; a create longer."""
-    create = await held(api, api.post("/api/sandboxes", json={"sandbox_id": "abc"}))
-    began = time.monotonic()
+async def test_create_and_read_wait_shorter_than_the_client(api: Api, brief: BriefNotifier):
+    """After its own timeout, the client would give up and lose the answer."""
+    assert is_not_ready(await api.post("/api/sandboxes", json={"sandbox_id": "abc"}))
     assert is_not_ready(await api.get(ABC))
-    assert 7.9 < time.monotonic() - began < 9.5
+    assert brief.seconds == [COMPAT_CREATE_SECONDS, COMPAT_READ_SECONDS]
+    assert 8.0 <= COMPAT_READ_SECONDS <= CLIENT_READ_SECONDS - 1
+    assert COMPAT_READ_SECONDS < COMPAT_CREATE_SECONDS <= CLIENT_CREATE_SECONDS - 1
+
+
+async def test_create_waits_on_when_a_read_has_ended(api: Api, store: Store):
+    create = await waiting_request(api, api.post("/api/sandboxes", json={"sandbox_id": "abc"}))
+    assert is_not_ready(await within(api.get(ABC, headers={"Prefer": "wait=1"})))
     assert not create.done()
-    await made()
-    assert (await answered(create)).status_code == 200
+    await provision(store, "abc")
+    assert (await within(create)).status_code == 200
 
 
-@pytest.mark.parametrize("wait", ["wait=0", "wait=1"])
-async def test_read_with_a_shorter_wait(api: httpx.AsyncClient, plain: httpx.AsyncClient, wait: str):
-    """Who says how long to wait for a read is answered then."""
+@pytest.mark.parametrize(("prefer", "seconds"), [("wait=0", []), ("wait=1", [1])])
+async def test_read_with_a_requested_wait_waits_that_long(
+    api: Api, plain: Api, brief: BriefNotifier, prefer: str, seconds: list[float]
+):
     await plain.post("/api/sandboxes", json={"sandbox_id": "abc"})
-    assert is_not_ready(await answered(api.get(ABC, headers={"Prefer": wait})))
+    assert is_not_ready(await api.get(ABC, headers={"Prefer": prefer}))
+    assert brief.seconds == seconds
 
 
 @pytest.mark.parametrize("headers", [{}, {"Prefer": "wait=60"}])
-async def test_read_until_there_is_a_url(
-    api: httpx.AsyncClient, plain: httpx.AsyncClient, made: Make, headers: dict[str, str]
+async def test_read_is_answered_when_the_pod_runs_and_has_a_url(
+    api: Api, plain: Api, store: Store, headers: dict[str, str]
 ):
-    """A read is held until there is a URL, and the Pod runs: on a 200 that says Pending, the client would delete it."""
+    """On a 200 with the status Pending, the client would delete the sandbox."""
     await plain.post("/api/sandboxes", json={"sandbox_id": "abc"})
-    request = await held(api, api.get(ABC, headers=headers))
-    await made()
-    await made(status=Status.RUNNING)
-    answer = await answered(request)
-    assert (answer.status_code, answer.json()["sandbox_url"]) == (200, URL)
-    assert answer.headers.get("Preference-Applied") == headers.get("Prefer")
+    request = await waiting_request(api, api.get(ABC, headers=headers))
+    await provision(store, "abc")
+    await provision(store, "abc", status=Status.RUNNING)
+    response = await within(request)
+    assert (response.status_code, response.json()["sandbox_url"]) == (200, URL)
+    assert response.headers.get("Preference-Applied") == headers.get("Prefer")
 
 
-async def test_read(api: httpx.AsyncClient, plain: httpx.AsyncClient, made: Make):
-    """What runs and has a URL is shown at once."""
+async def test_read_of_a_running_sandbox_is_answered_at_once(api: Api, plain: Api, store: Store):
     await plain.post("/api/sandboxes", json={"sandbox_id": "abc"})
-    await made(status=Status.RUNNING)
-    answer = await answered(api.get(ABC))
-    assert (answer.status_code, answer.json()["sandbox_url"], answer.json()["status"]) == (200, URL, "Running")
+    await provision(store, "abc", status=Status.RUNNING)
+    response = await within(api.get(ABC))
+    assert (response.status_code, response.json()["sandbox_url"], response.json()["status"]) == (200, URL, "Running")
 
 
-async def test_read_what_nobody_knows(api: httpx.AsyncClient, plain: httpx.AsyncClient, made: Make):
-    """A sandbox on a node that is not heard of is neither alive nor dead to the client: 503, on which it keeps it."""
+async def test_read_of_an_unknown_status_is_answered_503(api: Api, plain: Api, store: Store):
+    """The node does not answer. The client keeps the sandbox on 503, and would delete it on 200."""
     await plain.post("/api/sandboxes", json={"sandbox_id": "abc"})
-    await made(status=Status.UNKNOWN)
-    assert is_not_ready(await answered(api.get(ABC)))
+    await provision(store, "abc", status=Status.UNKNOWN)
+    assert is_not_ready(await within(api.get(ABC)))
 
 
 @pytest.mark.parametrize("status", ENDS)
-async def test_read_what_is_over(
-    api: httpx.AsyncClient, plain: httpx.AsyncClient, made: Make, evolve: Evolve, status: Status
+async def test_read_of_an_ended_sandbox_is_answered_404_with_its_status(
+    api: Api, plain: Api, store: Store, evolve: Evolve, status: Status
 ):
-    """What is over is 404 to a read, at once and also to one that is held; the problem says how it ended."""
+    """A read that waits is answered when the sandbox ends."""
     await plain.post("/api/sandboxes", json={"sandbox_id": "abc"})
-    request = await held(api, api.get(ABC))
+    request = await waiting_request(api, api.get(ABC))
     await evolve("abc", status=status, reason=Reason.POD_FAILED, message="exit 1")
-    for answer in (await answered(request), await answered(api.get(ABC))):
-        assert (answer.status_code, answer.json()["status"]) == (404, status)
-        assert "exit 1" in answer.json()["detail"]
-    await made(status=status)
-    assert (await answered(api.get(ABC))).status_code == 404
+    for response in (await within(request), await within(api.get(ABC))):
+        assert (response.status_code, response.json()["status"]) == (404, status)
+        assert "exit 1" in response.json()["detail"]
+    await provision(store, "abc", status=status)
+    assert (await within(api.get(ABC))).status_code == 404
 
 
 @pytest.mark.parametrize("has_url", [False, True])
-async def test_read_what_is_being_deleted(api: httpx.AsyncClient, plain: httpx.AsyncClient, made: Make, has_url: bool):
-    """What is being deleted is 404 at once, whether or not it had its URL."""
+async def test_read_of_a_deleted_sandbox_is_answered_404_at_once(api: Api, plain: Api, store: Store, has_url: bool):
     await plain.post("/api/sandboxes", json={"sandbox_id": "abc"})
     if has_url:
-        await made(status=Status.RUNNING)
+        await provision(store, "abc", status=Status.RUNNING)
     await api.delete(ABC)
-    answer = await answered(api.get(ABC))
-    assert (answer.status_code, answer.json()["status"]) == (404, "Terminating")
+    response = await within(api.get(ABC))
+    assert (response.status_code, response.json()["status"]) == (404, "Terminating")
 
 
-async def test_read_what_is_not_there(api: httpx.AsyncClient):
-    """What was never there is 404 at once."""
-    answer = await answered(api.get(ABC))
-    assert (answer.status_code, answer.json()["status"]) == (404, 404)
+async def test_read_of_a_missing_sandbox_is_answered_404_at_once(api: Api):
+    response = await within(api.get(ABC))
+    assert (response.status_code, response.json()["status"]) == (404, 404)
 
 
-async def test_delete(api: httpx.AsyncClient, plain: httpx.AsyncClient, store: Store):
-    """A delete is answered at once, unless it says that it waits."""
+async def test_delete_is_answered_at_once_unless_it_requests_a_wait(api: Api, plain: Api, store: Store):
     await plain.post("/api/sandboxes", json={"sandbox_id": "abc"})
-    answer = await answered(api.delete(ABC))
-    assert (answer.status_code, answer.json()) == (200, {"ok": True, "sandbox_id": "abc"})
-    request = await held(api, api.delete(ABC, headers={"Prefer": "wait=60"}))
-    await store.create_or_update("abc", lambda record: Update(None) if record else None)
-    answer = await answered(request)
-    assert (answer.status_code, answer.headers["Preference-Applied"]) == (200, "wait=60")
+    response = await within(api.delete(ABC))
+    assert (response.status_code, response.json()) == (200, {"ok": True, "sandbox_id": "abc"})
+    request = await waiting_request(api, api.delete(ABC, headers={"Prefer": "wait=60"}))
+    await remove(store, "abc")
+    response = await within(request)
+    assert (response.status_code, response.headers["Preference-Applied"]) == (200, "wait=60")
 
 
-async def test_list(api: httpx.AsyncClient, plain: httpx.AsyncClient, evolve: Evolve):
-    """The list leaves out what is over or being deleted, in one answer and in pages, unless it is asked for."""
+async def test_list_leaves_out_sandboxes_that_have_ended_unless_their_status_is_requested(
+    api: Api, plain: Api, evolve: Evolve
+):
     for status in Status:
         await plain.post("/api/sandboxes", json={"sandbox_id": status.lower()})
         await evolve(status.lower(), status=status, url=URL)
 
     async def listed(**query: Any) -> set[str]:
-        answer = (await api.get("/api/sandboxes", params=query)).json()
-        assert answer["count"] == len(answer["sandboxes"])
-        return {sandbox["sandbox_id"] for sandbox in answer["sandboxes"]}
+        body = (await api.get("/api/sandboxes", params=query)).json()
+        assert body["count"] == len(body["sandboxes"])
+        return {sandbox["sandbox_id"] for sandbox in body["sandboxes"]}
 
     assert await listed() == await listed(limit=100) == {"pending", "running", "unknown"}
     for status in Status:
