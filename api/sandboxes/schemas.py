@@ -1,4 +1,4 @@
-"""What our answers look like on the wire, and nothing of how we keep it. (What is asked of us: `shared.sandbox.request`.)"""
+"""Response bodies of the sandbox routes. The bodies of requests are in `shared.sandbox.request`."""
 
 import asyncio
 from collections.abc import Sequence
@@ -8,21 +8,18 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from api.http.openapi import example
 from shared.sandbox.history import HistoryEntry
 from shared.sandbox.record import Sandbox
 
-AT_ONCE = 100
-"""Answers made without a pause."""
-
-
-def example(value: object) -> Meta:
-    return Meta(examples=[value])
+RESPONSE_CHUNK = 100
+"""Responses built before other requests get a turn of the event loop."""
 
 
 class TimingsMs(msgspec.Struct, frozen=True, kw_only=True):
-    """Milliseconds from the acceptance to each stage; null until it is reached, or when nobody saw it.
+    """Milliseconds from the create to each stage; null until the stage is reached, or if no worker saw it.
 
-    `queued`: a worker took it up. `created`: Pod and Service are made. The rest as the Pod's conditions have it.
+    `queued`: a worker started the job. `created`: Pod and Service exist. The others come from the Pod's conditions.
     """
 
     queued: Annotated[int | None, example(12)]
@@ -33,7 +30,7 @@ class TimingsMs(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SandboxResponse(msgspec.Struct, frozen=True, kw_only=True):
-    """`sandbox_url` is null until it is known. `status` is the Pod's phase, `ready` its Ready condition."""
+    """`sandbox_url` is null until the URL is known. `status` is the Pod's phase, `ready` its Ready condition."""
 
     sandbox_id: Annotated[str, example("0123456789abcdef")]
     sandbox_url: Annotated[str | None, example("http://192.0.2.10:31167")]
@@ -46,13 +43,13 @@ class SandboxResponse(msgspec.Struct, frozen=True, kw_only=True):
     thread_id: Annotated[str, example("t1")]
     created_at: datetime
     updated_at: datetime
-    expires_at: Annotated[datetime | None, Meta(description="when it is ended if nobody uses it any more")]
-    expires_by: Annotated[str | None, Meta(description="what would end it, `idle` or `lifetime`", examples=["idle"])]
+    expires_at: Annotated[datetime | None, Meta(description="when the sandbox expires without further use")]
+    expires_by: Annotated[str | None, Meta(description="cause of that expiry, `idle` or `lifetime`", examples=["idle"])]
     timings_ms: TimingsMs
 
 
 class Event(msgspec.Struct, frozen=True):
-    """`source` is `provisioner`, or the component of Kubernetes that says so. `type` is `Normal` or `Warning`."""
+    """`source` is `provisioner` or a component of Kubernetes. `type` is `Normal` or `Warning`."""
 
     at: datetime
     source: Annotated[str, example("kubelet")]
@@ -68,7 +65,7 @@ class History(msgspec.Struct, frozen=True):
 
 
 class SandboxList(msgspec.Struct, frozen=True, omit_defaults=True):
-    """`next_cursor` is there when there are more pages: not in a whole list, nor in the last page of one."""
+    """`next_cursor` exists if more pages follow. A complete list and a last page have none."""
 
     sandboxes: list[SandboxResponse]
     count: int
@@ -78,15 +75,6 @@ class SandboxList(msgspec.Struct, frozen=True, omit_defaults=True):
 class Deleted(msgspec.Struct, frozen=True):
     sandbox_id: str
     ok: bool = True
-
-
-class Capabilities(msgspec.Struct, frozen=True):
-    lark_cli_init_image: bool
-    lark_cli_broker_image: bool
-
-
-class Health(msgspec.Struct, frozen=True):
-    status: str = "ok"
 
 
 def to_response(record: Sandbox) -> SandboxResponse:
@@ -110,29 +98,29 @@ def to_response(record: Sandbox) -> SandboxResponse:
 
 
 async def to_responses(records: Sequence[Sandbox]) -> list[SandboxResponse]:
-    """One each. Those who ask for something else meanwhile have their turn in between."""
-    found: list[SandboxResponse] = []
-    for start in range(0, len(records), AT_ONCE):
-        found += map(to_response, records[start : start + AT_ONCE])
+    """Return one response a record. Other requests get their turn in between."""
+    responses: list[SandboxResponse] = []
+    for start in range(0, len(records), RESPONSE_CHUNK):
+        responses += map(to_response, records[start : start + RESPONSE_CHUNK])
         await asyncio.sleep(0)
-    return found
+    return responses
 
 
-def event(entry: HistoryEntry) -> Event:
+def to_event(entry: HistoryEntry) -> Event:
     return Event(_time(entry.at), entry.source, entry.type, entry.reason, entry.message)
 
 
 def _timings(record: Sandbox) -> TimingsMs:
-    def since(reached: float | None) -> int | None:
-        return None if reached is None else max(0, round((reached - record.created_at) * 1000))
+    def since_create(reached_at: float | None) -> int | None:
+        return None if reached_at is None else max(0, round((reached_at - record.created_at) * 1000))
 
     timings = record.timings
     return TimingsMs(
-        queued=since(timings.queued),
-        created=since(timings.created),
-        scheduled=since(timings.scheduled),
-        running=since(timings.running),
-        ready=since(timings.ready),
+        queued=since_create(timings.queued),
+        created=since_create(timings.created),
+        scheduled=since_create(timings.scheduled),
+        running=since_create(timings.running),
+        ready=since_create(timings.ready),
     )
 
 

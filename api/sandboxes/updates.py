@@ -45,12 +45,10 @@ def extend(now: float, seconds: int | None) -> Mutate:
     def mutate(current: Sandbox) -> Update | None:
         if not current.is_active:
             return None
-        extended = touched(current, now, keep_seconds=seconds or 0)
-        requested = seconds or 0
-        is_later = (
-            current.keep_alive_until < now + requested - min(TOUCH_INTERVAL_SECONDS, requested / 4)
-            and current.expiry != extended.expiry
-        )
+        keep_seconds = seconds or 0
+        extended = touched(current, now, keep_seconds=keep_seconds)
+        tolerance = min(TOUCH_INTERVAL_SECONDS, keep_seconds / 4)  # a gain below it is not worth a write
+        is_later = current.keep_alive_until < now + keep_seconds - tolerance and current.expiry != extended.expiry
         return Update(extended, silent=True) if is_later or needs_touch(current, now) else None
 
     return mutate
@@ -59,7 +57,7 @@ def extend(now: float, seconds: int | None) -> Mutate:
 def request_deletion(is_expected: Callable[[Sandbox], bool]) -> Mutate:
     """Return an update that ends the present incarnation.
 
-    The update raises IncarnationMismatch, and changes nothing, if the caller expects another incarnation.
+    If the caller expects another incarnation, the update raises IncarnationMismatch and changes nothing.
     """
 
     def mutate(current: Sandbox) -> Update | None:
