@@ -1,4 +1,4 @@
-"""What all processes share, as Redis has it at one moment. Its cost does not depend on how many sandboxes there are."""
+"""State that all processes share, read from Redis at one moment. The cost is independent of the number of sandboxes."""
 
 from typing import NamedTuple, cast
 
@@ -11,65 +11,78 @@ from shared.sandbox.record import Status
 from shared.store import keys
 from shared.store.limits import Limit
 
-BEHIND_SECONDS = 30.0
-"""A record that is due for so long was not looked at by three sweeps."""
+OVERDUE_SECONDS = 30.0
+"""Age of a due record that counts as overdue. By default three sweeps have missed such a record."""
 _CHUNK = 500
-_LOOKED_THROUGH = 5000
-"""Jobs among which the oldest that waits is looked for: those being worked on stay in the queue till they are done."""
+_SEARCHED_JOBS = 5000
+"""Limit for the search for the oldest waiting job. Running jobs stay in the queue and come first."""
 
 
 class QueueStats(NamedTuple):
-    """`oldest` is how long the job that waits longest is due, seconds; 0: none waits. `held` is by limit's name."""
+    """`oldest_seconds` is the age of the job that waits longest; 0 if none waits. `usage` is by name of the limit."""
 
     by_status: dict[str, int]
     waiting: int
     delayed: int
-    oldest: float
+    oldest_seconds: float
     overdue: int
-    held: dict[str, int]
+    usage: dict[str, int]
 
 
-async def read_stats(redis: Redis, now: Clock, limits: tuple[Limit, ...]) -> QueueStats:
-    """Raises StoreUnavailable."""
-    at = now()
+async def read_stats(redis: Redis, clock: Clock, limits: tuple[Limit, ...]) -> QueueStats:
+    """Read the state. `limits` are the limits whose usage is counted.
+
+    Raises:
+        StoreUnavailable: Redis does not answer.
+    """
+    now = clock()
     with translate_redis_errors():
         async with redis.pipeline(transaction=False) as pipeline:
             for status in Status:
                 pipeline.zcard(keys.STATUS + status)
-            pipeline.zcount(keys.QUEUE, "-inf", at * 1000)
-            pipeline.zcount(keys.QUEUE, f"({at * 1000}", "+inf")
-            pipeline.zcount(keys.DEADLINE, "-inf", at - BEHIND_SECONDS)
+            pipeline.zcount(keys.QUEUE, "-inf", now * 1000)
+            pipeline.zcount(keys.QUEUE, f"({now * 1000}", "+inf")
+            pipeline.zcount(keys.DEADLINE, "-inf", now - OVERDUE_SECONDS)
             for limit in limits:
                 for index in limit.indexes:
                     pipeline.zcard(index)
-            found = await pipeline.execute()
-    counts = dict(zip((status.value for status in Status), found, strict=False))
-    waiting, delayed, overdue = found[len(counts) : len(counts) + 3]
-    rest = iter(found[len(counts) + 3 :])
-    held = {limit.name: sum(next(rest) for _ in limit.indexes) for limit in limits}
-    return QueueStats(counts, waiting, delayed, await _oldest(redis, at), overdue, held)
+            counts = iter(await pipeline.execute())
+    by_status = {status.value: next(counts) for status in Status}
+    waiting, delayed, overdue = next(counts), next(counts), next(counts)
+    usage = {limit.name: sum(next(counts) for _ in limit.indexes) for limit in limits}
+    return QueueStats(by_status, waiting, delayed, await _oldest_seconds(redis, now), overdue, usage)
 
 
-async def _oldest(redis: Redis, at: float) -> float:
-    """Of those that nobody works on: since it was enqueued or, if it was put off, since it is due again."""
-    for start in range(0, _LOOKED_THROUGH, _CHUNK):
+async def _oldest_seconds(redis: Redis, now: float) -> float:
+    """Return the age of the oldest job that no worker runs.
+
+    The age counts from the time when the job was enqueued; for a delayed job, from the time when it became due.
+    """
+    for start in range(0, _SEARCHED_JOBS, _CHUNK):
         with translate_redis_errors():
-            due = await redis.zrangebyscore(keys.QUEUE, "-inf", at * 1000, start=start, num=_CHUNK, withscores=True)
-            begun = await _waiting(redis, {job.decode(): score / 1000 for job, score in due})
-        if begun or len(due) < _CHUNK:
-            return max(0.0, at - min(begun, default=at))
+            jobs = await redis.zrangebyscore(keys.QUEUE, "-inf", now * 1000, start=start, num=_CHUNK, withscores=True)
+            waiting_since = await _waiting_since(redis, {job.decode(): score / 1000 for job, score in jobs})
+        if waiting_since or len(jobs) < _CHUNK:
+            return max(0.0, now - min(waiting_since, default=now))
     return 0.0
 
 
-async def _waiting(redis: Redis, due: dict[str, float]) -> list[float]:
-    """Since when each of these waits that nobody works on. One that has ended meanwhile has neither mark nor job."""
-    if not due:
+async def _waiting_since(redis: Redis, due_jobs: dict[str, float]) -> list[float]:
+    """Return the time since which each job waits that no worker runs; `due_jobs` has the due time of each job id.
+
+    A job that ended after the queue was read has neither an in-progress mark nor a payload, and is left out.
+    """
+    if not due_jobs:
         return []
-    marks = await redis.mget([keys.IN_PROGRESS + job for job in due])
-    free = {job: at for (job, at), mark in zip(due.items(), marks, strict=True) if mark is None}
-    raws = await redis.mget([keys.JOB + job for job in free]) if free else []
-    return [max(_enqueued(raw), at) for raw, at in zip(raws, free.values(), strict=True) if raw is not None]
+    marks = await redis.mget([keys.IN_PROGRESS + job for job in due_jobs])
+    waiting = {job: due_at for (job, due_at), mark in zip(due_jobs.items(), marks, strict=True) if mark is None}
+    payloads = await redis.mget([keys.JOB + job for job in waiting]) if waiting else []
+    return [
+        max(_enqueued_at(payload), due_at)
+        for payload, due_at in zip(payloads, waiting.values(), strict=True)
+        if payload is not None
+    ]
 
 
-def _enqueued(raw: bytes) -> float:
-    return cast(int, queue.decode(raw)["et"]) / 1000
+def _enqueued_at(payload: bytes) -> float:
+    return cast(int, queue.decode(payload)["et"]) / 1000

@@ -1,4 +1,4 @@
-"""`GET /metrics`: what this process has counted, and what all processes share, as Redis has it now."""
+"""`GET /metrics`: metrics of this process, and the state that all processes share."""
 
 import asyncio
 import time
@@ -9,7 +9,6 @@ import pytest
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from api.health.metrics import REDIS_SECONDS
 from shared.liveness.sync import ClusterSync
 from shared.liveness.workers import WorkerRegistry
 from shared.redis.connection import FAIL_FAST, connect
@@ -18,6 +17,7 @@ from shared.settings import read_settings
 from shared.store.store import Store
 from tests.api.conftest import Serve
 from tests.conftest import StartValkey, observe
+from tests.support.eventually import within
 
 pytestmark = pytest.mark.anyio
 
@@ -32,7 +32,7 @@ SHARED = {
     "deerflow_limit_left": {"limit"},
     "deerflow_sync_age_seconds": {"cluster"},
 }
-"""What the API alone exports, and the labels of each."""
+"""Families that only the API exports, and the labels of each."""
 
 
 async def scrape(client: httpx.AsyncClient) -> dict[str, Metric]:
@@ -57,13 +57,13 @@ async def away(away_url: str) -> AsyncIterator[Store]:
         yield Store(redis)
 
 
-async def test_it_needs_no_key_and_has_both_parts(api):
+async def test_scrape_needs_no_key_and_has_metrics_of_process_and_shared_state(api):
     families = await scrape(api)
-    assert "deerflow_accepted" in families, "its own"
-    assert "deerflow_sandboxes" in families, "the shared ones"
+    assert "deerflow_accepted" in families, "metrics of the process"
+    assert "deerflow_sandboxes" in families, "shared state"
 
 
-async def test_the_shared_families_and_their_labels_are_closed(serve: Serve, fake_redis, clock):
+async def test_shared_families_have_a_closed_set_of_labels(serve: Serve, fake_redis, clock):
     client = await serve(MAX_SANDBOXES="9", MAX_SANDBOXES_PER_USER="3")
     await observe(fake_redis, ClusterSync(fake_redis, clock, "default"))
     await client.post("/api/sandboxes", json={"sandbox_id": "a-sandbox", "user_id": "a-user"})
@@ -77,13 +77,13 @@ async def test_the_shared_families_and_their_labels_are_closed(serve: Serve, fak
     assert "a-sandbox" not in text
 
 
-async def test_each_family_is_told_once(api):
+async def test_each_family_is_exported_once(api):
     text = (await api.get("/metrics")).text
-    told = [line.split()[2] for line in text.splitlines() if line.startswith("# TYPE ")]
-    assert len(told) == len(set(told))
+    families = [line.split()[2] for line in text.splitlines() if line.startswith("# TYPE ")]
+    assert len(families) == len(set(families))
 
 
-async def test_sandboxes_by_status_those_of_which_there_are_none_too(api, running):
+async def test_sandboxes_are_exported_by_status_with_zeros(api, running):
     await running("ada")
     await api.post("/api/sandboxes", json={"sandbox_id": "bob"})
     families = await scrape(api)
@@ -91,7 +91,7 @@ async def test_sandboxes_by_status_those_of_which_there_are_none_too(api, runnin
     assert set(by(families["deerflow_sandboxes"], "cluster")) == {"default"}
 
 
-async def test_the_queue_and_how_long_its_oldest_job_waits(api, clock):
+async def test_queue_is_exported_with_the_age_of_its_oldest_job(api, clock):
     families = await scrape(api)
     assert only(families["deerflow_queue_oldest_seconds"]) == 0
     await api.post("/api/sandboxes", json={"sandbox_id": "ada"})
@@ -102,29 +102,29 @@ async def test_the_queue_and_how_long_its_oldest_job_waits(api, clock):
     assert only(families["deerflow_queue_oldest_seconds"]) == pytest.approx(8, abs=0.01)
 
 
-async def test_records_that_no_sweep_looks_at(api, clock):
+async def test_records_that_no_sweep_reads_are_exported_as_overdue(api, clock):
     await api.post("/api/sandboxes", json={"sandbox_id": "ada"})
     assert only((await scrape(api))["deerflow_overdue_sandboxes"]) == 0
     clock.advance(60)
     assert only((await scrape(api))["deerflow_overdue_sandboxes"]) == 1
 
 
-async def test_workers_that_live(api, fake_redis):
-    """By Redis' own clock, as those who write it."""
+async def test_workers_with_a_recent_heartbeat_are_exported(api, fake_redis):
+    """Redis' own clock decides, as for the workers that write heartbeats."""
     assert only((await scrape(api))["deerflow_workers"]) == 0
     await WorkerRegistry(fake_redis, time.time).beat("worker-1")
     assert only((await scrape(api))["deerflow_workers"]) == 1
 
 
-async def test_the_age_of_the_observation_if_there_ever_was_one(api, fake_redis, clock):
+async def test_sync_age_is_exported_after_the_first_sync(api, fake_redis, clock):
     assert "deerflow_sync_age_seconds" not in await scrape(api)
     await observe(fake_redis, ClusterSync(fake_redis, clock, "default"))
     clock.advance(20)
     assert only((await scrape(api))["deerflow_sync_age_seconds"]) == pytest.approx(20, abs=0.01)
 
 
-async def test_limits_and_what_is_left_of_them(serve: Serve):
-    """Of all sandboxes: a limit of each user has as many values as there are users."""
+async def test_limits_of_all_sandboxes_are_exported_with_their_room(serve: Serve):
+    """A limit of each user would have as many series as there are users."""
     client = await serve(MAX_SANDBOXES="2", MAX_SANDBOXES_PER_USER="5", NODE_PORT_CAPACITY="10")
     for name in ("ada", "bob", "eve"):
         await client.post("/api/sandboxes", json={"sandbox_id": name})
@@ -135,20 +135,20 @@ async def test_limits_and_what_is_left_of_them(serve: Serve):
     assert refused >= 1
 
 
-async def test_no_limit_has_no_series(serve: Serve):
+async def test_limits_that_are_off_have_no_series(serve: Serve):
     families = await scrape(await serve(NODE_PORT_CAPACITY="0"))
     assert families["deerflow_limit"].samples == families["deerflow_limit_left"].samples == []
 
 
-async def test_replicas_tell_the_same_state(serve: Serve):
+async def test_replicas_export_the_same_shared_state(serve: Serve):
     first, second = await serve(), await serve()
     await first.post("/api/sandboxes", json={"sandbox_id": "ada"})
-    told = [(await scrape(client))["deerflow_sandboxes"].samples for client in (first, second)]
-    assert told[0] == told[1]
+    samples = [(await scrape(client))["deerflow_sandboxes"].samples for client in (first, second)]
+    assert samples[0] == samples[1]
 
 
-async def test_without_redis_there_is_what_the_process_has_counted(serve: Serve, away: Store):
-    """That Redis is away is among it; of what is shared, nothing is claimed."""
+async def test_scrape_without_redis_has_the_metrics_of_the_process(serve: Serve, away: Store):
+    """They count the Redis error. The shared state is left out, because it is unknown."""
     client = await serve(away)
     before = only((await scrape(client))["deerflow_redis_errors"])
     families = await scrape(client)
@@ -156,18 +156,21 @@ async def test_without_redis_there_is_what_the_process_has_counted(serve: Serve,
     assert not SHARED.keys() & families.keys()
 
 
-async def test_a_redis_that_hangs_is_waited_for_within_the_bound_and_no_longer(serve: Serve, start_valkey: StartValkey):
-    """As without Redis; of each command alone, redis-py would wait for longer. Then it goes on where it was."""
+async def test_scrape_of_a_hanging_redis_ends_before_a_redis_command_would(serve: Serve, start_valkey: StartValkey):
+    """When Redis answers again, the shared state is back."""
     server = start_valkey()
     async with connect(read_settings({"REDIS_URL": server.url}), FAIL_FAST) as redis:
-        client = await serve(Store(redis))
+        store = Store(redis)
+        client = await serve(store)
         await client.post("/api/sandboxes", json={"sandbox_id": "ada"})
         before = await scrape(client)
         with server.frozen():
-            async with asyncio.timeout(2 * REDIS_SECONDS):
-                meanwhile = await scrape(client)
+            command = asyncio.create_task(store.get("ada"))
+            frozen = await within(scrape(client))
+            assert not command.done()
+        await within(command)
         after = await scrape(client)
-    assert "deerflow_accepted" in meanwhile
-    assert not SHARED.keys() & meanwhile.keys()
+    assert "deerflow_accepted" in frozen
+    assert not SHARED.keys() & frozen.keys()
     assert only(after["deerflow_redis_errors"]) > only(before["deerflow_redis_errors"])
     assert after["deerflow_sandboxes"].samples == before["deerflow_sandboxes"].samples
