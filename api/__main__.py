@@ -1,4 +1,4 @@
-"""`python -m api`: the API on uvicorn and uvloop."""
+"""Command `python -m api`: runs the API on uvicorn and uvloop."""
 
 import argparse
 import signal
@@ -10,7 +10,7 @@ from api.middleware.request_metrics import request_metrics_middleware
 from shared import cli
 
 DRAIN_SECONDS = 20
-"""How long open requests may go on after SIGTERM, below the 30 s that Kubernetes gives."""
+"""Limit for open requests after SIGTERM, below the 30 s that Kubernetes waits before it kills."""
 
 
 def main() -> None:
@@ -20,7 +20,7 @@ def main() -> None:
     cli.add_print_settings(parser)
     arguments = parser.parse_args()
     settings = cli.settings_or_exit(show=arguments.print_settings)
-    # After its orderly end uvicorn raises the signal anew, for whoever was there before: that is us, and it is done.
+    # After a graceful shutdown, uvicorn raises SIGTERM again for the handler installed before its own.
     signal.signal(signal.SIGTERM, lambda *_: None)
     app = request_metrics_middleware(create_app(settings))
     cli.freeze()

@@ -1,4 +1,4 @@
-"""What a caller has seen of a sandbox, as an entity tag: its life, and how often that life has changed since."""
+"""Entity tags of a sandbox: its incarnation, and the revision of that incarnation."""
 
 from shared.sandbox.record import Sandbox
 
@@ -8,14 +8,17 @@ def etag(record: Sandbox) -> str:
 
 
 def matches(header: str | None, record: Sandbox) -> bool:
-    """`If-None-Match`: whether the caller has this very state already. Weak comparison, as RFC 9110 has it."""
+    """Return True if the `If-None-Match` header contains the tag of this revision.
+
+    The comparison is weak, as RFC 9110 requires for this header.
+    """
     return header is not None and (header.strip() == "*" or etag(record) in _tags(header))
 
 
 def matches_incarnation(header: str, record: Sandbox) -> bool:
-    """`If-Match` of a delete: whether the caller means this life.
+    """Return True if the `If-Match` header of a delete contains a tag of this incarnation.
 
-    Its changes since do not matter: who wants a sandbox gone wants it gone whether or not it has become ready.
+    Any revision matches: a caller that deletes a sandbox does so whether or not the sandbox became ready meanwhile.
     """
     incarnations = {tag.strip('"').rpartition(".")[0] for tag in _tags(header)}
     return header.strip() == "*" or record.incarnation in incarnations

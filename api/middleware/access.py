@@ -1,6 +1,6 @@
-"""Who may ask: whoever has the key, and does not ask too often. Nothing is read or done for others.
+"""Access to `/api`: checks the key and the rate of requests, before the request is read.
 
-A middleware, and not Litestar's guards: it copies the handler for each of those, at each request.
+A middleware, because Litestar copies the handler for each of its guards at each request.
 """
 
 from collections.abc import Callable
@@ -15,12 +15,18 @@ _HEADER = HEADER.lower().encode()
 
 
 def access_middleware(settings: Settings) -> Callable[[ASGIApp], ASGIApp]:
-    """With an open API, all who ask share one allowance."""
+    """Return the middleware. If the API is open, all callers share one rate limit."""
     key = ApiKey(settings)
 
     def around(app: ASGIApp) -> ASGIApp:
         async def call(scope: Scope, receive: Receive, send: Send) -> None:
-            """Raises Unauthorized, RateLimited, StoreUnavailable."""
+            """Check the request, then call `app`.
+
+            Raises:
+                Unauthorized: the key is missing or wrong.
+                RateLimited: the key sends too many requests.
+                StoreUnavailable: Redis does not answer.
+            """
             key.check(next((value for name, value in scope["headers"] if name == _HEADER), None))
             await state_of(scope["litestar_app"]).rate_limiter.check(settings.provisioner_api_key)
             await app(scope, receive, send)

@@ -1,4 +1,4 @@
-"""Counts what the API answers: around the whole application, so that nothing is missed, and each as it was sent."""
+"""Counts the API's responses. Wraps the whole application, so that each response is counted once, as sent."""
 
 import time
 from functools import cache
@@ -10,7 +10,10 @@ from prometheus_client import Counter, Histogram
 from shared import metrics
 
 UNKNOWN = "unknown"
-"""Of a path that has no route, or not for that method: their number is not closed."""
+"""Route label of paths and methods without a route. The paths themselves are no closed set of labels."""
+CLIENT_CLOSED_REQUEST = 499
+"""Code label of a request whose caller left before the response. nginx uses the same number."""
+_METHODS = frozenset({"GET", "POST", "DELETE", "HEAD", "OPTIONS", "PUT", "PATCH"})
 
 
 def request_metrics_middleware(app: ASGIApp) -> ASGIApp:
@@ -18,18 +21,18 @@ def request_metrics_middleware(app: ASGIApp) -> ASGIApp:
         if scope["type"] != ScopeType.HTTP:
             await app(scope, receive, send)
             return
-        began, code = time.perf_counter(), 0
+        started_at, code = time.perf_counter(), CLIENT_CLOSED_REQUEST
 
-        async def sending(message: Message) -> None:
+        async def send_counted(message: Message) -> None:
             nonlocal code
             if message["type"] == "http.response.start":
                 code = message["status"]
             await send(message)
 
         try:
-            await app(scope, receive, sending)
+            await app(scope, receive, send_counted)
         finally:
-            _count(scope, code, time.perf_counter() - began)
+            _count(scope, code, time.perf_counter() - started_at)
 
     return call
 
@@ -37,13 +40,12 @@ def request_metrics_middleware(app: ASGIApp) -> ASGIApp:
 def _count(scope: Scope, code: int, seconds: float) -> None:
     route = str(scope.get("path_template") or UNKNOWN)
     method = str(scope.get("method", ""))
-    method = method if method in {"GET", "POST", "DELETE", "HEAD", "OPTIONS", "PUT", "PATCH"} else "other"
-    answers, duration = _counters(route, method, str(code or 499))  # 499: nobody waited for the answer
-    answers.inc()
+    responses, duration = _metrics(route, method if method in _METHODS else "other", str(code))
+    responses.inc()
     duration.observe(seconds)
 
 
 @cache
-def _counters(route: str, method: str, code: str) -> tuple[Counter, Histogram]:
-    """Looked up once: the set of them is closed."""
+def _metrics(route: str, method: str, code: str) -> tuple[Counter, Histogram]:
+    """Return the two series. The cache saves their lookup, and stays small because the labels are closed sets."""
     return metrics.HTTP.labels(route, method, code), metrics.HTTP_SECONDS.labels(route, method)

@@ -1,4 +1,4 @@
-"""Who uses a sandbox keeps it: by making it, by asking for it, or by saying so."""
+"""Uses of a sandbox: a create, a read and a keep-alive reset its idle timer."""
 
 import asyncio
 import json
@@ -12,16 +12,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from api.sandboxes.updates import TOUCH_INTERVAL_SECONDS, needs_touch
-from api.state.usage import UsageTracker
+from api.state.usage import TOUCH_INTERVAL_SECONDS, UsageTracker, needs_touch
 from shared.errors import StoreUnavailable
 from shared.sandbox.expiry import ExpiryPolicy
-from shared.sandbox.record import ExpiryCause, Reason, Spec, Status
+from shared.sandbox.record import ExpiryCause, Reason, Sandbox, Spec, Status
 from shared.sandbox.transitions import expired, new_record
 from shared.store.store import Store
-from shared.store.update import Mutate, Update, UpdateResult
+from shared.store.update import Mutate, Precondition, UpdateResult
 from tests.api.conftest import Evolve, Serve
 from tests.conftest import Clock
+from tests.support.eventually import eventually
+from tests.support.store import put, remove
 
 pytestmark = pytest.mark.anyio
 
@@ -37,7 +38,7 @@ async def api(serve: Serve) -> httpx.AsyncClient:
 
 
 async def last_used(store: Store) -> float:
-    """Once what was begun beside the answers has been written."""
+    """Return the last use, after the writes that run beside the answers."""
     for _ in range(50):
         await asyncio.sleep(0)
     record = await store.get("abc")
@@ -45,54 +46,57 @@ async def last_used(store: Store) -> float:
     return record.last_used_at
 
 
-async def until_used(store: Store, at: float) -> None:
-    async with asyncio.timeout(10):
-        while await last_used(store) < at:
-            await asyncio.sleep(0.001)
+async def until_used(store: Store, used_at: float) -> None:
+    async def is_used() -> bool:
+        return await last_used(store) >= used_at
+
+    await eventually(is_used, "the use is stored")
 
 
-def left(answer: httpx.Response, clock: Clock) -> tuple[float, str]:
-    """For how long it is kept, and what then ends it."""
-    body = answer.json()
+def expiry_of(response: httpx.Response, clock: Clock) -> tuple[float, str]:
+    """Return the seconds until the sandbox expires, and the cause."""
+    body = response.json()
     return datetime.fromisoformat(body["expires_at"]).timestamp() - clock.now, body["expires_by"]
 
 
-async def test_keep_alive(api: httpx.AsyncClient, clock: Clock):
-    """It is used now, and has its idle timeout anew; the answer is the sandbox."""
+async def test_keep_alive_resets_the_idle_timer(api: httpx.AsyncClient, clock: Clock):
+    """The answer is the sandbox."""
     created = await api.post("/api/sandboxes", json=BODY)
-    assert left(created, clock) == (1000, "idle")
+    assert expiry_of(created, clock) == (1000, "idle")
     clock.advance(900)
-    kept = await api.post(KEEP)
-    assert (kept.status_code, left(kept, clock)) == (200, (1000, "idle"))
-    assert kept.json().keys() == created.json().keys()
-    assert left(await api.get(ABC), clock) == (1000, "idle")
+    response = await api.post(KEEP)
+    assert (response.status_code, expiry_of(response, clock)) == (200, (1000, "idle"))
+    assert response.json().keys() == created.json().keys()
+    assert expiry_of(await api.get(ABC), clock) == (1000, "idle")
 
 
 @pytest.mark.parametrize("body", [b"", b"{}", b'{"seconds": null}', b'{"a_newer_field": 1}'])
-async def test_nothing_has_to_be_said(api: httpx.AsyncClient, clock: Clock, body: bytes):
+async def test_keep_alive_needs_no_body(api: httpx.AsyncClient, clock: Clock, body: bytes):
     await api.post("/api/sandboxes", json=BODY)
     clock.advance(100)
-    answer = await api.post(KEEP, content=body)
-    assert (answer.status_code, left(answer, clock)) == (200, (1000, "idle"))
+    response = await api.post(KEEP, content=body)
+    assert (response.status_code, expiry_of(response, clock)) == (200, (1000, "idle"))
 
 
 @pytest.mark.parametrize(
     ("seconds", "expected"),
     [(1, (1000, "idle")), (1500, (1500, "idle")), (4000, (4000, "idle")), (4001, (4000, "lifetime"))],
 )
-async def test_for_so_long(api: httpx.AsyncClient, clock: Clock, seconds: int, expected: tuple[float, str]):
-    """At least for so long as is asked, never beyond the lifetime, and not shorter than it would be kept anyway."""
+async def test_keep_alive_with_seconds_keeps_at_least_that_long(
+    api: httpx.AsyncClient, clock: Clock, seconds: int, expected: tuple[float, str]
+):
+    """Never beyond the lifetime, and never shorter than the idle timeout."""
     await api.post("/api/sandboxes", json=BODY)
     clock.advance(1000)
-    assert left(await api.post(KEEP, json={"seconds": seconds}), clock) == expected
+    assert expiry_of(await api.post(KEEP, json={"seconds": seconds}), clock) == expected
 
 
-async def test_less_later_takes_nothing_away(api: httpx.AsyncClient, clock: Clock):
+async def test_shorter_keep_alive_leaves_a_longer_one_in_force(api: httpx.AsyncClient, clock: Clock):
     await api.post("/api/sandboxes", json=BODY)
     await api.post(KEEP, json={"seconds": 3000})
     clock.advance(40)
-    assert left(await api.post(KEEP, json={"seconds": 10}), clock) == (2960, "idle")
-    assert left(await api.get(ABC), clock) == (2960, "idle")
+    assert expiry_of(await api.post(KEEP, json={"seconds": 10}), clock) == (2960, "idle")
+    assert expiry_of(await api.get(ABC), clock) == (2960, "idle")
 
 
 BAD = [-1, 0, 1.5, 10**20, 31_536_001, True, False, "60", "", [60], {"n": 1}, 1e400]
@@ -103,40 +107,41 @@ def as_json(field: str, value: Any) -> bytes:
 
 
 @pytest.mark.parametrize("value", BAD, ids=repr)
-async def test_seconds_that_are_none(api: httpx.AsyncClient, store: Store, value: Any):
-    """Negative, huge, fractional, not a number: refused, the field is named, and nothing is written."""
+async def test_keep_alive_with_bad_seconds_is_refused_and_writes_nothing(
+    api: httpx.AsyncClient, store: Store, value: Any
+):
     await api.post("/api/sandboxes", json=BODY)
     before = await store.get("abc")
-    answer = await api.post(KEEP, content=as_json("seconds", value))
-    problem = answer.json()
-    assert (answer.status_code, problem["code"], problem["field"]) == (400, "invalid_request", "seconds")
+    response = await api.post(KEEP, content=as_json("seconds", value))
+    problem = response.json()
+    assert (response.status_code, problem["code"], problem["field"]) == (400, "invalid_request", "seconds")
     assert await store.get("abc") == before
 
 
 @pytest.mark.parametrize("value", BAD, ids=repr)
 @pytest.mark.parametrize("field", ["idle_timeout_seconds", "lifetime_seconds"])
-async def test_times_that_are_none(serve: Serve, store: Store, field: str, value: Any):
-    """As of a keep-alive; also when the settings allow any time."""
+async def test_create_with_a_bad_time_is_refused_and_writes_nothing(serve: Serve, store: Store, field: str, value: Any):
+    """Also if the settings allow any time."""
     api = await serve(**dict.fromkeys((*TIMES, "SANDBOX_MAX_IDLE_TIMEOUT_SECONDS"), "0"))
     body = as_json(field, value)
-    answer = await api.post("/api/sandboxes", content=body.replace(b"{", b'{"sandbox_id": "abc", ', 1))
-    problem = answer.json()
-    assert (answer.status_code, problem["code"], problem["field"]) == (400, "invalid_request", field)
+    response = await api.post("/api/sandboxes", content=body.replace(b"{", b'{"sandbox_id": "abc", ', 1))
+    problem = response.json()
+    assert (response.status_code, problem["code"], problem["field"]) == (400, "invalid_request", field)
     assert await store.get("abc") is None
 
 
 @pytest.mark.parametrize("body", [b"[]", b"null", b"{", b"\xff", b'"60"', b"60"])
-async def test_a_body_that_is_none(api: httpx.AsyncClient, body: bytes):
+async def test_keep_alive_with_a_body_that_is_no_object_is_refused(api: httpx.AsyncClient, body: bytes):
     await api.post("/api/sandboxes", json=BODY)
-    answer = await api.post(KEEP, content=body)
-    assert (answer.status_code, answer.json()["field"]) == (400, "body")
+    response = await api.post(KEEP, content=body)
+    assert (response.status_code, response.json()["field"]) == (400, "body")
 
 
 # What a create may choose
 
 
 @pytest.mark.parametrize(
-    ("asked", "expected"),
+    ("fields", "expected"),
     [
         ({"idle_timeout_seconds": 7}, (7, "idle")),
         ({"idle_timeout_seconds": 2000}, (2000, "idle")),
@@ -145,139 +150,142 @@ async def test_a_body_that_is_none(api: httpx.AsyncClient, body: bytes):
         ({"idle_timeout_seconds": None, "lifetime_seconds": None}, (1000, "idle")),
     ],
 )
-async def test_chosen(serve: Serve, clock: Clock, asked: dict[str, Any], expected: tuple[float, str]):
-    """Lower ones, and higher idle timeouts up to their maximum."""
+async def test_create_can_choose_times_within_the_maxima(
+    serve: Serve, clock: Clock, fields: dict[str, Any], expected: tuple[float, str]
+):
     api = await serve(**TIMES, SANDBOX_MAX_IDLE_TIMEOUT_SECONDS="2000")
-    assert left(await api.post("/api/sandboxes", json={**BODY, **asked}), clock) == expected
+    assert expiry_of(await api.post("/api/sandboxes", json={**BODY, **fields}), clock) == expected
 
 
 @pytest.mark.parametrize(("field", "value"), [("idle_timeout_seconds", 2001), ("lifetime_seconds", 5001)])
-async def test_beyond_the_maximum(serve: Serve, store: Store, field: str, value: int):
-    """Refused, with the field and the setting that says so."""
+async def test_create_with_a_time_beyond_its_maximum_is_refused(serve: Serve, store: Store, field: str, value: int):
+    """The problem names the field and the setting."""
     api = await serve(**TIMES, SANDBOX_MAX_IDLE_TIMEOUT_SECONDS="2000")
-    answer = await api.post("/api/sandboxes", json={**BODY, field: value})
-    assert (answer.status_code, answer.json()["field"]) == (400, field)
-    assert "SANDBOX_MAX_" in answer.json()["detail"]
+    response = await api.post("/api/sandboxes", json={**BODY, field: value})
+    assert (response.status_code, response.json()["field"]) == (400, field)
+    assert "SANDBOX_MAX_" in response.json()["detail"]
     assert await store.get("abc") is None
 
 
-async def test_switched_off(serve: Serve):
-    """0 in the settings: no end, and none is shown."""
+async def test_sandbox_without_times_never_expires(serve: Serve):
+    """0 in the settings turns a time off."""
     api = await serve(SANDBOX_IDLE_TIMEOUT_SECONDS="0", SANDBOX_MAX_LIFETIME_SECONDS="0")
     shown = (await api.post("/api/sandboxes", json=BODY)).json()
     assert (shown["expires_at"], shown["expires_by"]) == (None, None)
     assert (await api.post(KEEP, json={"seconds": 60})).json()["expires_at"] is None
 
 
-# What is not there
+# Sandboxes that callers cannot see
 
 
-async def test_unknown(api: httpx.AsyncClient):
-    answer = await api.post(KEEP)
-    assert (answer.status_code, answer.json()["code"]) == (404, "sandbox_not_found")
+async def test_keep_alive_of_a_missing_sandbox_is_404(api: httpx.AsyncClient):
+    response = await api.post(KEEP)
+    assert (response.status_code, response.json()["code"]) == (404, "sandbox_not_found")
 
 
-async def test_being_deleted(api: httpx.AsyncClient):
+async def test_keep_alive_of_a_deleted_sandbox_is_404(api: httpx.AsyncClient):
     await api.post("/api/sandboxes", json=BODY)
     await api.delete(ABC)
-    answer = await api.post(KEEP, json={"seconds": 60})
-    assert (answer.status_code, answer.json()["code"]) == (404, "sandbox_not_found")
-    assert answer.json()["status"] == "Terminating"
+    response = await api.post(KEEP, json={"seconds": 60})
+    assert (response.status_code, response.json()["code"]) == (404, "sandbox_not_found")
+    assert response.json()["status"] == "Terminating"
 
 
 @pytest.mark.parametrize("status", [Status.FAILED, Status.SUCCEEDED])
-async def test_over(api: httpx.AsyncClient, evolve: Evolve, status: Status):
-    """With the cause, which a GET shows as well."""
+async def test_keep_alive_of_an_ended_sandbox_is_404_with_the_cause(
+    api: httpx.AsyncClient, evolve: Evolve, status: Status
+):
     await api.post("/api/sandboxes", json=BODY)
     await evolve("abc", status=status, reason=Reason.OUT_OF_MEMORY, message="It needed more.")
-    answer = await api.post(KEEP)
-    problem = answer.json()
-    assert (answer.status_code, problem["code"], problem["status"]) == (404, "sandbox_not_found", status)
+    response = await api.post(KEEP)
+    problem = response.json()
+    assert (response.status_code, problem["code"], problem["status"]) == (404, "sandbox_not_found", status)
     assert problem["reason"] == "OutOfMemory"
     assert "It needed more." in problem["detail"]
 
 
-async def expire(store: Store, by: ExpiryCause) -> None:
-    await store.create_or_update("abc", lambda r: Update(expired(r, by, store.now())) if r else None)
+async def expire(store: Store, cause: ExpiryCause) -> None:
+    await store.update("abc", lambda record: expired(record, cause, store.now()))
 
 
 @pytest.mark.parametrize("by", ExpiryCause)
 @pytest.mark.parametrize(("method", "path"), [("GET", ABC), ("POST", KEEP)])
-async def test_expired(api: httpx.AsyncClient, store: Store, clock: Clock, method: str, path: str, by: ExpiryCause):
-    """While its Pod goes, and for a while after that, whoever asks is told that its time was over, when, and which."""
+async def test_expired_sandbox_is_404_with_time_and_cause(
+    api: httpx.AsyncClient, store: Store, clock: Clock, method: str, path: str, by: ExpiryCause
+):
+    """While its Pod terminates, and for a while after that."""
     await api.post("/api/sandboxes", json=BODY)
     clock.advance(1.5)
     await expire(store, by)
-    going = await api.request(method, path)
-    await store.create_or_update("abc", lambda _: Update(None))
+    terminating = await api.request(method, path)
+    await remove(store, "abc")
     gone = await api.request(method, path)
-    for answer in (going, gone):
-        problem = answer.json()
-        assert (answer.status_code, problem["code"]) == (404, "sandbox_expired")
+    for response in (terminating, gone):
+        problem = response.json()
+        assert (response.status_code, problem["code"]) == (404, "sandbox_expired")
         assert (problem["expired_at"], problem["expired_by"]) == ("2025-06-15T15:06:41.500000Z", by)
-    assert (going.json()["status"], gone.json()["status"]) == ("Terminating", 404)
+    assert (terminating.json()["status"], gone.json()["status"]) == ("Terminating", 404)
     assert (await api.get("/api/sandboxes")).json()["count"] == 0
 
 
-async def test_after_ten_minutes(api: httpx.AsyncClient, store: Store, fake_redis: FakeAsyncRedis):
-    """What was told for ten minutes is forgotten: then there is simply no such sandbox."""
+async def test_expired_sandbox_is_unknown_when_its_tombstone_is_gone(
+    api: httpx.AsyncClient, store: Store, fake_redis: FakeAsyncRedis
+):
     await api.post("/api/sandboxes", json=BODY)
     await expire(store, ExpiryCause.IDLE)
-    await store.create_or_update("abc", lambda _: Update(None))
+    await remove(store, "abc")
     await fake_redis.expire("sandbox:abc:tombstone", 0)
     assert (await api.get(ABC)).json()["code"] == "sandbox_not_found"
 
 
-async def test_a_new_life_after_the_end(api: httpx.AsyncClient, store: Store, clock: Clock):
-    """The id may be used at once, and has all its time."""
+async def test_create_after_expiry_starts_an_incarnation_with_full_times(
+    api: httpx.AsyncClient, store: Store, clock: Clock
+):
     await api.post("/api/sandboxes", json=BODY)
     clock.advance(1000)
     await expire(store, ExpiryCause.IDLE)
-    again = await api.post("/api/sandboxes", json=BODY)
-    assert (again.status_code, again.json()["generation"], left(again, clock)) == (202, 2, (1000, "idle"))
+    created = await api.post("/api/sandboxes", json=BODY)
+    assert (created.status_code, created.json()["generation"], expiry_of(created, clock)) == (202, 2, (1000, "idle"))
 
 
-async def test_in_time_after_all(api: httpx.AsyncClient, clock: Clock):
-    """Over its time, and not yet ended: who uses it then keeps it."""
+async def test_keep_alive_after_expiry_and_before_the_sweep_keeps_the_sandbox(api: httpx.AsyncClient, clock: Clock):
     await api.post("/api/sandboxes", json=BODY)
     clock.advance(1001)
-    assert left(await api.post(KEEP), clock) == (1000, "idle")
+    assert expiry_of(await api.post(KEEP), clock) == (1000, "idle")
 
 
-# Touches
+# Stored uses
 
 
-async def test_what_is_a_use(api: httpx.AsyncClient, store: Store, clock: Clock):
-    """To make it and to ask for it; not to list, nor to read what happened to it."""
+async def test_create_and_read_are_uses_and_other_requests_are_not(api: httpx.AsyncClient, store: Store, clock: Clock):
     await api.post("/api/sandboxes", json=BODY)
-    for ask in (
+    for send in (
         lambda: api.post("/api/sandboxes", json=BODY),
         lambda: api.get(ABC),
         lambda: api.get(ABC, headers={"If-None-Match": "*"}),
     ):
         clock.advance(TOUCH_INTERVAL_SECONDS)
-        await ask()
+        await send()
         await until_used(store, clock.now)
-    used = clock.now
+    used_at = clock.now
     for path in ("/api/sandboxes", "/api/sandboxes?limit=10", f"{ABC}/events", "/health", "/api/capabilities"):
         clock.advance(TOUCH_INTERVAL_SECONDS)
         assert (await api.get(path)).status_code == 200
-    assert await last_used(store) == used
+    assert await last_used(store) == used_at
 
 
-async def test_a_touch_is_written_at_most_so_often(api: httpx.AsyncClient, store: Store, clock: Clock):
-    """However often a sandbox is asked for."""
+async def test_use_is_stored_at_most_every_30_seconds(api: httpx.AsyncClient, store: Store, clock: Clock):
     await api.post("/api/sandboxes", json=BODY)
-    begun, seen = clock.now, set()
+    started_at, ages = clock.now, set()
     for _ in range(100):
         clock.advance(1)
         await api.get(ABC)
-        seen.add(await last_used(store) - begun)
-    assert seen == {0, 30, 60, 90}
+        ages.add(await last_used(store) - started_at)
+    assert ages == {0, 30, 60, 90}
 
 
-async def test_a_touch_is_no_change(api: httpx.AsyncClient, store: Store, clock: Clock):
-    """What is shown keeps its tag and its date; only its end is another."""
+async def test_use_changes_neither_etag_nor_updated_at(api: httpx.AsyncClient, store: Store, clock: Clock):
+    """Only the expiry moves."""
     first = await api.post("/api/sandboxes", json=BODY)
     clock.advance(TOUCH_INTERVAL_SECONDS)
     await api.get(ABC)
@@ -286,13 +294,13 @@ async def test_a_touch_is_no_change(api: httpx.AsyncClient, store: Store, clock:
     assert after.headers["ETag"] == first.headers["ETag"]
     assert {**after.json(), "expires_at": None} == {**first.json(), "expires_at": None}
     assert after.json()["expires_at"] > first.json()["expires_at"]
-    kept = await api.post(KEEP, json={"seconds": 2000})
-    assert kept.json()["updated_at"] == first.json()["updated_at"]
+    response = await api.post(KEEP, json={"seconds": 2000})
+    assert response.json()["updated_at"] == first.json()["updated_at"]
     assert [event["reason"] for event in (await api.get(f"{ABC}/events")).json()["events"]] == ["Accepted"]
 
 
-async def test_a_touch_says_nothing_of_progress(api: httpx.AsyncClient, store: Store, clock: Clock):
-    """A create whose job was lost is looked at again in its time, though somebody asks for it all the while."""
+async def test_use_does_not_delay_the_retry_of_a_stalled_create(api: httpx.AsyncClient, store: Store, clock: Clock):
+    """A caller that polls would keep the sweep away otherwise."""
     await api.post("/api/sandboxes", json={**BODY, "idle_timeout_seconds": 8})
     before = await store.get("abc")
     for _ in range(5):
@@ -305,8 +313,8 @@ async def test_a_touch_says_nothing_of_progress(api: httpx.AsyncClient, store: S
     assert after.due_at == before.created_at + 15
 
 
-class Slow(Store):
-    """Of which a write ends only when it may, or fails; reads are as ever."""
+class SlowStore(Store):
+    """A store that holds the writes of uses until `may_end` is set, and then fails with `error` if there is one."""
 
     def __init__(self, redis: FakeAsyncRedis, clock: Clock) -> None:
         super().__init__(redis, clock)
@@ -314,84 +322,82 @@ class Slow(Store):
         self.may_end = asyncio.Event()
         self.error: Exception | None = None
 
-    async def create_or_update(self, sandbox_id: str, mutate: Mutate, **options: Any) -> UpdateResult:
-        if mutate.__qualname__.startswith("record_use"):
-            self.writes += 1
-            await self.may_end.wait()
-            if self.error:
-                raise self.error
-        return await super().create_or_update(sandbox_id, mutate, **options)
+    async def update_cached(
+        self, record: Sandbox, mutate: Mutate, *, precondition: Precondition | None = None
+    ) -> UpdateResult:
+        self.writes += 1
+        await self.may_end.wait()
+        if self.error:
+            raise self.error
+        return await super().update_cached(record, mutate, precondition=precondition)
 
 
-async def test_no_answer_waits_for_a_touch(serve: Serve, fake_redis: FakeAsyncRedis, clock: Clock):
-    """However slow the write is; of many answers meanwhile there is one; it is written in the end."""
-    slow = Slow(fake_redis, clock)
+async def test_answer_does_not_wait_for_the_write_of_a_use(serve: Serve, fake_redis: FakeAsyncRedis, clock: Clock):
+    """Uses during the write cause no second write."""
+    slow = SlowStore(fake_redis, clock)
     api = await serve(slow, **TIMES)
     await api.post("/api/sandboxes", json=BODY)
     clock.advance(TOUCH_INTERVAL_SECONDS)
-    answers = [await api.get(ABC) for _ in range(10)]
+    responses = [await api.get(ABC) for _ in range(10)]
     before = await last_used(slow)
     slow.may_end.set()
-    assert {answer.status_code for answer in answers} == {200}
+    assert {response.status_code for response in responses} == {200}
     assert before == clock.now - TOUCH_INTERVAL_SECONDS
     await until_used(slow, clock.now)
     assert slow.writes == 1
 
 
-async def test_a_touch_that_fails_is_let_go(fake_redis: FakeAsyncRedis, clock: Clock):
-    """The next use comes soon."""
-    slow = Slow(fake_redis, clock)
+async def test_use_whose_write_fails_is_dropped_and_the_next_one_is_stored(fake_redis: FakeAsyncRedis, clock: Clock):
+    slow = SlowStore(fake_redis, clock)
     record = new_record("abc", Spec(), cluster="default", now=clock.now, policy=ExpiryPolicy(1000, 0))
-    await slow.create_or_update("abc", lambda _: Update(record))
+    await put(slow, record)
     slow.error = StoreUnavailable(OSError("away"))
     slow.may_end.set()
     clock.advance(TOUCH_INTERVAL_SECONDS)
-    uses = UsageTracker(slow)
-    async with uses.running():
-        uses.record_use(record)
+    usage = UsageTracker(slow)
+    async with usage.running():
+        usage.record_use(record)
     slow.error = None
-    async with uses.running():
-        uses.record_use(record)
+    async with usage.running():
+        usage.record_use(record)
     assert slow.writes == 2
     assert await last_used(slow) == clock.now
 
 
-async def test_what_was_begun_is_written_before_the_end(fake_redis: FakeAsyncRedis, clock: Clock):
-    """A process that is told to stop loses no touch."""
-    slow = Slow(fake_redis, clock)
+async def test_tracker_that_stops_finishes_its_writes(fake_redis: FakeAsyncRedis, clock: Clock):
+    slow = SlowStore(fake_redis, clock)
     record = new_record("abc", Spec(), cluster="default", now=clock.now)
-    await slow.create_or_update("abc", lambda _: Update(record))
+    await put(slow, record)
     clock.advance(TOUCH_INTERVAL_SECONDS)
-    uses = UsageTracker(slow)
-    async with uses.running():
-        uses.record_use(record)
+    usage = UsageTracker(slow)
+    async with usage.running():
+        usage.record_use(record)
         asyncio.get_running_loop().call_soon(slow.may_end.set)
     assert await last_used(slow) == clock.now
 
 
-async def test_a_touch_of_an_earlier_life(clock: Clock, store: Store):
-    """What comes late for one life keeps no later one."""
+async def test_use_of_an_earlier_incarnation_is_not_stored(clock: Clock, store: Store):
     record = new_record("abc", Spec(), cluster="default", now=clock.now)
     later = new_record("abc", Spec(), cluster="default", now=clock.now, generation=2)
-    await store.create_or_update("abc", lambda _: Update(later))
+    await put(store, later)
     clock.advance(TOUCH_INTERVAL_SECONDS)
-    uses = UsageTracker(store)
-    async with uses.running():
-        uses.record_use(record)
+    usage = UsageTracker(store)
+    async with usage.running():
+        usage.record_use(record)
     assert await last_used(store) == later.last_used_at
 
 
 @given(st.integers(0, 10**6), st.integers(0, 10**6))
-def test_one_that_is_used_never_ends_as_idle(idle_timeout: int, unnoted: int):
-    """A use that is not worth a touch leaves at least three quarters of the idle timeout."""
+def test_use_that_is_not_stored_leaves_three_quarters_of_the_idle_timeout(idle_timeout: int, since_last: int):
+    """A sandbox in use never expires as idle."""
     now = 1_750_000_000.0
     record = new_record("abc", Spec(), cluster="default", now=now, policy=ExpiryPolicy(float(idle_timeout), 0))
-    if not needs_touch(record, now + unnoted) and record.expiry:
-        assert record.expiry.at - (now + unnoted) >= idle_timeout * 3 / 4
+    if not needs_touch(record, now + since_last) and record.expiry:
+        assert record.expiry.at - (now + since_last) >= idle_timeout * 3 / 4
 
 
 @pytest.mark.parametrize("status", [Status.FAILED, Status.SUCCEEDED, Status.TERMINATING])
-def test_what_is_over_is_not_touched(status: Status):
+def test_ended_sandbox_needs_no_touch(status: Status):
     record = new_record("abc", Spec(), cluster="default", now=0.0)
     assert needs_touch(record, 1e6)
     assert not needs_touch(replace(record, status=status), 1e6)
