@@ -133,4 +133,4 @@ async def _check_host_name(host: str) -> Finding:
             f"{host} cannot be resolved on this host: {error}",
             "DeerFlow must resolve it. Set NODE_HOST to an address of a node, or run the doctor where DeerFlow runs.",
         )
-    return unknown(f"no sandbox is ready, so no node port of {host} can be tried", "Create one, and try again.")
+    return unknown(f"no sandbox is ready, so no node port of {host} can be tried", "Create a sandbox, and try again.")

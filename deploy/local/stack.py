@@ -170,7 +170,7 @@ class Stack:
         Raises:
             ProcessEnded: the system is not ready in time; the message names what is missing.
         """
-        url = f"{self.urls[0]}/health/ready"
+        url = f"{self.urls[0]}/health/system"
         try:
             await wait_until(lambda: _http_answers(url), worker)
         except TimeoutError:

@@ -77,7 +77,7 @@ def probes(rendering: Rendering, name: str) -> dict[str, tuple[str, int]]:
 
 
 def test_probes_use_the_endpoints_for_liveness_and_readiness(rendering):
-    """Neither depends on Redis in the API: while Redis is away, the API stays in its Service and answers 503."""
+    """No probe of the API depends on Redis: while Redis is away, the API stays in its Service and answers 503."""
     for name, port in (("api", 8002), ("worker", 9102)):
         assert probes(rendering, name) == {
             "startupProbe": ("/health", port),

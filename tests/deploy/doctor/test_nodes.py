@@ -158,7 +158,7 @@ async def test_node_host_that_is_unknown_to_the_resolver_fails_or_warns(run_chec
 async def test_node_host_without_sandbox_is_unknown(run_check: RunCheck):
     result = await run_check("node host")
     assert result.verdict is Verdict.UNKNOWN
-    assert result.advice == "Create one, and try again."
+    assert result.advice == "Create a sandbox, and try again."
 
 
 async def test_node_host_ignores_a_sandbox_that_is_not_ready(run_check: RunCheck, valkey: ArqRedis):
