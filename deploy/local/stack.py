@@ -26,11 +26,7 @@ START_SECONDS = 30.0
 
 
 class Options(NamedTuple):
-    """Options of a stack.
-
-    Without `kubeconfig` the stack starts an emulated cluster. Without `data` it uses a temporary directory.
-    Port 0 is any free port.
-    """
+    """Without `kubeconfig`: an emulated cluster. Without `data`: a temporary directory. Port 0: any free port."""
 
     workers: int = 2
     apis: int = 1
