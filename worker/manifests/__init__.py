@@ -1,4 +1,4 @@
-"""Pure: a record and the settings → the Pod and the Service that Kubernetes is asked for."""
+"""Builds the manifests of a sandbox's Pod and Service from its record and the settings. Pure."""
 
 from worker.manifests.pod import pod
 from worker.manifests.service import service

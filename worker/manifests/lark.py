@@ -1,6 +1,6 @@
-"""lark-cli in a sandbox: an init container that brings the binary, or a broker beside it that keeps the credentials.
+"""Parts of a Pod for lark-cli: an init container with the binary, or a broker sidecar that keeps the credentials.
 
-They take effect only where their image is configured; with both asked for and configured, the broker wins.
+A request takes effect only if the image is configured. If both are requested and configured, the broker is used.
 """
 
 from typing import NamedTuple
@@ -9,7 +9,7 @@ from shared.sandbox.record import Mount, Sandbox
 from shared.settings import Settings
 from worker.kubernetes.manifest_types import Container, EmptyDir, EnvVar, SecurityContext, Volume, VolumeMount
 from worker.manifests import volumes
-from worker.manifests.volumes import Mounted
+from worker.manifests.volumes import MountedVolume
 
 RUNTIME = "/mnt/integrations/lark-cli/runtime"
 RUNTIME_VOLUME = "lark-cli-runtime"
@@ -19,13 +19,16 @@ BROKER_MOUNTS = {
     "/mnt/integrations/lark-cli/config/locks": ("lark-cli-locks", "/var/lark/config/locks"),
     "/mnt/integrations/lark-cli/data": ("lark-cli-data", "/var/lark/data"),
 }
-"""What the broker gets instead of the sandbox: container path asked for → volume, path in the broker."""
+"""Extra mounts that go to the broker, so the sandbox does not see the credentials.
+
+Requested container path → (volume, path in the broker).
+"""
 
 _UNPRIVILEGED = SecurityContext(privileged=False, allow_privilege_escalation=False)
 
 
-class Lark(NamedTuple):
-    """What lark-cli adds to a Pod, and which extra mounts it takes away from the sandbox container."""
+class LarkAdditions(NamedTuple):
+    """Additions to a Pod, and the container paths whose extra mounts the sandbox container does not get."""
 
     replaces_mounts: frozenset[str] = frozenset()
     mounts: tuple[VolumeMount, ...] = ()
@@ -35,17 +38,17 @@ class Lark(NamedTuple):
     sidecars: tuple[Container, ...] = ()
 
 
-def lark(record: Sandbox, settings: Settings) -> Lark:
+def lark_additions(record: Sandbox, settings: Settings) -> LarkAdditions:
     if record.spec.provision_lark_cli_broker and settings.lark_cli_broker_image:
         return _broker(record, settings)
     if record.spec.provision_lark_cli_runtime and settings.lark_cli_init_image:
-        return _runtime(_init("lark-cli-init", settings.lark_cli_init_image, ()))
-    return Lark()
+        return _runtime(_init_container("lark-cli-init", settings.lark_cli_init_image, ()))
+    return LarkAdditions()
 
 
-def _runtime(init: Container) -> Lark:
-    """The runtime is made in the Pod by `init`, and only read by the sandbox."""
-    return Lark(
+def _runtime(init: Container) -> LarkAdditions:
+    """Add a runtime that the container `init` writes and the sandbox only reads."""
+    return LarkAdditions(
         replaces_mounts=frozenset({RUNTIME}),
         mounts=(VolumeMount(name=RUNTIME_VOLUME, mount_path=RUNTIME, read_only=True),),
         volumes=(Volume(name=RUNTIME_VOLUME, empty_dir=EmptyDir()),),
@@ -53,7 +56,7 @@ def _runtime(init: Container) -> Lark:
     )
 
 
-def _init(name: str, image: str, args: tuple[str, ...]) -> Container:
+def _init_container(name: str, image: str, args: tuple[str, ...]) -> Container:
     return Container(
         name=name,
         image=image,
@@ -65,9 +68,9 @@ def _init(name: str, image: str, args: tuple[str, ...]) -> Container:
     )
 
 
-def _broker(record: Sandbox, settings: Settings) -> Lark:
+def _broker(record: Sandbox, settings: Settings) -> LarkAdditions:
     image = settings.lark_cli_broker_image
-    runtime = _runtime(_init("lark-cli-shim-init", image, ("install-shim", RUNTIME)))
+    runtime = _runtime(_init_container("lark-cli-shim-init", image, ("install-shim", RUNTIME)))
     mounted = [_broker_mount(m, settings) for m in record.spec.extra_mounts if m.container_path in BROKER_MOUNTS]
     return runtime._replace(
         replaces_mounts=runtime.replaces_mounts | BROKER_MOUNTS.keys(),
@@ -77,9 +80,9 @@ def _broker(record: Sandbox, settings: Settings) -> Lark:
     )
 
 
-def _broker_mount(mount: Mount, settings: Settings) -> Mounted:
-    name, at = BROKER_MOUNTS[mount.container_path]
-    return volumes.extra_mount(name, mount, at, settings)
+def _broker_mount(mount: Mount, settings: Settings) -> MountedVolume:
+    name, path = BROKER_MOUNTS[mount.container_path]
+    return volumes.extra_mount(name, mount, path, settings)
 
 
 def _sidecar(image: str, mounts: tuple[VolumeMount, ...], settings: Settings) -> Container:

@@ -1,4 +1,4 @@
-"""`python -m worker --print-manifest < request.json`: what would be created for a request, for people to read first."""
+"""Preview of the objects that a request creates: `python -m worker --print-manifest < request.json`."""
 
 import time
 
@@ -16,14 +16,15 @@ UNKNOWN_UID = "the-uid-that-kubernetes-gives-the-pod"
 
 
 def preview(body: bytes, settings: Settings) -> str:
-    """Pod and Service of a first life, as two YAML documents.
+    """Return the Pod and the Service of the id's first incarnation as two YAML documents.
 
     Raises:
-        InvalidRequest: the API would refuse this request, too.
+        InvalidRequest: the API refuses this request, too.
     """
-    asked = read_create(body)
-    spec = asked.spec()
+    request = read_create(body)
+    spec = request.spec()
     mounts.check_mounts(spec.extra_mounts, settings)
-    record = new_record(asked.sandbox_id or UNKNOWN_ID, spec, cluster=settings.cluster_name, now=time.time())
-    made = [manifests.pod(record, settings), manifests.service(record, UNKNOWN_UID, settings)]
-    return str(yaml.safe_dump_all([msgspec.to_builtins(thing) for thing in made], sort_keys=False, allow_unicode=True))
+    record = new_record(request.sandbox_id or UNKNOWN_ID, spec, cluster=settings.cluster_name, now=time.time())
+    objects = (manifests.pod(record, settings), manifests.service(record, UNKNOWN_UID, settings))
+    documents = [msgspec.to_builtins(manifest) for manifest in objects]
+    return str(yaml.safe_dump_all(documents, sort_keys=False, allow_unicode=True))

@@ -1,29 +1,36 @@
-"""record and settings → Service. Pure, as `worker.manifests.pod` is."""
+"""Builds a sandbox's Service manifest from its record and the settings. Pure."""
 
 from shared.sandbox.names import object_name, service_name
 from shared.sandbox.record import Sandbox
 from shared.settings import Settings
 from worker.kubernetes.labels import labels, selector
-from worker.kubernetes.manifest_types import ObjectMeta, OwnerReference, ServiceManifest, ServicePort, ServiceSpec
+from worker.kubernetes.manifest_types import (
+    ObjectMetaManifest,
+    OwnerReferenceManifest,
+    ServiceManifest,
+    ServicePortManifest,
+    ServiceSpecManifest,
+)
 
 
 def service(record: Sandbox, pod_uid: str, settings: Settings) -> ServiceManifest:
-    """Owned by its Pod, so that it goes when the Pod goes, whoever deletes it.
+    """Build the Service. Its Pod owns the Service, so any deletion of the Pod deletes the Service as well.
 
-    It publishes addresses that are not ready: DeerFlow polls the URL itself, and may as well see the sandbox start.
+    The Service publishes the addresses of Pods that are not ready. DeerFlow polls the URL, and can reach a sandbox as
+    soon as the sandbox listens.
     """
     port = settings.sandbox_container_port
-    spec = ServiceSpec(
+    spec = ServiceSpecManifest(
         type=settings.sandbox_service_type.value,
         selector=selector(record),
-        ports=(ServicePort(name="http", port=port, target_port=port, protocol="TCP"),),
+        ports=(ServicePortManifest(name="http", port=port, target_port=port, protocol="TCP"),),
         publish_not_ready_addresses=True,
     )
     return ServiceManifest(api_version="v1", kind="Service", metadata=_metadata(record, pod_uid, settings), spec=spec)
 
 
-def _metadata(record: Sandbox, pod_uid: str, settings: Settings) -> ObjectMeta:
-    owner = OwnerReference(
+def _metadata(record: Sandbox, pod_uid: str, settings: Settings) -> ObjectMetaManifest:
+    owner = OwnerReferenceManifest(
         api_version="v1",
         kind="Pod",
         name=object_name(record.id, record.incarnation),
@@ -31,7 +38,7 @@ def _metadata(record: Sandbox, pod_uid: str, settings: Settings) -> ObjectMeta:
         controller=False,
         block_owner_deletion=False,
     )
-    return ObjectMeta(
+    return ObjectMetaManifest(
         name=service_name(record.id, record.incarnation),
         namespace=settings.k8s_namespace,
         labels=labels(record),

@@ -1,6 +1,6 @@
-"""Where our Pods and Services are meant to differ from those of DeerFlow's own provisioner, and why.
+"""Intended differences from the Pods and Services of DeerFlow's own provisioner, with reasons.
 
-This is the whole list: `test_deerflow.py` fails for any other difference, and for an entry that applies nowhere.
+The list is complete: `test_deerflow.py` fails for any other difference, and for an entry that applies nowhere.
 """
 
 from collections.abc import Callable
@@ -15,13 +15,13 @@ POD_UID = "5b1f0c1e-5f0e-4f0e-8f0e-000000000001"
 
 
 class Difference(NamedTuple):
-    """In `pod` or `service`, at `path`: what DeerFlow has there, what we have for a record, and the reason."""
+    """A difference in `pod` or `service` at `path`: DeerFlow's value, the worker's value for a record, the reason."""
 
     object: str
     path: str
-    theirs: Any
-    ours: Callable[[Sandbox], Any]
-    why: str
+    deerflow: Any
+    worker: Callable[[Sandbox], Any]
+    reason: str
 
 
 def always(value: Any) -> Callable[[Sandbox], Any]:
@@ -35,8 +35,8 @@ def _origin(record: Sandbox) -> dict[str, str]:
 
 def _owner(record: Sandbox) -> list[dict[str, Any]]:
     name = f"sandbox-{record.id}"
-    theirs_to_delete = {"controller": False, "blockOwnerDeletion": False}
-    return [{"apiVersion": "v1", "kind": "Pod", "name": name, "uid": POD_UID, **theirs_to_delete}]
+    flags = {"controller": False, "blockOwnerDeletion": False}
+    return [{"apiVersion": "v1", "kind": "Pod", "name": name, "uid": POD_UID, **flags}]
 
 
 _HEALTH = {"path": "/v1/sandbox", "port": 8080}
@@ -44,100 +44,104 @@ _STARTUP = {"periodSeconds": 1, "timeoutSeconds": 3, "failureThreshold": 300}
 
 DIFFERENCES = [
     Difference(
-        "pod", "apiVersion", ABSENT, always("v1"), "We say what their client library leaves to the address of the call."
+        "pod",
+        "apiVersion",
+        ABSENT,
+        always("v1"),
+        "DeerFlow's client library leaves the kind to the URL of the request.",
     ),
-    Difference("pod", "kind", ABSENT, always("Pod"), "As apiVersion."),
-    Difference("service", "apiVersion", ABSENT, always("v1"), "As the Pod's."),
-    Difference("service", "kind", ABSENT, always("Service"), "As the Pod's."),
+    Difference("pod", "kind", ABSENT, always("Pod"), "See the Pod's apiVersion."),
+    Difference("service", "apiVersion", ABSENT, always("v1"), "See the Pod's apiVersion."),
+    Difference("service", "kind", ABSENT, always("Service"), "See the Pod's apiVersion."),
     Difference(
         "pod",
         "metadata.labels.provisioner.deer-flow/incarnation",
         ABSENT,
         lambda record: record.incarnation,
-        "An id comes back while its old Pod terminates: the label tells its lives apart.",
+        "An id can return while its old Pod terminates. The label distinguishes the incarnations.",
     ),
     Difference(
         "service",
         "metadata.labels.provisioner.deer-flow/incarnation",
         ABSENT,
         lambda record: record.incarnation,
-        "As the Pod's: a Service belongs to one life.",
+        "A Service belongs to one incarnation.",
     ),
     Difference(
         "service",
         "spec.selector.provisioner.deer-flow/incarnation",
         ABSENT,
         lambda record: record.incarnation,
-        "The Service selects the life it belongs to, so that it never routes to a dying Pod.",
+        "The Service never routes to a terminating Pod of an earlier incarnation.",
     ),
     Difference(
         "pod",
         "metadata.annotations",
         ABSENT,
         _origin,
-        "What was asked for, kept where it survives Redis: a lost record is rebuilt from it.",
+        "A record that Redis lost is rebuilt from the annotation.",
     ),
     Difference(
         "service",
         "metadata.ownerReferences",
         ABSENT,
         _owner,
-        "The Service goes when its Pod goes, whoever deletes it: no Service outlives its sandbox.",
+        "Kubernetes deletes the Service together with its Pod.",
     ),
     Difference(
         "service",
         "spec.publishNotReadyAddresses",
         ABSENT,
         always(True),
-        "The URL works as soon as the sandbox listens, not only once it is ready.",
+        "The URL works as soon as the sandbox listens, before it is ready.",
     ),
     Difference(
         "pod",
         "spec.automountServiceAccountToken",
         ABSENT,
         always(False),
-        "Code that an agent runs gets no credentials of the cluster.",
+        "An agent's code gets no credentials of the cluster.",
     ),
     Difference(
         "pod",
         "spec.activeDeadlineSeconds",
         ABSENT,
         always(7 * 86400 + 3600),
-        "A Pod that has outlived its lifetime by an hour is ended by Kubernetes, though we be dead.",
+        "Kubernetes ends a Pod an hour after its lifetime, even if all workers are dead.",
     ),
     Difference(
         "pod",
         "spec.enableServiceLinks",
         ABSENT,
         always(False),
-        "Other sandboxes' addresses are not injected into this one's environment.",
+        "The environment of a sandbox does not contain the addresses of other sandboxes.",
     ),
     Difference(
         "pod",
         "spec.containers[0].startupProbe",
         ABSENT,
         always({"httpGet": _HEALTH, **_STARTUP}),
-        "Readiness is first looked at after a second, not after five; as long as provisioning may take, 300 s.",
+        "Readiness is probed after one second instead of five, for at most the 300 s of provisioning.",
     ),
     Difference(
         "pod",
         "spec.containers[0].startupProbe",
         ABSENT,
         always({"httpGet": {**_HEALTH, "port": 8090}, **_STARTUP}),
-        "The same, where another port is configured.",
+        "The same with another configured port.",
     ),
     Difference(
         "pod",
         "spec.containers[0].readinessProbe.initialDelaySeconds",
         5,
         always(ABSENT),
-        "It waits for the startup probe instead of a guess.",
+        "The probe waits for the startup probe instead of a fixed time.",
     ),
     Difference(
         "pod",
         "spec.containers[0].livenessProbe.initialDelaySeconds",
         10,
         always(ABSENT),
-        "It waits for the startup probe instead of a guess.",
+        "The probe waits for the startup probe instead of a fixed time.",
     ),
 ]

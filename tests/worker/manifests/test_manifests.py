@@ -1,4 +1,4 @@
-"""What the mounts table does not show: ports, names, lark-cli's containers, and what holds of every Pod and Service."""
+"""Properties of all Pods and Services, and ports, names and lark-cli's containers. test_storage.py has the mounts."""
 
 import re
 from collections import Counter
@@ -77,15 +77,14 @@ def containers(record: Sandbox, settings: Settings) -> list[Container]:
 
 
 @given(records, environments)
-def test_no_container_mounts_two_things_at_one_path(record: Sandbox, settings: Settings):
-    """Kubernetes refuses two mounts of one path, 422: there are none, whatever is asked for."""
+def test_no_container_has_two_mounts_at_one_path(record: Sandbox, settings: Settings):
+    """Kubernetes refuses such a Pod with 422."""
     for container in containers(record, settings):
         assert [p for p, n in Counter(m.mount_path for m in container.volume_mounts).items() if n > 1] == []
 
 
 @given(records, environments)
-def test_volumes_are_unique_and_all_there_is_to_mount(record: Sandbox, settings: Settings):
-    """Every volume's name is its own, every mount has its volume, and every volume is mounted."""
+def test_volumes_have_unique_names_and_are_exactly_the_mounted_ones(record: Sandbox, settings: Settings):
     names = [volume.name for volume in manifests.pod(record, settings).spec.volumes]
     mounted = {mount.name for container in containers(record, settings) for mount in container.volume_mounts}
     assert len(names) == len(set(names))
@@ -94,21 +93,19 @@ def test_volumes_are_unique_and_all_there_is_to_mount(record: Sandbox, settings:
 
 @given(records, environments)
 def test_user_data_is_always_mounted_and_writable(record: Sandbox, settings: Settings):
-    """Whatever is configured, a sandbox has a place for its user's data."""
     (sandbox,) = (c for c in containers(record, settings) if c.name == "sandbox")
     assert [m.read_only for m in sandbox.volume_mounts if m.mount_path == "/mnt/user-data"] == [False]
 
 
 @given(records, environments)
-def test_twice_the_same(record: Sandbox, settings: Settings):
-    """The same record and settings give the same Pod and Service: a retry asks for what the first try did."""
+def test_same_record_and_settings_give_equal_manifests(record: Sandbox, settings: Settings):
+    """A retry sends the same Pod and Service."""
     assert manifests.pod(record, settings) == manifests.pod(record, settings)
     assert manifests.service(record, POD_UID, settings) == manifests.service(record, POD_UID, settings)
 
 
 @given(records, environments)
-def test_names_and_labels_are_such_as_kubernetes_takes(record: Sandbox, settings: Settings):
-    """For every legal id and life: names are DNS labels, label values are label values, of at most 63 characters."""
+def test_names_and_label_values_are_valid_for_every_id_and_incarnation(record: Sandbox, settings: Settings):
     pod, service = manifests.pod(record, settings), manifests.service(record, POD_UID, settings)
     volumes = [volume.name for volume in pod.spec.volumes]
     all_containers = [container.name for container in containers(record, settings)]
@@ -121,8 +118,8 @@ def test_names_and_labels_are_such_as_kubernetes_takes(record: Sandbox, settings
 
 
 @given(records, environments)
-def test_the_service_is_its_lifes_pods(record: Sandbox, settings: Settings):
-    """The Service selects the Pod of its life, owned by it, on the port that the Pod serves."""
+def test_service_selects_and_is_owned_by_pod_of_its_incarnation(record: Sandbox, settings: Settings):
+    """The target port is the port of the container."""
     pod, service = manifests.pod(record, settings), manifests.service(record, POD_UID, settings)
     (owner,) = service.metadata.owner_references
     (port,) = service.spec.ports
@@ -132,8 +129,8 @@ def test_the_service_is_its_lifes_pods(record: Sandbox, settings: Settings):
 
 
 @given(ids, st.integers(2, 10**9))
-def test_lives_of_an_id_share_neither_name_nor_selector(sandbox_id: str, generation: int):
-    """A later life's Pod and Service can stand beside those of the first, and its Service never selects the first's."""
+def test_incarnations_of_an_id_have_different_names_and_selectors(sandbox_id: str, generation: int):
+    """The objects of two incarnations can exist at the same time. A Service never selects the other one's Pod."""
     first, later = record_of(sandbox_id), record_of(sandbox_id, generation=generation)
     settings = settings_of()
     old, new = manifests.pod(first, settings), manifests.pod(later, settings)
@@ -153,8 +150,9 @@ def test_lives_of_an_id_share_neither_name_nor_selector(sandbox_id: str, generat
         ({"SANDBOX_SERVICE_TYPE": "ClusterIP", "SANDBOX_CONTAINER_PORT": "9000"}, "ClusterIP", 9000),
     ],
 )
-def test_service_type_and_port(environment: dict[str, str], type_: str, port: int):
-    """The Service is of the configured type; port, target port and every probe are the configured port."""
+def test_service_has_configured_type_and_everything_the_configured_port(
+    environment: dict[str, str], type_: str, port: int
+):
     settings = settings_of(**environment)
     service = manifests.service(record_of(), POD_UID, settings)
     (sandbox,) = manifests.pod(record_of(), settings).spec.containers
@@ -185,28 +183,29 @@ def test_service_type_and_port(environment: dict[str, str], type_: str, port: in
         ),
     ],
 )
-def test_lark_containers(environment: dict[str, str], flags: tuple[bool, bool], expected: dict[str, str]):
-    """lark-cli's containers are there where asked for and configured, and only there; the broker wins."""
+def test_lark_containers_exist_if_requested_and_configured(
+    environment: dict[str, str], flags: tuple[bool, bool], expected: dict[str, str]
+):
+    """The broker has priority over the runtime."""
     runtime, broker = flags
     record = record_of(spec={"provision_lark_cli_runtime": runtime, "provision_lark_cli_broker": broker})
-    found = containers(record, settings_of(SANDBOX_IMAGE="sandbox:1", **environment))
-    assert {c.name: c.image for c in found} == {"sandbox": "sandbox:1"} | expected
+    all_containers = containers(record, settings_of(SANDBOX_IMAGE="sandbox:1", **environment))
+    assert {c.name: c.image for c in all_containers} == {"sandbox": "sandbox:1"} | expected
 
 
 @pytest.mark.parametrize(
     ("denied", "env"), [("", {}), ("auth,config", {"DEERFLOW_LARK_BROKER_DENY_SUBCOMMANDS": "auth,config"})]
 )
-def test_broker_denies_what_is_configured(denied: str, env: dict[str, str]):
-    """The broker is told which subcommands to refuse; none are configured, none are told."""
+def test_broker_gets_denied_subcommands_if_configured(denied: str, env: dict[str, str]):
     settings = settings_of(LARK_CLI_BROKER_IMAGE="broker:1", DEERFLOW_LARK_BROKER_DENY_SUBCOMMANDS=denied)
-    found = containers(record_of(spec={"provision_lark_cli_broker": True}), settings)
-    (broker,) = (c for c in found if c.name == "lark-cli-broker")
-    own = {"LARKSUITE_CLI_CONFIG_DIR": "/var/lark/config", "LARKSUITE_CLI_DATA_DIR": "/var/lark/data"}
-    assert {e.name: e.value for e in broker.env} == own | env
+    all_containers = containers(record_of(spec={"provision_lark_cli_broker": True}), settings)
+    (broker,) = (c for c in all_containers if c.name == "lark-cli-broker")
+    directories = {"LARKSUITE_CLI_CONFIG_DIR": "/var/lark/config", "LARKSUITE_CLI_DATA_DIR": "/var/lark/data"}
+    assert {e.name: e.value for e in broker.env} == directories | env
 
 
 @pytest.mark.parametrize(("lifetime", "deadline"), [(0.0, None), (86400.0, 90000), (1.0, 3601), (0.5, 3601)])
-def test_the_backstop(lifetime: float, deadline: int | None):
-    """Kubernetes ends a Pod an hour after its lifetime, should nobody else; without a lifetime it may stay."""
+def test_active_deadline_is_an_hour_after_lifetime_or_none(lifetime: float, deadline: int | None):
+    """Kubernetes ends the Pod if no worker does."""
     record = record_of(lifetime=lifetime)
     assert manifests.pod(record, settings_of()).spec.active_deadline_seconds == deadline

@@ -5,13 +5,13 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import msgspec
 import pytest
 import yaml
 from msgspec.structs import replace
 
 from shared.sandbox.request import read_create
 from shared.sandbox.transitions import new_record
+from tests.support.manifests import as_json
 from tests.support.records import CLUSTER, settings_of
 from worker import manifests
 from worker.kubernetes.labels import INCARNATION, RECORD
@@ -19,20 +19,20 @@ from worker.kubernetes.labels import INCARNATION, RECORD
 pytestmark = pytest.mark.anyio
 
 PLAIN = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
-"""Nothing of the tests' own environment may set anything."""
+"""Environment of the process. The tests' own environment must not change a setting."""
 SECONDS = 30.0
 BASE = {"DEER_FLOW_HOST_BASE_DIR": "/srv/deer"}
 MOUNT = {"host_path": "/srv/deer/ä: {b}", "container_path": "/mnt/acp-workspace", "read_only": True}
 
 
-class Ended(NamedTuple):
-    code: int | None
+class Result(NamedTuple):
+    exit_code: int | None
     output: str
     errors: str
 
 
-async def print_manifest(root: Path, body: bytes, environment: dict[str, str]) -> Ended:
-    """`python -m worker --print-manifest < body` as a process."""
+async def print_manifest(root: Path, body: bytes, environment: dict[str, str]) -> Result:
+    """Run `python -m worker --print-manifest < body`."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "worker", "--print-manifest"),
         cwd=root,
@@ -48,17 +48,11 @@ async def print_manifest(root: Path, body: bytes, environment: dict[str, str]) -
         if process.returncode is None:
             process.kill()
             await process.wait()
-    return Ended(process.returncode, output.decode(), errors.decode())
+    return Result(process.returncode, output.decode(), errors.decode())
 
 
-def sent(thing: msgspec.Struct) -> dict[str, Any]:
-    """As Kubernetes would read it."""
-    document: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(thing))
-    return document
-
-
-def timeless(document: dict[str, Any]) -> dict[str, Any]:
-    """Without the record in its annotations, which tells times."""
+def without_annotation_values(document: dict[str, Any]) -> dict[str, Any]:
+    """Replace the annotations by their names, because their values contain the time."""
     metadata = {**document["metadata"], "annotations": sorted(document["metadata"].get("annotations", {}))}
     return {**document, "metadata": metadata}
 
@@ -79,29 +73,30 @@ def timeless(document: dict[str, Any]) -> dict[str, Any]:
     ],
     ids=str,
 )
-async def test_what_would_be_made(root: Path, body: dict[str, Any], environment: dict[str, str]):
-    """The YAML is the Pod and the Service that the worker would create for this request, and says first what they are.
-
-    No cluster, no Redis and no kubeconfig is needed for it.
-    """
+async def test_preview_equals_pod_and_service_that_worker_creates(
+    root: Path, body: dict[str, Any], environment: dict[str, str]
+):
+    """The preview needs no cluster, no Redis and no kubeconfig."""
     request = json.dumps(body).encode()
-    ended = await print_manifest(root, request, {**environment, "REDIS_URL": "redis://127.0.0.1:1/0"})
-    assert ended.code == 0, ended.errors
-    pod, service = yaml.safe_load_all(ended.output)
+    result = await print_manifest(root, request, {**environment, "REDIS_URL": "redis://127.0.0.1:1/0"})
+    assert result.exit_code == 0, result.errors
+    pod, service = yaml.safe_load_all(result.output)
     settings = settings_of(**environment)
-    asked = read_create(request)
-    record = new_record(body.get("sandbox_id", "server-made-id"), asked.spec(), cluster=CLUSTER, now=0.0)
+    spec = read_create(request).spec()
+    record = new_record(body.get("sandbox_id", "server-made-id"), spec, cluster=CLUSTER, now=0.0)
     record = replace(record, token=pod["metadata"]["labels"][INCARNATION].partition("-")[2])
     uid = service["metadata"]["ownerReferences"][0]["uid"]
-    assert timeless(pod) == timeless(sent(manifests.pod(record, settings)))
-    assert timeless(service) == timeless(sent(manifests.service(record, uid, settings)))
+    assert without_annotation_values(pod) == without_annotation_values(as_json(manifests.pod(record, settings)))
+    assert without_annotation_values(service) == without_annotation_values(
+        as_json(manifests.service(record, uid, settings))
+    )
     assert [list(document)[:2] for document in (pod, service)] == [["apiVersion", "kind"]] * 2
     assert [document["kind"] for document in (pod, service)] == ["Pod", "Service"]
     assert RECORD in pod["metadata"]["annotations"]
 
 
 @pytest.mark.parametrize(
-    ("body", "said"),
+    ("body", "text"),
     [
         (b"", "not JSON"),
         (b"\xff\x00", "not JSON"),
@@ -114,16 +109,14 @@ async def test_what_would_be_made(root: Path, body: dict[str, Any], environment:
     ],
     ids=lambda value: repr(value[:30]),
 )
-async def test_refusals(root: Path, body: bytes, said: str):
-    """What the API would refuse is refused here too, on standard error and with exit code 1."""
-    ended = await print_manifest(root, body, BASE)
-    assert (ended.code, ended.output) == (1, "")
-    assert said in ended.errors
-    assert "Traceback" not in ended.errors
+async def test_preview_of_request_that_api_refuses_ends_with_1_and_message(root: Path, body: bytes, text: str):
+    result = await print_manifest(root, body, BASE)
+    assert (result.exit_code, result.output) == (1, "")
+    assert text in result.errors
+    assert "Traceback" not in result.errors
 
 
-async def test_a_wrong_setting(root: Path):
-    """Where the settings are wrong nothing is printed, and the setting is named."""
-    ended = await print_manifest(root, b"{}", {"SANDBOX_CONTAINER_PORT": "0"})
-    assert (ended.code, ended.output) == (2, "")
-    assert "SANDBOX_CONTAINER_PORT" in ended.errors
+async def test_preview_with_invalid_setting_ends_with_2_and_its_name(root: Path):
+    result = await print_manifest(root, b"{}", {"SANDBOX_CONTAINER_PORT": "0"})
+    assert (result.exit_code, result.output) == (2, "")
+    assert "SANDBOX_CONTAINER_PORT" in result.errors

@@ -1,6 +1,6 @@
-"""Where a sandbox's files come from, by settings and request: every mount of every container, written out.
+"""Table of the mounts of every container, by settings and request.
 
-One line a mount: `[container: ]path ro|rw source`. A source is a path on the node with its type, a claim with its
+A mount is one line: `[container: ]path ro|rw source`. A source is a path on the node with its type, a PVC with its
 subPath, or `empty` for an emptyDir.
 """
 
@@ -20,16 +20,16 @@ SKILLS = f"""
 /mnt/skills/custom ro {BASE}/users/u1/skills_view/custom Directory
 /mnt/skills/legacy ro {BASE}/users/u1/skills_view/legacy Directory
 """
-EMPTY_HOME = "/mnt/user-data rw empty"
-CLAIMED_HOME = "/mnt/user-data rw claim home:deer-flow/users/u1/threads/t1/user-data"
+EMPTY_USER_DATA = "/mnt/user-data rw empty"
+PVC_USER_DATA = "/mnt/user-data rw PVC home:deer-flow/users/u1/threads/t1/user-data"
 
 
 def source(volume: Volume, mount: VolumeMount) -> str:
     if volume.host_path:
         return f"{volume.host_path.path} {volume.host_path.type}"
     if volume.persistent_volume_claim:
-        claim = f"claim {volume.persistent_volume_claim.claim_name}"
-        return f"{claim}:{mount.sub_path}" if mount.sub_path else claim
+        pvc = f"PVC {volume.persistent_volume_claim.claim_name}"
+        return f"{pvc}:{mount.sub_path}" if mount.sub_path else pvc
     return "empty"
 
 
@@ -65,84 +65,84 @@ LARK_AS_EXTRA_MOUNTS = f"""
 """
 
 CASES: dict[str, tuple[dict[str, str], dict[str, Any], str]] = {
-    "nothing is configured: user data goes with the Pod": ({}, {}, EMPTY_HOME),
-    "skills below the base, of this user": ({"DEER_FLOW_HOST_BASE_DIR": BASE}, {}, f"{SKILLS}{EMPTY_HOME}"),
-    "without a user, the default one's skills": (
+    "no settings: user data in an emptyDir": ({}, {}, EMPTY_USER_DATA),
+    "base: skills of this user below it": ({"DEER_FLOW_HOST_BASE_DIR": BASE}, {}, f"{SKILLS}{EMPTY_USER_DATA}"),
+    "base, user default: skills of that user": (
         {"DEER_FLOW_HOST_BASE_DIR": BASE},
         {"user_id": "default"},
-        f"{SKILLS.replace('u1', 'default')}{EMPTY_HOME}",
+        f"{SKILLS.replace('u1', 'default')}{EMPTY_USER_DATA}",
     ),
-    "a claim for skills wins over paths": (
+    "skills PVC: replaces both paths": (
         {"SKILLS_PVC_NAME": "skills", "SKILLS_HOST_PATH": "/srv/skills", "DEER_FLOW_HOST_BASE_DIR": BASE},
         {},
-        f"/mnt/skills ro claim skills\n{EMPTY_HOME}",
+        f"/mnt/skills ro PVC skills\n{EMPTY_USER_DATA}",
     ),
-    "the older layout's path wins over the base": (
+    "SKILLS_HOST_PATH: replaces the base": (
         {"SKILLS_HOST_PATH": "/srv/skills", "DEER_FLOW_HOST_BASE_DIR": BASE},
         {},
-        f"/mnt/skills ro /srv/skills Directory\n{EMPTY_HOME}",
+        f"/mnt/skills ro /srv/skills Directory\n{EMPTY_USER_DATA}",
     ),
-    "the claim's subPath knows user and thread": (
+    "skills PVC: subPath with user and thread": (
         {"SKILLS_PVC_NAME": "skills", "SKILLS_PVC_SUBPATH_TEMPLATE": "of/{user_id}/{thread_id}/skills"},
         {},
-        f"/mnt/skills ro claim skills:of/u1/t1/skills\n{EMPTY_HOME}",
+        f"/mnt/skills ro PVC skills:of/u1/t1/skills\n{EMPTY_USER_DATA}",
     ),
-    "the claim's subPath of a request without thread has the sandbox id": (
+    "skills PVC, no thread: subPath with the sandbox id": (
         {"SKILLS_PVC_NAME": "skills", "SKILLS_PVC_SUBPATH_TEMPLATE": "{thread_id}"},
         {"thread_id": None},
-        f"/mnt/skills ro claim skills:0123456789abcdef\n{EMPTY_HOME}",
+        f"/mnt/skills ro PVC skills:0123456789abcdef\n{EMPTY_USER_DATA}",
     ),
-    "only THREADS_HOST_PATH: user data on the node, no skills": (
+    "THREADS_HOST_PATH only: user data on the node, no skills": (
         {"THREADS_HOST_PATH": "/srv/threads"},
         {},
         "/mnt/user-data rw /srv/threads/t1/user-data DirectoryOrCreate",
     ),
-    "no thread: the sandbox id stands for it on the node": (
+    "THREADS_HOST_PATH, no thread: path with the sandbox id": (
         {"THREADS_HOST_PATH": "/srv/threads"},
         {"thread_id": None},
         "/mnt/user-data rw /srv/threads/0123456789abcdef/user-data DirectoryOrCreate",
     ),
-    "no thread: the sandbox id stands for it in the claim": (
+    "user data PVC, no thread: subPath with the sandbox id": (
         {"USERDATA_PVC_NAME": "home"},
         {"thread_id": None},
-        "/mnt/user-data rw claim home:deer-flow/users/u1/threads/0123456789abcdef/user-data",
+        "/mnt/user-data rw PVC home:deer-flow/users/u1/threads/0123456789abcdef/user-data",
     ),
-    "a claim for user data wins over the node's path": (
+    "user data PVC: replaces THREADS_HOST_PATH": (
         {"USERDATA_PVC_NAME": "home", "THREADS_HOST_PATH": "/srv/threads"},
         {},
-        CLAIMED_HOME,
+        PVC_USER_DATA,
     ),
-    "an extra mount wins over the usual one of its path": (
+    "extra mount: replaces the default mount of its path": (
         {"DEER_FLOW_HOST_BASE_DIR": BASE},
         {"extra_mounts": [extra("/mnt/skills/custom", f"{BASE}/users/u1/custom", read_only=True)]},
         f"""
         /mnt/skills/public ro {BASE}/skills_view/public Directory
         /mnt/skills/custom ro {BASE}/users/u1/custom Directory
         /mnt/skills/legacy ro {BASE}/users/u1/skills_view/legacy Directory
-        {EMPTY_HOME}
+        {EMPTY_USER_DATA}
         """,
     ),
-    "an extra mount is normalised, and made when it is written to": (
+    "extra mount, writable: path normalised and created": (
         {"DEER_FLOW_HOST_BASE_DIR": BASE, "SKILLS_PVC_NAME": "skills"},
         {"extra_mounts": [extra("/mnt/acp-workspace", f"{BASE}/a/../users//u1/acp/")]},
-        f"/mnt/skills ro claim skills\n{EMPTY_HOME}\n/mnt/acp-workspace rw {BASE}/users/u1/acp DirectoryOrCreate",
+        f"/mnt/skills ro PVC skills\n{EMPTY_USER_DATA}\n/mnt/acp-workspace rw {BASE}/users/u1/acp DirectoryOrCreate",
     ),
-    "with a claim an extra mount is the same path in it": (
+    "user data PVC: an extra mount is the same path in it": (
         {"DEER_FLOW_HOST_BASE_DIR": BASE, "SKILLS_PVC_NAME": "skills", "USERDATA_PVC_NAME": "home"},
         {"extra_mounts": [extra("/mnt/acp-workspace", f"{BASE}/users/u1/acp", read_only=True)]},
-        f"/mnt/skills ro claim skills\n{CLAIMED_HOME}\n/mnt/acp-workspace ro claim home:deer-flow/users/u1/acp",
+        f"/mnt/skills ro PVC skills\n{PVC_USER_DATA}\n/mnt/acp-workspace ro PVC home:deer-flow/users/u1/acp",
     ),
-    "with a claim, below a base that THREADS_HOST_PATH implies": (
+    "user data PVC: extra mount below the base that THREADS_HOST_PATH implies": (
         {"THREADS_HOST_PATH": f"{BASE}/threads", "USERDATA_PVC_NAME": "home"},
         {"extra_mounts": [extra("/mnt/acp-workspace", f"{BASE}/threads/t1/acp")]},
-        f"{CLAIMED_HOME}\n/mnt/acp-workspace rw claim home:deer-flow/threads/t1/acp",
+        f"{PVC_USER_DATA}\n/mnt/acp-workspace rw PVC home:deer-flow/threads/t1/acp",
     ),
-    "with claims, an extra mount over a part of the skills": (
+    "both PVCs: an extra mount over a part of the skills": (
         {"DEER_FLOW_HOST_BASE_DIR": BASE, "SKILLS_PVC_NAME": "skills", "USERDATA_PVC_NAME": "home"},
         {"extra_mounts": [extra("/mnt/skills/custom", f"{BASE}/users/u1/custom", read_only=True)]},
-        f"/mnt/skills ro claim skills\n{CLAIMED_HOME}\n/mnt/skills/custom ro claim home:deer-flow/users/u1/custom",
+        f"/mnt/skills ro PVC skills\n{PVC_USER_DATA}\n/mnt/skills/custom ro PVC home:deer-flow/users/u1/custom",
     ),
-    "with claims, the broker gets subPaths and the sandbox none of them": (
+    "both PVCs: the broker gets the lark subPaths, the sandbox does not": (
         {
             "DEER_FLOW_HOST_BASE_DIR": BASE,
             "SKILLS_PVC_NAME": "skills",
@@ -151,21 +151,21 @@ CASES: dict[str, tuple[dict[str, str], dict[str, Any], str]] = {
         },
         {"provision_lark_cli_broker": True, "extra_mounts": [*LARK, extra("/mnt/acp-workspace", f"{BASE}/acp")]},
         f"""
-        /mnt/skills ro claim skills
-        {CLAIMED_HOME}
-        /mnt/acp-workspace rw claim home:deer-flow/acp
+        /mnt/skills ro PVC skills
+        {PVC_USER_DATA}
+        /mnt/acp-workspace rw PVC home:deer-flow/acp
         /mnt/integrations/lark-cli/runtime ro empty
         lark-cli-shim-init: /mnt/integrations/lark-cli/runtime rw empty
-        lark-cli-broker: /var/lark/config ro claim home:deer-flow/users/u1/lark/config
-        lark-cli-broker: /var/lark/config/locks rw claim home:deer-flow/users/u1/lark/config/locks
-        lark-cli-broker: /var/lark/data rw claim home:deer-flow/users/u1/lark/data
+        lark-cli-broker: /var/lark/config ro PVC home:deer-flow/users/u1/lark/config
+        lark-cli-broker: /var/lark/config/locks rw PVC home:deer-flow/users/u1/lark/config/locks
+        lark-cli-broker: /var/lark/data rw PVC home:deer-flow/users/u1/lark/data
         """,
     ),
-    "both asked for and both configured: the broker wins": (
+    "runtime and broker, both configured: the broker": (
         {"LARK_CLI_INIT_IMAGE": "init:1", "LARK_CLI_BROKER_IMAGE": "broker:1"},
         {"provision_lark_cli_runtime": True, "provision_lark_cli_broker": True, "extra_mounts": LARK},
         f"""
-        {EMPTY_HOME}
+        {EMPTY_USER_DATA}
         /mnt/integrations/lark-cli/runtime ro empty
         lark-cli-shim-init: /mnt/integrations/lark-cli/runtime rw empty
         lark-cli-broker: /var/lark/config ro {BASE}/users/u1/lark/config Directory
@@ -173,41 +173,41 @@ CASES: dict[str, tuple[dict[str, str], dict[str, Any], str]] = {
         lark-cli-broker: /var/lark/data rw {BASE}/users/u1/lark/data DirectoryOrCreate
         """,
     ),
-    "both asked for, only the init image configured: the runtime": (
+    "runtime and broker, init image configured: the runtime": (
         {"LARK_CLI_INIT_IMAGE": "init:1"},
         {"provision_lark_cli_runtime": True, "provision_lark_cli_broker": True, "extra_mounts": LARK},
         f"""
-        {EMPTY_HOME}{LARK_AS_EXTRA_MOUNTS}
+        {EMPTY_USER_DATA}{LARK_AS_EXTRA_MOUNTS}
         /mnt/integrations/lark-cli/runtime ro empty
         lark-cli-init: /mnt/integrations/lark-cli/runtime rw empty
         """,
     ),
-    "asked for without images: extra mounts like any other": (
+    "runtime and broker, no image: ordinary extra mounts": (
         {},
         {"provision_lark_cli_runtime": True, "provision_lark_cli_broker": True, "extra_mounts": LARK},
         f"""
-        {EMPTY_HOME}{LARK_AS_EXTRA_MOUNTS}
+        {EMPTY_USER_DATA}{LARK_AS_EXTRA_MOUNTS}
         /mnt/integrations/lark-cli/runtime ro {BASE}/lark/runtime Directory
         """,
     ),
-    "images that nobody asked for": (
+    "images configured, not requested: ordinary extra mounts": (
         {"LARK_CLI_INIT_IMAGE": "init:1", "LARK_CLI_BROKER_IMAGE": "broker:1"},
         {"extra_mounts": LARK},
         f"""
-        {EMPTY_HOME}{LARK_AS_EXTRA_MOUNTS}
+        {EMPTY_USER_DATA}{LARK_AS_EXTRA_MOUNTS}
         /mnt/integrations/lark-cli/runtime ro {BASE}/lark/runtime Directory
         """,
     ),
-    "the broker without any credentials of the user": (
+    "broker without extra mounts": (
         {"LARK_CLI_BROKER_IMAGE": "broker:1"},
         {"provision_lark_cli_broker": True},
         f"""
-        {EMPTY_HOME}
+        {EMPTY_USER_DATA}
         /mnt/integrations/lark-cli/runtime ro empty
         lark-cli-shim-init: /mnt/integrations/lark-cli/runtime rw empty
         """,
     ),
-    "a Windows node with a drive": (
+    "Windows node with a drive": (
         {"DEER_FLOW_HOST_BASE_DIR": "C:\\df", "THREADS_HOST_PATH": "C:\\df\\threads"},
         {"extra_mounts": [extra("/mnt/acp-workspace", "C:\\df\\users\\u1\\acp")]},
         r"""
@@ -218,7 +218,7 @@ CASES: dict[str, tuple[dict[str, str], dict[str, Any], str]] = {
         /mnt/acp-workspace rw C:\df\users\u1\acp DirectoryOrCreate
         """,
     ),
-    "a Windows share": (
+    "Windows share": (
         {"SKILLS_HOST_PATH": "\\\\server\\share\\skills", "THREADS_HOST_PATH": "\\\\server\\share\\threads"},
         {},
         r"""
@@ -226,17 +226,18 @@ CASES: dict[str, tuple[dict[str, str], dict[str, Any], str]] = {
         /mnt/user-data rw \\server\share\threads\t1\user-data DirectoryOrCreate
         """,
     ),
-    "a claim's subPaths have slashes, whatever the node's style": (
+    "user data PVC on Windows: subPaths with slashes": (
         {"THREADS_HOST_PATH": "C:\\df\\threads", "USERDATA_PVC_NAME": "home"},
         {"extra_mounts": [extra("/mnt/acp-workspace", "C:\\DF\\users\\u1\\acp")]},
-        f"{CLAIMED_HOME}\n/mnt/acp-workspace rw claim home:deer-flow/users/u1/acp",
+        f"{PVC_USER_DATA}\n/mnt/acp-workspace rw PVC home:deer-flow/users/u1/acp",
     ),
 }
 
 
 @pytest.mark.parametrize(("environment", "request_fields", "expected"), CASES.values(), ids=CASES)
-def test_mounts(environment: dict[str, str], request_fields: dict[str, Any], expected: str):
-    """Every container mounts what settings and request ask for, and nothing else."""
+def test_containers_have_exactly_the_mounts_of_settings_and_request(
+    environment: dict[str, str], request_fields: dict[str, Any], expected: str
+):
     record = record_of(spec={"user_id": "u1", "thread_id": "t1", **request_fields})
     lines = [line.strip() for line in expected.splitlines() if line.strip()]
     assert storage(record, settings_of(**environment)) == sorted(lines)
