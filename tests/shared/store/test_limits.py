@@ -1,4 +1,4 @@
-"""How many sandboxes there may be at once, counted in the step that accepts one more."""
+"""Limits on the number of sandboxes, counted in the step that accepts one more."""
 
 import asyncio
 from typing import NamedTuple
@@ -12,23 +12,26 @@ from shared.errors import LimitReached
 from shared.sandbox.record import ExpiryCause, Reason, Sandbox, Spec, Status
 from shared.sandbox.transitions import ProvisionedObjects, expired, failed, new_incarnation, provisioned
 from shared.settings import Settings, read_settings
+from shared.store import keys
 from shared.store.limits import limits
 from shared.store.store import Store
-from shared.store.update import Update
+from shared.store.update import Update, UpdateResult
+from shared.store.update_script import FREED_KEPT
 from tests.conftest import Clock, Connect
+from tests.support.redis_contents import entries_of
 
 pytestmark = pytest.mark.anyio
 
 
-def of(**environment: str) -> Settings:
+def with_cluster_ip(**environment: str) -> Settings:
     return read_settings({"SANDBOX_SERVICE_TYPE": "ClusterIP", **environment})
 
 
-TEN = of(MAX_SANDBOXES="10")
+TEN = with_cluster_ip(MAX_SANDBOXES="10")
 
 
 async def create(store: Store, sandbox_id: str, settings: Settings, user_id: str = "ada") -> bool:
-    """Whether it was accepted."""
+    """Return True if the create is accepted, or finds an existing sandbox."""
     mutate = create_or_keep(sandbox_id, Spec(user_id=user_id), settings, now=store.now())
     try:
         await store.create_or_update(sandbox_id, mutate)
@@ -49,8 +52,14 @@ async def fill(store: Store, count: int, settings: Settings, name: str = "s") ->
         assert await create(store, f"{name}{number}", settings)
 
 
-async def evolve(store: Store, sandbox_id: str, record: Sandbox | None) -> None:
+async def write(store: Store, sandbox_id: str, record: Sandbox | None) -> None:
+    """Write this record, or delete the present one."""
     await store.create_or_update(sandbox_id, lambda _: Update(record))
+
+
+async def delete(store: Store, sandbox_id: str) -> UpdateResult:
+    """Request the deletion, as the API does. The record stays until the Pod is gone."""
+    return await store.update(sandbox_id, request_deletion(lambda _: True))
 
 
 async def read(store: Store, sandbox_id: str) -> Sandbox:
@@ -79,13 +88,12 @@ class Case(NamedTuple):
     ],
     ids=str,
 )
-def test_limits(case: Case):
-    """Those that are set; ports are counted where sandboxes have one."""
+def test_limits_are_those_that_the_settings_name(case: Case):
+    """Ports are counted only if sandboxes have one."""
     assert [limit.name for limit in limits(read_settings(case.environment), "ada")] == case.names
 
 
-async def test_up_to_the_limit(store: Store, redis: Redis):
-    """The one too many is refused, with the setting's name, and nothing of it is written."""
+async def test_create_beyond_the_limit_is_refused_and_writes_nothing(store: Store, redis: Redis):
     await fill(store, 10, TEN)
     before = sorted(await redis.keys())
     error = await refusal(store, "one-more", TEN)
@@ -93,28 +101,26 @@ async def test_up_to_the_limit(store: Store, redis: Redis):
     assert sorted(await redis.keys()) == before
 
 
-async def test_64_at_once(open_redis: Connect, redis: Redis, clock: Clock):
-    """Clients of three processes: exactly ten are accepted; and as many again as were deleted."""
+async def test_64_concurrent_creates_fill_the_limit_exactly(open_redis: Connect, redis: Redis, clock: Clock):
+    """By clients of three processes; after four deletions, exactly four more are accepted."""
     async with open_redis() as one, open_redis() as two, open_redis() as three:
-        stores = [Store(mine, clock) for mine in (one, two, three)]
+        stores = [Store(client, clock) for client in (one, two, three)]
         accepted = await asyncio.gather(*(create(stores[n % 3], f"s{n}", TEN) for n in range(64)))
         assert sum(accepted) == 10
-        gone = [f"s{n}" for n, was in enumerate(accepted) if was][:4]
-        await asyncio.gather(*(stores[0].create_or_update(s, request_deletion(lambda _: True)) for s in gone))
+        deleted = [f"s{n}" for n, was_accepted in enumerate(accepted) if was_accepted][:4]
+        await asyncio.gather(*(delete(stores[0], sandbox_id) for sandbox_id in deleted))
         assert sum(await asyncio.gather(*(create(stores[n % 3], f"t{n}", TEN) for n in range(64)))) == 4
     assert len([r for r in await Store(redis, clock).all() if r.is_active]) == 10
 
 
-async def test_what_is_there_is_never_refused(store: Store):
-    """Of an id that exists nothing more is asked than to be found."""
+async def test_existing_sandbox_is_never_refused(store: Store):
     await fill(store, 10, TEN)
     assert await create(store, "s3", TEN)
-    assert await create(store, "s3", of(MAX_SANDBOXES="1"))
+    assert await create(store, "s3", with_cluster_ip(MAX_SANDBOXES="1"))
 
 
 @pytest.mark.parametrize("end", ["deleted", "failed", "expired", "removed"])
-async def test_the_count_is_right_again(store: Store, end: str):
-    """What is over, however it ended, makes room for one, and no more than one."""
+async def test_ended_sandbox_makes_room_for_exactly_one(store: Store, end: str):
     await fill(store, 10, TEN)
     record = await read(store, "s0")
     after = {
@@ -123,88 +129,86 @@ async def test_the_count_is_right_again(store: Store, end: str):
         "expired": expired(record, ExpiryCause.IDLE, store.now()),
         "removed": None,
     }[end]
-    await evolve(store, "s0", after)
-    await evolve(store, "s0", after)
+    await write(store, "s0", after)
+    await write(store, "s0", after)
     assert [await create(store, "new", TEN), await create(store, "newer", TEN)] == [True, False]
 
 
-async def test_the_next_life_of_what_is_over_needs_room(store: Store):
-    """It has a Pod like any other; refused, the last life stays as it is."""
+async def test_next_incarnation_of_an_ended_sandbox_needs_room(store: Store):
+    """If the create is refused, the ended incarnation stays as it is."""
     await fill(store, 10, TEN)
-    record = await read(store, "s0")
-    await evolve(store, "s0", failed(record, Reason.POD_LOST, "gone"))
+    await write(store, "s0", failed(await read(store, "s0"), Reason.POD_LOST, "gone"))
     assert await create(store, "new", TEN)
     before = await read(store, "s0")
     assert not await create(store, "s0", TEN)
     assert await read(store, "s0") == before
 
 
-async def test_another_life_takes_no_second_place(store: Store):
-    """A life that gives way to the next one, of its own accord, is counted once."""
+async def test_next_incarnation_of_an_active_sandbox_counts_once(store: Store):
     await fill(store, 10, TEN)
     record = await read(store, "s0")
-    await evolve(store, "s0", new_incarnation(record, record.spec, now=store.now()))
+    await write(store, "s0", new_incarnation(record, record.spec, now=store.now()))
     assert not await create(store, "new", TEN)
-    await store.create_or_update("s0", request_deletion(lambda _: True))
+    await delete(store, "s0")
     assert [await create(store, "new", TEN), await create(store, "newer", TEN)] == [True, False]
 
 
-async def test_of_one_user(store: Store):
-    """A user who has had enough is in nobody else's way; what is over is not counted."""
-    settings = of(MAX_SANDBOXES_PER_USER="2")
+async def test_limit_of_one_user_leaves_others_alone(store: Store):
+    settings = with_cluster_ip(MAX_SANDBOXES_PER_USER="2")
     await fill(store, 2, settings)
     assert not await create(store, "one-more", settings)
     assert await create(store, "another", settings, user_id="bob")
-    await evolve(store, "s0", failed(await read(store, "s0"), Reason.POD_LOST, "gone"))
+    await write(store, "s0", failed(await read(store, "s0"), Reason.POD_LOST, "gone"))
     assert [await create(store, "new", settings), await create(store, "newer", settings)] == [True, False]
 
 
-async def test_node_ports(store: Store):
-    """One that is being deleted has its port still; when it is gone, another may have that."""
-    settings = of(SANDBOX_SERVICE_TYPE="NodePort", NODE_PORT_CAPACITY="3")
+async def test_terminating_sandbox_holds_its_node_port_until_its_record_is_deleted(store: Store):
+    settings = with_cluster_ip(SANDBOX_SERVICE_TYPE="NodePort", NODE_PORT_CAPACITY="3")
     await fill(store, 3, settings)
-    await store.create_or_update("s0", request_deletion(lambda _: True))
+    await delete(store, "s0")
     assert (await refusal(store, "one-more", settings)).extra == {"limit": "NODE_PORT_CAPACITY"}
-    await evolve(store, "s0", None)
+    await write(store, "s0", None)
     assert [await create(store, "new", settings), await create(store, "newer", settings)] == [True, False]
 
 
-async def test_the_tightest_limit_is_named(store: Store):
-    settings = of(MAX_SANDBOXES="5", MAX_SANDBOXES_PER_USER="2")
+async def test_refusal_names_the_limit_that_is_reached(store: Store):
+    settings = with_cluster_ip(MAX_SANDBOXES="5", MAX_SANDBOXES_PER_USER="2")
     await fill(store, 2, settings)
     error = await refusal(store, "x", settings, user_id="ada")
     assert error.extra == {"limit": "MAX_SANDBOXES_PER_USER"}
 
 
-# When to come again
+# Retry-After
 
 
 @pytest.mark.parametrize(("seconds", "retry_after"), [(0.5, "1"), (6, "6"), (6.25, "7"), (1000, "60")])
-async def test_retry_after(store: Store, clock: Clock, redis: Redis, seconds: float, retry_after: str):
-    """As long as it took, on average, lately, until a sandbox went: a second at least, a minute at most."""
+async def test_retry_after_is_the_average_time_between_ends(
+    store: Store, clock: Clock, redis: Redis, seconds: float, retry_after: str
+):
+    """At least a second, at most a minute."""
     await fill(store, 10, TEN)
-    begun = float(await server_time(redis))
-    await redis.rpush("sandboxes:freed", *[str(begun - seconds * number) for number in range(1, 5)])
-    clock.now = begun
+    now = await server_time(redis)
+    for number in range(1, 5):
+        await redis.execute_command("RPUSH", keys.FREED, str(now - seconds * number))
+    clock.now = now
     assert (await refusal(store, "one-more", TEN)).headers == {"Retry-After": retry_after}
 
 
-async def test_retry_after_when_nothing_is_known(store: Store):
+async def test_retry_after_before_any_sandbox_has_ended_is_a_minute(store: Store):
     await fill(store, 10, TEN)
     assert (await refusal(store, "one-more", TEN)).headers == {"Retry-After": "60"}
 
 
-async def test_what_is_known_of_room_is_bounded(store: Store, redis: Redis):
-    """Only the last few that went are remembered; a life that changes otherwise makes no room."""
+async def test_only_the_last_ends_are_kept_and_other_changes_are_no_end(store: Store, redis: Redis):
     await fill(store, 1, TEN, name="stays")
-    made = ProvisionedObjects("p", "u", "s", "http://h:1")
-    await evolve(store, "stays0", provisioned(await read(store, "stays0"), made, now=store.now()))
-    assert not await redis.exists("sandboxes:freed")
+    objects = ProvisionedObjects("p", "u", "s", "http://h:1")
+    await write(store, "stays0", provisioned(await read(store, "stays0"), objects, now=store.now()))
+    assert not await redis.exists(keys.FREED)
     for number in range(20):
         assert await create(store, f"s{number}", TEN)
-        await store.create_or_update(f"s{number}", request_deletion(lambda _: True))
-        await evolve(store, f"s{number}", None)
-    assert await redis.llen("sandboxes:freed") == 16
+        await delete(store, f"s{number}")
+        await write(store, f"s{number}", None)
+    assert len(await entries_of(redis, keys.FREED)) == FREED_KEPT == 16
 
 
 async def server_time(redis: Redis) -> float:

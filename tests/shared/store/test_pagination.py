@@ -1,3 +1,5 @@
+"""Cursors: a position in a list, as a text that a client sends back."""
+
 import math
 
 import pytest
@@ -13,35 +15,32 @@ CURSORS = st.builds(
 
 
 @given(CURSORS)
-def test_there_and_back(cursor: Cursor):
-    """A cursor on the wire is the place that it was."""
+def test_cursor_parsed_from_its_text_is_equal(cursor: Cursor):
     assert parse_cursor(str(cursor)) == cursor
 
 
 @given(CURSORS)
-def test_on_the_wire(cursor: Cursor):
-    """A cursor needs no quoting in a URL but for its padding."""
+def test_text_of_a_cursor_needs_no_quoting_in_a_url_except_its_padding(cursor: Cursor):
     assert str(cursor).rstrip("=").replace("-", "").replace("_", "").isalnum()
 
 
 @given(st.text())
-def test_any_text(text: str):
-    """What is not exactly one of ours is refused as the caller's, and nothing else is raised."""
-    found: Cursor | InvalidRequest
+def test_any_text_is_either_exactly_a_cursor_or_an_invalid_request(text: str):
+    """No other error is raised."""
+    cursor: Cursor | None = None
     try:
-        found = parse_cursor(text)
+        cursor = parse_cursor(text)
     except InvalidRequest as error:
-        found = error
-    if isinstance(found, InvalidRequest):
-        assert found.extra == {"field": "cursor"}
+        refused = error
+    if cursor is None:
+        assert refused.extra == {"field": "cursor"}
     else:
-        assert str(found) == text
-        assert math.isfinite(found.created_at)
+        assert str(cursor) == text
+        assert math.isfinite(cursor.created_at)
 
 
 @given(CURSORS)
-def test_all_come_after_the_beginning(cursor: Cursor):
-    """Nothing comes before the beginning."""
+def test_every_cursor_comes_after_the_start(cursor: Cursor):
     assert cursor > START
 
 
@@ -55,12 +54,12 @@ def test_all_come_after_the_beginning(cursor: Cursor):
         (Cursor(1.0, "9"), Cursor(1.0, "a")),
     ],
 )
-def test_order(earlier: Cursor, later: Cursor):
-    """By time, and at one time by id as Redis orders it: byte by byte."""
+def test_cursors_are_ordered_by_time_then_by_the_bytes_of_the_id(earlier: Cursor, later: Cursor):
+    """Redis orders the members of one score in the same way."""
     assert earlier < later
 
 
-def test_the_beginning_is_no_cursor_to_send():
-    """The beginning is where one is without a cursor."""
+def test_text_of_the_start_is_refused():
+    """A client that starts sends no cursor."""
     with pytest.raises(InvalidRequest):
         parse_cursor(str(START))
