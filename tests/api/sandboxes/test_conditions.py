@@ -1,4 +1,4 @@
-"""Requests with conditions: what a caller has seen of a sandbox, and which of its lives a caller means."""
+"""Conditional requests: reads with `If-None-Match`, deletes with `If-Match` or `generation`."""
 
 from typing import Any
 
@@ -7,14 +7,13 @@ import pytest
 from fakeredis import FakeAsyncRedis
 from hypothesis import given
 from hypothesis import strategies as st
-from msgspec.structs import replace
 
 from api.http.etags import etag, matches, matches_incarnation
-from shared.sandbox.record import Reason, Sandbox, Spec, Status, Timings
-from shared.sandbox.transitions import new_record
+from shared.sandbox.record import Reason, Sandbox, Status, Timings
 from shared.store.store import Store
-from shared.store.update import Update
 from tests.api.conftest import Evolve
+from tests.support.records import record_of
+from tests.support.store import remove
 
 pytestmark = pytest.mark.anyio
 
@@ -22,18 +21,17 @@ ABC = "/api/sandboxes/abc"
 TAG = '"1-0a1b2c3d.3"'
 
 
-def record_of(generation: int = 1, token: str = "0a1b2c3d", revision: int = 3) -> Sandbox:
-    record = new_record("abc", Spec(), cluster="default", now=0.0, generation=generation)
-    return replace(record, token=token, revision=revision)
+def revision_of(generation: int = 1, token: str = "0a1b2c3d", revision: int = 3) -> Sandbox:
+    return record_of("abc", generation=generation, token=token, revision=revision)
 
 
 async def keys(redis: FakeAsyncRedis) -> dict[bytes, bytes]:
-    """All that is in Redis."""
+    """Return all keys of Redis with their values."""
     return {key: await redis.dump(key) for key in await redis.keys()}
 
 
 @pytest.mark.parametrize(
-    ("header", "is_known"),
+    ("header", "is_match"),
     [
         (TAG, True),
         (f"W/{TAG}", True),
@@ -57,13 +55,13 @@ async def keys(redis: FakeAsyncRedis) -> dict[bytes, bytes]:
         (None, False),
     ],
 )
-def test_if_none_match(header: str | None, is_known: bool):
-    """A state is known by its very tag, weak or strong, anywhere in a list; `*` knows all."""
-    assert matches(header, record_of()) is is_known
+def test_if_none_match_matches_only_the_tag_of_this_revision(header: str | None, is_match: bool):
+    """The tag may be weak, and anywhere in a list; `*` matches any."""
+    assert matches(header, revision_of()) is is_match
 
 
 @pytest.mark.parametrize(
-    ("header", "is_meant"),
+    ("header", "is_match"),
     [
         (TAG, True),
         ('"1-0a1b2c3d.1"', True),
@@ -81,34 +79,31 @@ def test_if_none_match(header: str | None, is_known: bool):
         (",", False),
     ],
 )
-def test_if_match(header: str, is_meant: bool):
-    """A life is meant by the tag of any of its states."""
-    assert matches_incarnation(header, record_of()) is is_meant
+def test_if_match_matches_any_tag_of_this_incarnation(header: str, is_match: bool):
+    assert matches_incarnation(header, revision_of()) is is_match
 
 
 GENERATIONS = st.integers(1, 1000)
 TOKENS = st.text("0123456789abcdef", min_size=8, max_size=8)
-RECORDS = st.builds(record_of, GENERATIONS, TOKENS, st.integers(1, 1000))
+RECORDS = st.builds(revision_of, GENERATIONS, TOKENS, st.integers(1, 1000))
 
 
 @given(RECORDS, RECORDS)
-def test_tags_tell_states_apart(one: Sandbox, other: Sandbox):
-    """Two states have one tag only if they are the same one, and a tag means its own life only."""
+def test_tags_are_equal_only_for_the_same_revision(one: Sandbox, other: Sandbox):
     is_same = (one.incarnation, one.revision) == (other.incarnation, other.revision)
     assert (etag(one) == etag(other)) is matches(etag(one), other) is is_same
     assert matches_incarnation(etag(one), other) is (one.incarnation == other.incarnation)
 
 
 @given(st.text())
-def test_any_text(header: str):
-    """Whatever a header says, it neither breaks anything nor means what it does not name."""
-    record = record_of()
+def test_any_header_text_matches_only_what_it_names(header: str):
+    record = revision_of()
     assert not matches(header, record) or header.strip() == "*" or etag(record) in header
     assert not matches_incarnation(header, record) or header.strip() == "*" or record.incarnation in header
 
 
-async def test_each_change_has_its_tag(api: httpx.AsyncClient, evolve: Evolve):
-    """Whatever changes in what is shown changes the tag, and looking again does not."""
+async def test_each_change_of_a_sandbox_changes_the_tag(api: httpx.AsyncClient, evolve: Evolve):
+    """A second read does not."""
     changes: list[dict[str, Any]] = [
         {"reason": Reason.QUOTA_EXCEEDED},
         {"message": "wait a bit"},
@@ -118,19 +113,21 @@ async def test_each_change_has_its_tag(api: httpx.AsyncClient, evolve: Evolve):
         {"ready": False},
         {"lifetime": 600.0},
     ]
-    seen = [(await api.post("/api/sandboxes", json={"sandbox_id": "abc"})).headers["ETag"]]
+    tags = [(await api.post("/api/sandboxes", json={"sandbox_id": "abc"})).headers["ETag"]]
     for change in changes:
         await evolve("abc", **change)
-        first, again = await api.get(ABC), await api.get(ABC)
-        assert first.headers["ETag"] == again.headers["ETag"]
-        seen.append(first.headers["ETag"])
+        first, second = await api.get(ABC), await api.get(ABC)
+        assert first.headers["ETag"] == second.headers["ETag"]
+        tags.append(first.headers["ETag"])
     await api.delete(ABC)
-    seen.append((await api.post("/api/sandboxes", json={"sandbox_id": "abc"})).headers["ETag"])
-    assert len(set(seen)) == len(changes) + 2
+    tags.append((await api.post("/api/sandboxes", json={"sandbox_id": "abc"})).headers["ETag"])
+    assert len(set(tags)) == len(changes) + 2
 
 
-async def test_a_life_that_redis_forgot(api: httpx.AsyncClient, fake_redis: FakeAsyncRedis):
-    """A life after Redis lost all has another tag than the life of the same number before."""
+async def test_incarnation_after_a_flush_has_another_tag_than_before(
+    api: httpx.AsyncClient, fake_redis: FakeAsyncRedis
+):
+    """Both have the same generation."""
     before = (await api.post("/api/sandboxes", json={"sandbox_id": "abc"})).headers["ETag"]
     await fake_redis.flushall()
     after = (await api.post("/api/sandboxes", json={"sandbox_id": "abc"})).headers["ETag"]
@@ -138,39 +135,35 @@ async def test_a_life_that_redis_forgot(api: httpx.AsyncClient, fake_redis: Fake
     assert (await api.delete(ABC, headers={"If-Match": before})).status_code == 412
 
 
-async def test_create_tells_the_tag(api: httpx.AsyncClient):
-    """The tag of a create is the one that a read has."""
+async def test_create_returns_the_tag_that_a_read_returns(api: httpx.AsyncClient):
     created = await api.post("/api/sandboxes", json={"sandbox_id": "abc"})
-    again = await api.post("/api/sandboxes", json={"sandbox_id": "abc"})
-    assert created.headers["ETag"] == again.headers["ETag"] == (await api.get(ABC)).headers["ETag"]
+    repeated = await api.post("/api/sandboxes", json={"sandbox_id": "abc"})
+    assert created.headers["ETag"] == repeated.headers["ETag"] == (await api.get(ABC)).headers["ETag"]
 
 
 @pytest.mark.parametrize("form", ["{}", "W/{}", '"x", {}', '{}, "x"', "*"])
-async def test_nothing_newer(api: httpx.AsyncClient, form: str):
-    """Who knows this very state gets 304, its tag, and nothing else."""
+async def test_read_with_the_present_tag_is_304_without_a_body(api: httpx.AsyncClient, form: str):
     tag = (await api.post("/api/sandboxes", json={"sandbox_id": "abc"})).headers["ETag"]
     answer = await api.get(ABC, headers={"If-None-Match": form.format(tag)})
     assert (answer.status_code, answer.content, answer.headers["ETag"]) == (304, b"", tag)
 
 
 @pytest.mark.parametrize("header", ['"x"', '"1-00000000.1"', "", "rubbish", ",,,", '"' * 1000])
-async def test_something_newer(api: httpx.AsyncClient, header: str):
-    """Who knows another state, or none that can be read, gets the present one."""
+async def test_read_with_another_tag_or_none_returns_the_sandbox(api: httpx.AsyncClient, header: str):
     await api.post("/api/sandboxes", json={"sandbox_id": "abc"})
     answer = await api.get(ABC, headers={"If-None-Match": header})
     assert (answer.status_code, answer.json()["sandbox_id"]) == (200, "abc")
 
 
-async def test_known_or_not_what_is_gone_is_gone(api: httpx.AsyncClient):
-    """What is not there is 404, whatever the caller knows."""
+async def test_read_with_a_tag_of_a_deleted_sandbox_is_404(api: httpx.AsyncClient):
     tag = (await api.post("/api/sandboxes", json={"sandbox_id": "abc"})).headers["ETag"]
     await api.delete(ABC)
     for header in (tag, "*"):
         assert (await api.get(ABC, headers={"If-None-Match": header})).status_code == 404
 
 
-async def begun_again(api: httpx.AsyncClient) -> str:
-    """The tag of a first life, which a second one has followed."""
+async def create_second_incarnation(api: httpx.AsyncClient) -> str:
+    """Create an id twice, and return the tag of its first incarnation."""
     tag: str = (await api.post("/api/sandboxes", json={"sandbox_id": "abc"})).headers["ETag"]
     await api.delete(ABC)
     await api.post("/api/sandboxes", json={"sandbox_id": "abc"})
@@ -178,10 +171,12 @@ async def begun_again(api: httpx.AsyncClient) -> str:
 
 
 @pytest.mark.parametrize("state", ["pending", "running", "failed", "terminating"])
-@pytest.mark.parametrize("how", ["If-Match", "weak If-Match", "generation", "both", "rubbish"])
-async def test_a_later_life(api: httpx.AsyncClient, evolve: Evolve, fake_redis: FakeAsyncRedis, how: str, state: str):
-    """A delete that means an earlier life is refused, tells which life there is, and changes nothing at all."""
-    tag = await begun_again(api)
+@pytest.mark.parametrize("condition", ["If-Match", "weak If-Match", "generation", "both", "rubbish"])
+async def test_delete_of_an_earlier_incarnation_is_412_and_changes_nothing(
+    api: httpx.AsyncClient, evolve: Evolve, fake_redis: FakeAsyncRedis, condition: str, state: str
+):
+    """The problem names the present generation."""
+    tag = await create_second_incarnation(api)
     if state == "terminating":
         await api.delete(ABC)
     else:
@@ -193,7 +188,7 @@ async def test_a_later_life(api: httpx.AsyncClient, evolve: Evolve, fake_redis: 
         "generation": ({}, "?generation=1"),
         "both": ({"If-Match": tag}, "?generation=2"),
         "rubbish": ({"If-Match": "rubbish"}, ""),
-    }[how]
+    }[condition]
     answer = await api.delete(ABC + query, headers=headers)
     assert answer.status_code == 412
     assert answer.headers["Content-Type"] == "application/problem+json"
@@ -202,14 +197,13 @@ async def test_a_later_life(api: httpx.AsyncClient, evolve: Evolve, fake_redis: 
 
 
 @pytest.mark.parametrize("wait", ["", "wait=60"])
-async def test_a_later_life_is_not_waited_for(api: httpx.AsyncClient, wait: str):
-    """A delete that is refused is refused at once."""
-    tag = await begun_again(api)
+async def test_waiting_delete_of_an_earlier_incarnation_is_412_at_once(api: httpx.AsyncClient, wait: str):
+    tag = await create_second_incarnation(api)
     assert (await api.delete(ABC, headers={"If-Match": tag, "Prefer": wait})).status_code == 412
 
 
-async def test_the_same_life(api: httpx.AsyncClient, evolve: Evolve, store: Store):
-    """A delete that means the present life takes it, also after it has changed, and again while it goes."""
+async def test_delete_of_the_present_incarnation_is_accepted(api: httpx.AsyncClient, evolve: Evolve, store: Store):
+    """Also after a change, and again while the sandbox terminates."""
     tag = (await api.post("/api/sandboxes", json={"sandbox_id": "abc"})).headers["ETag"]
     await evolve("abc", status=Status.RUNNING, ready=True)
     for _ in range(2):
@@ -222,23 +216,24 @@ async def test_the_same_life(api: httpx.AsyncClient, evolve: Evolve, store: Stor
 
 @pytest.mark.parametrize("query", ["", "?generation=1", "?generation=7"])
 @pytest.mark.parametrize("header", [None, "*", TAG, "rubbish"])
-async def test_unknown(api: httpx.AsyncClient, fake_redis: FakeAsyncRedis, query: str, header: str | None):
-    """To delete what is not there is done already, whichever life was meant."""
+async def test_conditional_delete_of_a_missing_sandbox_is_200(
+    api: httpx.AsyncClient, fake_redis: FakeAsyncRedis, query: str, header: str | None
+):
     answer = await api.delete(ABC + query, headers={} if header is None else {"If-Match": header})
     assert (answer.status_code, answer.json()) == (200, {"ok": True, "sandbox_id": "abc"})
     assert await fake_redis.keys() == []
 
 
-async def test_a_life_that_is_gone(api: httpx.AsyncClient, store: Store):
-    """To delete a life whose record is gone is done already."""
+async def test_conditional_delete_of_a_removed_sandbox_is_200(api: httpx.AsyncClient, store: Store):
     tag = (await api.post("/api/sandboxes", json={"sandbox_id": "abc"})).headers["ETag"]
-    await store.create_or_update("abc", lambda record: Update(None) if record else None)
+    await remove(store, "abc")
     assert (await api.delete(ABC, headers={"If-Match": tag})).status_code == 200
 
 
 @pytest.mark.parametrize("generation", ["0", "-1", "x", "", "1.5", "null", "9" * 5000, "1%00", "%FF", "%ED%A0%80"])
-async def test_a_bad_generation(api: httpx.AsyncClient, fake_redis: FakeAsyncRedis, generation: str):
-    """A generation that can be none is refused, and nothing is deleted."""
+async def test_delete_with_a_bad_generation_is_refused_and_deletes_nothing(
+    api: httpx.AsyncClient, fake_redis: FakeAsyncRedis, generation: str
+):
     await api.post("/api/sandboxes", json={"sandbox_id": "abc"})
     before = await keys(fake_redis)
     answer = await api.delete(f"{ABC}?generation={generation}")

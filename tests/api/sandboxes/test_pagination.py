@@ -1,4 +1,4 @@
-"""`GET /api/sandboxes`: what is chosen, page by page, while sandboxes come and go."""
+"""Lists of sandboxes: filters and pages, while sandboxes come and go."""
 
 import asyncio
 import base64
@@ -20,6 +20,7 @@ from shared.store.store import Store
 from shared.store.update import Update
 from tests.api.conftest import Evolve, Serve
 from tests.conftest import Clock
+from tests.support.store import put, remove
 
 pytestmark = pytest.mark.anyio
 
@@ -27,42 +28,33 @@ LIST = "/api/sandboxes"
 
 
 async def pages(api: httpx.AsyncClient, limit: int | None = None, **query: Any) -> AsyncIterator[list[str]]:
-    """The ids of each page in turn."""
-    sent = query if limit is None else {**query, "limit": limit}
+    """Yield the ids of each page in turn."""
+    parameters = query if limit is None else {**query, "limit": limit}
     while True:
-        answer = await api.get(LIST, params=sent)
+        answer = await api.get(LIST, params=parameters)
         assert answer.status_code == 200, answer.text
         body = answer.json()
         assert body["count"] == len(body["sandboxes"])
         yield [sandbox["sandbox_id"] for sandbox in body["sandboxes"]]
         if "next_cursor" not in body:
             return
-        sent = {**sent, "cursor": body["next_cursor"]}
+        parameters = {**parameters, "cursor": body["next_cursor"]}
 
 
-async def walked(api: httpx.AsyncClient, limit: int | None = None, **query: Any) -> list[str]:
+async def list_all(api: httpx.AsyncClient, limit: int | None = None, **query: Any) -> list[str]:
     return [sandbox_id async for page in pages(api, limit, **query) for sandbox_id in page]
 
 
 async def make(store: Store, *ids: str, user_id: str = "default", thread_id: str | None = None) -> None:
-    """As the API and the worker write them, in the order of their names."""
-
-    async def one(sandbox_id: str) -> None:
-        spec = Spec(user_id=user_id, thread_id=thread_id)
-        await store.create_or_update(
-            sandbox_id, lambda _: Update(new_record(sandbox_id, spec, cluster="default", now=store.now()))
-        )
-
-    await asyncio.gather(*(one(sandbox_id) for sandbox_id in ids))
-
-
-async def forget(store: Store, sandbox_id: str) -> None:
-    await store.create_or_update(sandbox_id, lambda record: Update(None) if record else None)
+    """Write a new record of each id."""
+    spec = Spec(user_id=user_id, thread_id=thread_id)
+    records = [new_record(sandbox_id, spec, cluster="default", now=store.now()) for sandbox_id in ids]
+    await asyncio.gather(*(put(store, record) for record in records))
 
 
 @pytest.fixture
 async def several(api: httpx.AsyncClient, evolve: Evolve, clock: Clock) -> None:
-    """Of two users in three threads, in several states; the oldest first by their names."""
+    """Create sandboxes of two users in three threads, in several states; `a` is the oldest."""
     for sandbox_id, user_id, thread_id, status in [
         ("a", "ada", "t1", Status.RUNNING),
         ("b", "bob", "t1", Status.RUNNING),
@@ -81,7 +73,7 @@ async def several(api: httpx.AsyncClient, evolve: Evolve, clock: Clock) -> None:
 @pytest.mark.usefixtures("several")
 @pytest.mark.parametrize("limit", [None, 1, 2, 100])
 @pytest.mark.parametrize(
-    ("query", "chosen"),
+    ("query", "expected"),
     [
         ({}, "abcdg"),
         ({"status": "Running"}, "ab"),
@@ -105,22 +97,23 @@ async def several(api: httpx.AsyncClient, evolve: Evolve, clock: Clock) -> None:
     ],
     ids=str,
 )
-async def test_filters(api: httpx.AsyncClient, query: dict[str, str], chosen: str, limit: int | None):
-    """Status, user and thread choose, alone and together, in one answer and in pages, the oldest first."""
-    assert "".join(await walked(api, limit, **query)) == chosen
+async def test_list_filters_by_status_user_and_thread(
+    api: httpx.AsyncClient, query: dict[str, Any], expected: str, limit: int | None
+):
+    """Alone and together, in one answer and in pages, oldest first."""
+    assert "".join(await list_all(api, limit, **query)) == expected
 
 
 @pytest.mark.parametrize("name", ["user_id", "thread_id"])
-async def test_a_user_called_null(api: httpx.AsyncClient, name: str):
-    """`null` is the name of a user or a thread like any other, and chooses only theirs."""
+async def test_filter_null_selects_the_name_null(api: httpx.AsyncClient, name: str):
     await api.post(LIST, json={"sandbox_id": "a"})
     await api.post(LIST, json={"sandbox_id": "b", name: "null"})
-    assert await walked(api, **{name: "null"}) == ["b"]
+    assert await list_all(api, **{name: "null"}) == ["b"]
 
 
 @pytest.mark.usefixtures("several")
-async def test_the_whole_list(api: httpx.AsyncClient):
-    """Without parameters everything is in one answer, in the shape that today's client reads."""
+async def test_list_without_parameters_is_one_answer(api: httpx.AsyncClient):
+    """Today's client reads this shape."""
     body = (await api.get(LIST)).json()
     assert body.keys() == {"sandboxes", "count"}
     assert body["count"] == 5
@@ -130,8 +123,7 @@ async def test_the_whole_list(api: httpx.AsyncClient):
 
 
 @pytest.mark.usefixtures("several")
-async def test_a_page(api: httpx.AsyncClient):
-    """A page has at most `limit` sandboxes, and a cursor unless it is known to be the last."""
+async def test_page_has_at_most_limit_sandboxes_and_a_cursor_unless_it_is_the_last(api: httpx.AsyncClient):
     first = (await api.get(LIST, params={"limit": 2})).json()
     assert ([s["sandbox_id"] for s in first["sandboxes"]], first["count"]) == (["a", "b"], 2)
     rest = (await api.get(LIST, params={"cursor": first["next_cursor"]})).json()
@@ -140,11 +132,10 @@ async def test_a_page(api: httpx.AsyncClient):
 
 
 @pytest.mark.usefixtures("several")
-async def test_a_cursor_again(api: httpx.AsyncClient):
-    """A cursor may be sent again: its page is where it was."""
+async def test_cursor_sent_twice_returns_the_same_page(api: httpx.AsyncClient):
     cursor = (await api.get(LIST, params={"limit": 2})).json()["next_cursor"]
-    again = [(await api.get(LIST, params={"limit": 2, "cursor": cursor})).json() for _ in range(2)]
-    assert again[0] == again[1]
+    first, second = [(await api.get(LIST, params={"limit": 2, "cursor": cursor})).json() for _ in range(2)]
+    assert first == second
 
 
 def cursor_of(created_at: float, sandbox_id: bytes) -> str:
@@ -168,8 +159,7 @@ BAD: list[tuple[str, str]] = [
 
 @pytest.mark.usefixtures("several")
 @pytest.mark.parametrize(("name", "value"), BAD, ids=lambda text: repr(text)[:30])
-async def test_bad_parameters(api: httpx.AsyncClient, name: str, value: str):
-    """A parameter that breaks its rule is refused with its name."""
+async def test_bad_parameter_is_refused_with_its_name(api: httpx.AsyncClient, name: str, value: str):
     answer = await api.get(LIST, params={name: value})
     assert (answer.status_code, answer.headers["Content-Type"]) == (400, "application/problem+json")
     assert (answer.json()["code"], answer.json()["field"]) == ("invalid_request", name)
@@ -177,25 +167,23 @@ async def test_bad_parameters(api: httpx.AsyncClient, name: str, value: str):
 
 
 @pytest.mark.parametrize("query", ["limit=%FF", "status=%FF", "cursor=%FF", "limit=%00", "cursor=%ED%A0%80"])
-async def test_what_is_no_text(api: httpx.AsyncClient, query: str):
-    """Bytes that are no text are refused like other rubbish."""
+async def test_parameter_that_is_no_text_is_refused(api: httpx.AsyncClient, query: str):
     assert (await api.get(f"{LIST}?{query}")).status_code == 400
 
 
 @pytest.mark.parametrize("query", ["user_id=%FF", "thread_id=%00", "user_id=" + "a" * 5000, "other=1", "user_id=*"])
-async def test_what_nobody_is_called(api: httpx.AsyncClient, query: str):
-    """A filter that nobody can meet, or a parameter that we do not know, is no error."""
+async def test_filter_without_a_match_and_unknown_parameters_are_no_errors(api: httpx.AsyncClient, query: str):
     answer = await api.get(f"{LIST}?{query}")
     assert (answer.status_code, answer.json()["sandboxes"]) == (200, [])
 
 
 STEPS = st.lists(
-    st.tuples(st.sampled_from(["make", "again", "delete", "forget", "change"]), st.sampled_from("abcdefghij")),
+    st.tuples(st.sampled_from(["create", "recreate", "delete", "remove", "change"]), st.sampled_from("abcdefghij")),
     max_size=4,
 )
 
 
-# The API keeps nothing between two examples but in Redis, which each empties.
+# The API keeps state between two examples only in Redis, which each example flushes.
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
 @given(
     first=st.sets(st.sampled_from("abcdefghij")),
@@ -203,7 +191,7 @@ STEPS = st.lists(
     limit=st.integers(1, 4),
     ticks=st.integers(0, 1),
 )
-async def test_while_sandboxes_come_and_go(
+async def test_pages_contain_each_lasting_incarnation_once_while_others_come_and_go(
     api: httpx.AsyncClient,
     fake_redis: FakeAsyncRedis,
     store: Store,
@@ -213,80 +201,78 @@ async def test_while_sandboxes_come_and_go(
     limit: int,
     ticks: int,
 ):
-    """Whatever happens between pages, a life that is there all the time is seen exactly once, and none twice.
-
-    With a clock that goes on and with one that stands still.
-    """
+    """Also with a clock that stands still. No incarnation is listed twice."""
     await fake_redis.flushall()
     for sandbox_id in sorted(first, reverse=True):
         await api.post(LIST, json={"sandbox_id": sandbox_id})
         clock.advance(ticks)
-    throughout = {(s["sandbox_id"], s["generation"]) for s in (await api.get(LIST)).json()["sandboxes"]}
-    seen: list[tuple[str, int]] = []
+    lasting = {(s["sandbox_id"], s["generation"]) for s in (await api.get(LIST)).json()["sandboxes"]}
+    listed: list[tuple[str, int]] = []
     query: dict[str, Any] = {"limit": limit}
     steps = iter(meanwhile)
     while True:
         body = (await api.get(LIST, params=query)).json()
-        seen += [(s["sandbox_id"], s["generation"]) for s in body["sandboxes"]]
+        listed += [(s["sandbox_id"], s["generation"]) for s in body["sandboxes"]]
         if "next_cursor" not in body:
             break
         query["cursor"] = body["next_cursor"]
-        for act, sandbox_id in next(steps, []):
+        for action, sandbox_id in next(steps, []):
             clock.advance(ticks)
-            await happen(api, store, act, sandbox_id)
+            await perform(api, store, action, sandbox_id)
             present = {(s["sandbox_id"], s["generation"]) for s in (await api.get(LIST)).json()["sandboxes"]}
-            throughout &= present
-    incarnations = [incarnation for incarnation in seen if incarnation in throughout]
-    assert sorted(incarnations) == sorted(throughout)
-    # A record that is forgotten begins to count its lives anew, so that one number may be two lives.
-    forgotten = {sandbox_id for step in meanwhile for act, sandbox_id in step if act == "forget"}
-    rest = [incarnation for incarnation in seen if incarnation[0] not in forgotten]
+            lasting &= present
+    incarnations = [incarnation for incarnation in listed if incarnation in lasting]
+    assert sorted(incarnations) == sorted(lasting)
+    # After its record is removed, an id counts from generation 1 again: one pair can be two incarnations.
+    removed = {sandbox_id for step in meanwhile for action, sandbox_id in step if action == "remove"}
+    rest = [incarnation for incarnation in listed if incarnation[0] not in removed]
     assert len(set(rest)) == len(rest)
 
 
-async def happen(api: httpx.AsyncClient, store: Store, act: str, sandbox_id: str) -> None:
-    if act in {"delete", "again"}:
+async def perform(api: httpx.AsyncClient, store: Store, action: str, sandbox_id: str) -> None:
+    if action in {"delete", "recreate"}:
         await api.delete(f"{LIST}/{sandbox_id}")
-    if act in {"make", "again"}:
+    if action in {"create", "recreate"}:
         await api.post(LIST, json={"sandbox_id": sandbox_id})
-    if act == "forget":
-        await forget(store, sandbox_id)
-    if act == "change":
-        await store.create_or_update(sandbox_id, lambda record: Update(record) if record else None)
+    if action == "remove":
+        await remove(store, sandbox_id)
+    if action == "change":
+        await store.update(sandbox_id, Update)
 
 
 @pytest.fixture
 async def on_valkey(valkey: ArqRedis, serve: Serve, clock: Clock) -> tuple[httpx.AsyncClient, Store]:
-    """An API on the real server, which is quick enough for thousands of records."""
+    """An API on a real Valkey, which is fast enough for thousands of records."""
     store = Store(valkey, clock)
     return await serve(store), store
 
 
-async def test_thousands_made_at_one_time(on_valkey: tuple[httpx.AsyncClient, Store]):
-    """Sandboxes of one and the same moment, more than any read brings, have an order all the same."""
+async def test_thousands_of_sandboxes_created_at_one_time_are_listed_in_order(
+    on_valkey: tuple[httpx.AsyncClient, Store],
+):
+    """There are more of them than one read brings."""
     api, store = on_valkey
     ids = [f"s{number:04}" for number in range(1300)]
     await make(store, *ids)
-    assert await walked(api, 1000) == await walked(api, 130) == await walked(api) == ids
+    assert await list_all(api, 1000) == await list_all(api, 130) == await list_all(api) == ids
 
 
-async def test_few_of_many(on_valkey: tuple[httpx.AsyncClient, Store], clock: Clock):
-    """A page looks at no more than so many records: it may be short, even empty, and the next ones have the rest."""
+async def test_page_reads_a_bounded_number_of_records(on_valkey: tuple[httpx.AsyncClient, Store], clock: Clock):
+    """So a page can be short or empty, and the next pages have the rest."""
     api, store = on_valkey
     await make(store, "first", thread_id="t")
     clock.advance(1)
     await make(store, *(f"s{number:04}" for number in range(2100)))
     clock.advance(1)
     await make(store, "last", thread_id="t")
-    found = [page async for page in pages(api, 10, thread_id="t")]
-    assert found[0] == ["first"]
-    assert [sandbox_id for page in found for sandbox_id in page] == ["first", "last"]
+    listed = [page async for page in pages(api, 10, thread_id="t")]
+    assert listed[0] == ["first"]
+    assert [sandbox_id for page in listed for sandbox_id in page] == ["first", "last"]
 
 
-async def test_our_own_cursors(api: httpx.AsyncClient):
-    """A cursor is a place, not a sandbox: it holds where its sandbox is gone, and where none ever was."""
+async def test_cursor_is_a_position_and_needs_no_sandbox(api: httpx.AsyncClient):
     await api.post(LIST, json={"sandbox_id": "b"})
-    assert await walked(api, cursor=str(Cursor(0.0, "zzz"))) == ["b"]
-    assert await walked(api, cursor=str(Cursor(1_750_000_000.0, "a"))) == ["b"]
-    assert await walked(api, cursor=str(Cursor(1_750_000_000.0, "b"))) == []
-    assert await walked(api, cursor=str(Cursor(2e9, ""))) == []
+    assert await list_all(api, cursor=str(Cursor(0.0, "zzz"))) == ["b"]
+    assert await list_all(api, cursor=str(Cursor(1_750_000_000.0, "a"))) == ["b"]
+    assert await list_all(api, cursor=str(Cursor(1_750_000_000.0, "b"))) == []
+    assert await list_all(api, cursor=str(Cursor(2e9, ""))) == []

@@ -1,3 +1,5 @@
+"""The routes of `/api/sandboxes`: create, read, list, delete."""
+
 import asyncio
 import re
 from typing import Any
@@ -10,9 +12,9 @@ from shared.sandbox.record import Mount, Reason, Spec, Status, Timings
 from shared.sandbox.transitions import new_record
 from shared.store import keys
 from shared.store.store import Store
-from shared.store.update import Update
 from tests.api.conftest import Evolve, Serve
 from tests.conftest import Clock
+from tests.support.store import put
 
 pytestmark = pytest.mark.anyio
 
@@ -37,13 +39,13 @@ OTHERS = [status for status in Status if status not in {Status.PENDING, Status.T
 
 
 async def jobs(redis: FakeAsyncRedis) -> list[tuple[str, str]]:
-    """The work and the life's number of each job, the first due first."""
+    """Return kind and generation of each job, the first due first."""
     ids = [job_id.decode().split(":") for job_id in await redis.zrange(keys.QUEUE, 0, -1)]
-    return [(work, incarnation.partition("-")[0]) for work, _, incarnation, _ in ids]
+    return [(kind, incarnation.partition("-")[0]) for kind, _, incarnation, _ in ids]
 
 
-async def test_create(api: httpx.AsyncClient, fake_redis: FakeAsyncRedis):
-    """A create is accepted, says where to look and when, and leaves one job."""
+async def test_create_is_accepted_with_one_job(api: httpx.AsyncClient, fake_redis: FakeAsyncRedis):
+    """The answer says where to poll, and when."""
     answer = await api.post("/api/sandboxes", json={"sandbox_id": "abc"})
     assert (answer.status_code, answer.json()) == (202, NEW)
     assert answer.headers["Content-Type"] == "application/json"
@@ -52,11 +54,10 @@ async def test_create(api: httpx.AsyncClient, fake_redis: FakeAsyncRedis):
     assert await jobs(fake_redis) == [("provision", "1")]
 
 
-async def test_create_keeps_what_was_asked(serve: Serve, store: Store):
-    """Whatever the caller asked for is in the record, for the worker to read."""
-    api = await serve(DEER_FLOW_HOST_BASE_DIR="/srv/deer")
-    mount = {"host_path": "/srv/deer/skills", "container_path": "/mnt/skills/custom", "read_only": True}
-    writable = {"host_path": "/srv/deer/acp", "container_path": "/mnt/acp-workspace"}
+async def test_create_stores_the_whole_request(serve: Serve, store: Store):
+    """A worker reads the request from the record."""
+    mount: dict[str, Any] = {"host_path": "/srv/deer/skills", "container_path": "/mnt/skills/custom", "read_only": True}
+    writable: dict[str, Any] = {"host_path": "/srv/deer/acp", "container_path": "/mnt/acp-workspace"}
     body = {
         "sandbox_id": "abc",
         "thread_id": "T-1_x",
@@ -90,8 +91,8 @@ async def test_create_keeps_what_was_asked(serve: Serve, store: Store):
         {"a_newer_field": {"of": ["any", 1, None]}, "status": "Running"},
     ],
 )
-async def test_create_asks_for_little(api: httpx.AsyncClient, body: dict[str, Any]):
-    """Nothing has to be said, the id is then the server's; what the server does not know it ignores."""
+async def test_create_needs_no_field_and_ignores_unknown_fields(api: httpx.AsyncClient, body: dict[str, Any]):
+    """Without an id, the server makes one."""
     answer = await api.post("/api/sandboxes", json=body)
     assert answer.status_code == 202
     sandbox_id = answer.json()["sandbox_id"]
@@ -100,22 +101,21 @@ async def test_create_asks_for_little(api: httpx.AsyncClient, body: dict[str, An
     assert (await api.get(answer.headers["Location"])).json() == answer.json()
 
 
-async def test_no_two_ids_of_ours_are_alike(api: httpx.AsyncClient):
-    """Who names no id gets a sandbox of their own."""
+async def test_creates_without_an_id_get_different_ids(api: httpx.AsyncClient):
     answers = await asyncio.gather(*(api.post("/api/sandboxes", json={}) for _ in range(20)))
     assert len({answer.json()["sandbox_id"] for answer in answers}) == 20
 
 
 @pytest.mark.parametrize("sandbox_id", ["a", "0", "a-b", "0123456789abcdef", "a" * 40, "a--0"])
-async def test_ids(api: httpx.AsyncClient, sandbox_id: str):
-    """Any DNS label of at most 40 characters is an id."""
+async def test_any_dns_label_of_40_characters_is_an_id(api: httpx.AsyncClient, sandbox_id: str):
     assert (await api.post("/api/sandboxes", json={"sandbox_id": sandbox_id})).status_code == 202
     assert (await api.get(f"/api/sandboxes/{sandbox_id}")).json()["sandbox_id"] == sandbox_id
     assert (await api.delete(f"/api/sandboxes/{sandbox_id}")).status_code == 200
 
 
-async def test_create_again(api: httpx.AsyncClient, fake_redis: FakeAsyncRedis, clock: Clock):
-    """The same id again is the same sandbox, as it was asked for first, and no second job."""
+async def test_repeated_create_returns_the_first_sandbox_without_a_second_job(
+    api: httpx.AsyncClient, fake_redis: FakeAsyncRedis, clock: Clock
+):
     first = await api.post("/api/sandboxes", json={"sandbox_id": "abc"})
     clock.advance(1)
     again = await api.post("/api/sandboxes", json={"sandbox_id": "abc", "user_id": "bob"})
@@ -124,15 +124,17 @@ async def test_create_again(api: httpx.AsyncClient, fake_redis: FakeAsyncRedis, 
     assert len(await jobs(fake_redis)) == 1
 
 
-async def test_create_at_once(api: httpx.AsyncClient, fake_redis: FakeAsyncRedis):
-    """Many creates of one id at once get one sandbox, which has one job."""
+async def test_concurrent_creates_of_one_id_make_one_sandbox_with_one_job(
+    api: httpx.AsyncClient, fake_redis: FakeAsyncRedis
+):
     answers = await asyncio.gather(*(api.post("/api/sandboxes", json={"sandbox_id": "abc"}) for _ in range(20)))
     assert [(answer.status_code, answer.json()) for answer in answers] == [(202, NEW)] * 20
     assert len(await jobs(fake_redis)) == 1
 
 
-async def test_create_what_runs(api: httpx.AsyncClient, running: Evolve, fake_redis: FakeAsyncRedis):
-    """What runs already is named at once, with its URL, and nothing is to be waited for."""
+async def test_create_of_a_running_sandbox_returns_it_with_its_url(
+    api: httpx.AsyncClient, running: Evolve, fake_redis: FakeAsyncRedis
+):
     await running("abc")
     answer = await api.post("/api/sandboxes", json={"sandbox_id": "abc"})
     assert (answer.status_code, answer.json()) == (200, RUNNING)
@@ -141,8 +143,9 @@ async def test_create_what_runs(api: httpx.AsyncClient, running: Evolve, fake_re
 
 
 @pytest.mark.parametrize("status", [Status.FAILED, Status.SUCCEEDED])
-async def test_create_what_is_over(api: httpx.AsyncClient, evolve: Evolve, fake_redis: FakeAsyncRedis, status: Status):
-    """An id whose last life is over begins a new one, which has its own job; what the last one left is removed."""
+async def test_create_after_the_end_starts_an_incarnation_and_removes_the_old_one(
+    api: httpx.AsyncClient, evolve: Evolve, fake_redis: FakeAsyncRedis, status: Status
+):
     await api.post("/api/sandboxes", json={"sandbox_id": "abc"})
     await evolve("abc", status=status, url="http://10.0.0.7:30123", reason=Reason.POD_FAILED, message="exit 1")
     answer = await api.post("/api/sandboxes", json={"sandbox_id": "abc", "user_id": "bob"})
@@ -150,8 +153,7 @@ async def test_create_what_is_over(api: httpx.AsyncClient, evolve: Evolve, fake_
     assert sorted(await jobs(fake_redis)) == [("provision", "1"), ("provision", "2"), ("terminate", "1")]
 
 
-async def test_create_what_is_being_deleted(api: httpx.AsyncClient, fake_redis: FakeAsyncRedis):
-    """An id that comes back while its last life is being deleted begins a new one, seconds after."""
+async def test_create_during_a_delete_starts_an_incarnation(api: httpx.AsyncClient, fake_redis: FakeAsyncRedis):
     await api.post("/api/sandboxes", json={"sandbox_id": "abc"})
     await api.delete("/api/sandboxes/abc")
     answer = await api.post("/api/sandboxes", json={"sandbox_id": "abc"})
@@ -160,8 +162,8 @@ async def test_create_what_is_being_deleted(api: httpx.AsyncClient, fake_redis: 
     assert sorted(await jobs(fake_redis)) == [("provision", "1"), ("provision", "2"), ("terminate", "1")]
 
 
-async def test_cluster_ip_url(serve: Serve):
-    """With ClusterIP the very first answer has the URL, a later life's its own, where Service names differ."""
+async def test_create_with_cluster_ip_is_answered_with_a_url_of_its_incarnation(serve: Serve):
+    """Service names differ between incarnations."""
     api = await serve(SANDBOX_SERVICE_TYPE="ClusterIP", K8S_NAMESPACE="agents", SANDBOX_CONTAINER_PORT="9000")
     first = await api.post("/api/sandboxes", json={"sandbox_id": "abc"})
     assert first.status_code == 202
@@ -171,24 +173,23 @@ async def test_cluster_ip_url(serve: Serve):
     assert second.json()["sandbox_url"] not in {None, first.json()["sandbox_url"]}
 
 
-async def test_read(api: httpx.AsyncClient, running: Evolve):
-    """A sandbox that runs is shown with its URL."""
+async def test_read_returns_a_running_sandbox_with_its_url(api: httpx.AsyncClient, running: Evolve):
     await running("abc")
     answer = await api.get("/api/sandboxes/abc")
     assert (answer.status_code, answer.json()) == (200, RUNNING)
 
 
 @pytest.mark.parametrize("status", OTHERS)
-async def test_read_any_status(api: httpx.AsyncClient, evolve: Evolve, status: Status):
-    """A sandbox is shown with the Pod's phase as Kubernetes spells it, and with the cause if one is known."""
+async def test_read_returns_the_status_as_kubernetes_spells_it_with_the_cause(
+    api: httpx.AsyncClient, evolve: Evolve, status: Status
+):
     await api.post("/api/sandboxes", json={"sandbox_id": "abc"})
     await evolve("abc", status=status, reason=Reason.POD_LOST, message="The Pod is gone.", url="http://h:1")
     shown = (await api.get("/api/sandboxes/abc")).json()
     assert (shown["status"], shown["reason"], shown["message"]) == (str(status), "PodLost", "The Pod is gone.")
 
 
-async def test_times(api: httpx.AsyncClient, evolve: Evolve, clock: Clock):
-    """Times are in UTC: of the create, of the last change, and of the end, by whichever comes first."""
+async def test_read_returns_times_in_utc(api: httpx.AsyncClient, evolve: Evolve, clock: Clock):
     await api.post("/api/sandboxes", json={"sandbox_id": "abc"})
     clock.advance(1.25)
     await evolve("abc", lifetime=61.25)
@@ -198,28 +199,28 @@ async def test_times(api: httpx.AsyncClient, evolve: Evolve, clock: Clock):
     assert (shown["expires_at"], shown["expires_by"]) == ("2025-06-15T15:07:41.250000Z", "lifetime")
 
 
-async def test_timings(api: httpx.AsyncClient, evolve: Evolve, clock: Clock):
-    """Each stage that was reached says after how many milliseconds; the others are null."""
+async def test_timings_are_milliseconds_and_null_for_other_stages(api: httpx.AsyncClient, evolve: Evolve, clock: Clock):
     await api.post("/api/sandboxes", json={"sandbox_id": "abc"})
     reached = Timings(queued=clock.now + 0.0124, created=clock.now + 0.064, running=clock.now + 1.5)
     await evolve("abc", timings=reached)
-    wanted = {"queued": 12, "created": 64, "scheduled": None, "running": 1500, "ready": None}
+    expected = {"queued": 12, "created": 64, "scheduled": None, "running": 1500, "ready": None}
     for path in ("/api/sandboxes/abc", "/api/sandboxes"):
         answer = (await api.get(path)).json()
-        assert answer.get("sandboxes", [answer])[0]["timings_ms"] == wanted
+        assert answer.get("sandboxes", [answer])[0]["timings_ms"] == expected
     again = await api.post("/api/sandboxes", json={"sandbox_id": "abc"})
-    assert again.json()["timings_ms"] == wanted
+    assert again.json()["timings_ms"] == expected
 
 
 async def test_timings_are_never_negative(api: httpx.AsyncClient, evolve: Evolve, clock: Clock):
-    """Kubernetes' times are whole seconds, and its hosts' clocks their own."""
+    """Kubernetes' times are whole seconds, from other clocks."""
     await api.post("/api/sandboxes", json={"sandbox_id": "abc"})
     await evolve("abc", timings=Timings(scheduled=clock.now - 1))
     assert (await api.get("/api/sandboxes/abc")).json()["timings_ms"]["scheduled"] == 0
 
 
-async def test_unreadable(api: httpx.AsyncClient, running: Evolve, fake_redis: FakeAsyncRedis):
-    """What is no record of ours is a fault of ours, with its code; it hides no other, and is not written over."""
+async def test_unreadable_record_is_500_and_neither_hides_others_nor_is_overwritten(
+    api: httpx.AsyncClient, running: Evolve, fake_redis: FakeAsyncRedis
+):
     await running("abc")
     await running("other")
     await fake_redis.set("sandbox:abc", b"{}")
@@ -236,8 +237,7 @@ async def test_unreadable(api: httpx.AsyncClient, running: Evolve, fake_redis: F
     assert [sandbox["sandbox_id"] for sandbox in listed] == ["other"]
 
 
-async def test_read_unknown(api: httpx.AsyncClient):
-    """A sandbox that is not there is a problem that says so."""
+async def test_read_of_a_missing_sandbox_is_404(api: httpx.AsyncClient):
     answer = await api.get("/api/sandboxes/abc")
     assert answer.status_code == 404
     assert answer.headers["Content-Type"] == "application/problem+json"
@@ -245,8 +245,7 @@ async def test_read_unknown(api: httpx.AsyncClient):
     assert "abc" in answer.json()["detail"]
 
 
-async def test_read_what_is_being_deleted(api: httpx.AsyncClient, running: Evolve):
-    """A sandbox that is being deleted is not there any more, and the problem says why."""
+async def test_read_of_a_deleted_sandbox_is_404_with_the_status_terminating(api: httpx.AsyncClient, running: Evolve):
     await running("abc")
     await api.delete("/api/sandboxes/abc")
     answer = await api.get("/api/sandboxes/abc")
@@ -255,15 +254,14 @@ async def test_read_what_is_being_deleted(api: httpx.AsyncClient, running: Evolv
     assert (answer.json()["code"], answer.json()["status"]) == ("sandbox_not_found", "Terminating")
 
 
-async def test_list_of_none(api: httpx.AsyncClient):
-    """Where there is no sandbox there is an empty list."""
+async def test_list_without_sandboxes_is_empty(api: httpx.AsyncClient):
     answer = await api.get("/api/sandboxes")
     assert answer.status_code == 200
     assert (answer.json()["sandboxes"], answer.json()["count"]) == ([], 0)
 
 
-async def test_list(api: httpx.AsyncClient, running: Evolve, clock: Clock):
-    """The list shows each sandbox as it is shown alone, without those that are being deleted."""
+async def test_list_shows_each_sandbox_as_a_read_does(api: httpx.AsyncClient, running: Evolve, clock: Clock):
+    """Without those that are being deleted."""
     for sandbox_id in ("b", "c", "a"):
         await running(sandbox_id)
         clock.advance(1)
@@ -274,16 +272,16 @@ async def test_list(api: httpx.AsyncClient, running: Evolve, clock: Clock):
     assert (answer.json()["sandboxes"], answer.json()["count"]) == (alone, 2)
 
 
-async def test_looking_is_not_using(api: httpx.AsyncClient, running: Evolve, store: Store, clock: Clock):
-    """Listing changes nothing: it is no use of a sandbox."""
+async def test_list_is_not_a_use(api: httpx.AsyncClient, running: Evolve, store: Store, clock: Clock):
     record = await running("abc")
     clock.advance(60)
     await api.get("/api/sandboxes")
     assert await store.get("abc") == record
 
 
-async def test_delete(api: httpx.AsyncClient, running: Evolve, store: Store, fake_redis: FakeAsyncRedis):
-    """A delete is answered at once, and leaves the record to its job."""
+async def test_delete_is_answered_at_once_and_leaves_the_record_to_its_job(
+    api: httpx.AsyncClient, running: Evolve, store: Store, fake_redis: FakeAsyncRedis
+):
     await running("abc")
     answer = await api.delete("/api/sandboxes/abc")
     assert (answer.status_code, answer.json()) == (200, {"ok": True, "sandbox_id": "abc"})
@@ -293,8 +291,9 @@ async def test_delete(api: httpx.AsyncClient, running: Evolve, store: Store, fak
     assert sorted(await jobs(fake_redis)) == [("provision", "1"), ("terminate", "1")]
 
 
-async def test_delete_again(api: httpx.AsyncClient, running: Evolve, fake_redis: FakeAsyncRedis):
-    """Deleting again has the same answer, and makes no second job."""
+async def test_repeated_delete_is_answered_alike_without_a_second_job(
+    api: httpx.AsyncClient, running: Evolve, fake_redis: FakeAsyncRedis
+):
     await running("abc")
     first = await api.delete("/api/sandboxes/abc")
     again = await api.delete("/api/sandboxes/abc")
@@ -302,16 +301,18 @@ async def test_delete_again(api: httpx.AsyncClient, running: Evolve, fake_redis:
     assert len(await jobs(fake_redis)) == 2
 
 
-async def test_delete_unknown(api: httpx.AsyncClient, fake_redis: FakeAsyncRedis):
-    """Deleting what is not there is done already, and writes nothing."""
+async def test_delete_of_a_missing_sandbox_is_200_and_writes_nothing(
+    api: httpx.AsyncClient, fake_redis: FakeAsyncRedis
+):
     answer = await api.delete("/api/sandboxes/abc")
     assert (answer.status_code, answer.json()) == (200, {"ok": True, "sandbox_id": "abc"})
     assert await fake_redis.keys() == []
 
 
 @pytest.mark.parametrize("status", [Status.PENDING, *OTHERS])
-async def test_delete_any_status(api: httpx.AsyncClient, evolve: Evolve, fake_redis: FakeAsyncRedis, status: Status):
-    """Whatever a sandbox has come to, a delete takes it away."""
+async def test_delete_ends_a_sandbox_in_any_status(
+    api: httpx.AsyncClient, evolve: Evolve, fake_redis: FakeAsyncRedis, status: Status
+):
     await api.post("/api/sandboxes", json={"sandbox_id": "abc"})
     await evolve("abc", status=status)
     assert (await api.delete("/api/sandboxes/abc")).status_code == 200
@@ -319,8 +320,8 @@ async def test_delete_any_status(api: httpx.AsyncClient, evolve: Evolve, fake_re
     assert ("terminate", "1") in await jobs(fake_redis)
 
 
-async def test_records_of_others(api: httpx.AsyncClient, store: Store, clock: Clock):
-    """What another process wrote is shown alike: the API keeps nothing of its own."""
+async def test_record_written_by_another_process_is_shown_alike(api: httpx.AsyncClient, store: Store, clock: Clock):
+    """The API keeps no records itself."""
     record = new_record("abc", Spec(), cluster="default", now=clock.now)
-    await store.create_or_update("abc", lambda _: Update(record))
+    await put(store, record)
     assert (await api.get("/api/sandboxes/abc")).json() == {**NEW, "expires_at": None, "expires_by": None}
