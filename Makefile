@@ -26,7 +26,8 @@ test: .venv/installed ## all tests (ARGS="-k name")
 	$(BIN)/python -m pytest -n 4 --dist worksteal $(ARGS)
 
 test-fast: .venv/installed ## the tests that start no process, in under 30 s (ARGS="-k name")
-	$(BIN)/python -m pytest -n 4 --dist worksteal -m "not process" --ignore tests/system $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "not process" --hypothesis-profile fast \
+		tests/shared tests/api tests/worker $(ARGS)
 
 test-cluster: .venv/installed ## the same tests against a real cluster: make test-cluster KUBECONFIG=~/.kube/config
 	@test -n "$(KUBECONFIG)" || { echo "make test-cluster KUBECONFIG=FILE: expected the kubeconfig of a real cluster"; exit 2; }

@@ -5,9 +5,11 @@ import signal
 import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import hypothesis
 import pytest
 from arq.connections import ArqRedis
 from fakeredis import FakeAsyncRedis, FakeServer
@@ -23,6 +25,9 @@ from shared.sandbox.transitions import new_record
 from shared.settings import read_settings
 from shared.store.store import Store
 from shared.store.update import MutateOrCreate, Precondition, Update
+
+hypothesis.settings.register_profile("fast", max_examples=10)
+"""Few examples for `make test-fast`."""
 
 PROCESS_FIXTURES = frozenset({"valkey_url", "start_valkey", "emulator", "dev", "prod", "changed", "rendering"})
 """Fixtures that start a process. Their tests get the mark `process`, which `make test-fast` leaves out."""
@@ -46,10 +51,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def starts_process(item: pytest.Item) -> bool:
+    """Return True for the tests of a module that mentions `subprocess`, and for tests with a fixture of processes."""
+    if "system" in item.path.parts or mentions_subprocess(item.path):
+        return True
     if not isinstance(item, pytest.Function):
         return False
     parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
-    return "system" in item.path.parts or "valkey" in parameters or not PROCESS_FIXTURES.isdisjoint(item.fixturenames)
+    return "valkey" in parameters or not PROCESS_FIXTURES.isdisjoint(item.fixturenames)
+
+
+@cache
+def mentions_subprocess(path: Path) -> bool:
+    return "subprocess" in path.read_text()
 
 
 class Clock:
