@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from deploy.local.emulator.admission.pod_security import ENFORCE
+from deploy.local.emulator.base.options import Options
 from deploy.local.emulator.client import Client
-from deploy.local.emulator.options import Options
-from deploy.local.emulator.pod_security import ENFORCE
 from deploy.local.emulator.running import run
 from shared.settings import read_settings
 from tests.deploy.rendering import DEPLOY

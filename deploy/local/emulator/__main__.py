@@ -12,7 +12,7 @@ import msgspec
 import uvloop
 
 from deploy.local.emulator import kubeconfig
-from deploy.local.emulator.options import Options
+from deploy.local.emulator.base.options import Options
 from deploy.local.emulator.running import run
 
 _HELP = {

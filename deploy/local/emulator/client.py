@@ -9,7 +9,7 @@ from typing import Any, Self
 import httpx
 import msgspec
 
-from deploy.local.emulator.statuses import Object
+from deploy.local.emulator.base.statuses import Object
 
 _TIMEOUT_SECONDS = 10.0
 _POLL_SECONDS = 0.01

@@ -11,9 +11,9 @@ from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http import RawRequestMessage
 from aiohttp.web_protocol import RequestHandler
 
-from deploy.local.emulator.cluster import Cluster
-from deploy.local.emulator.options import Options
-from deploy.local.emulator.server import BODY_MAX, Server
+from deploy.local.emulator.base.options import Options
+from deploy.local.emulator.http.server import BODY_MAX, Server
+from deploy.local.emulator.lifecycle.cluster import Cluster
 
 _CLOSE_SECONDS = 0.1  # open watches are cut, not waited for
 _BACKLOG = 1024

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from deploy.local.emulator.base.options import Options
 from deploy.local.emulator.client import Client
-from deploy.local.emulator.options import Options
 from deploy.local.emulator.running import run
 
 _numbers = itertools.count(1)

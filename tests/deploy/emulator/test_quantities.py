@@ -1,6 +1,6 @@
 import pytest
 
-from deploy.local.emulator.quantities import NotAQuantity, amount, canonical
+from deploy.local.emulator.base.quantities import NotAQuantity, amount, canonical
 
 CANONICAL = [
     ("0.5", "500m"),

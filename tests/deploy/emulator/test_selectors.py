@@ -3,9 +3,9 @@ from typing import Any
 
 import pytest
 
+from deploy.local.emulator.base.statuses import ApiError
 from deploy.local.emulator.client import Client
-from deploy.local.emulator.selectors import parse_labels
-from deploy.local.emulator.statuses import ApiError
+from deploy.local.emulator.storage.selectors import parse_labels
 
 LABELS = {"app": "sandbox", "tier": "a", "empty": ""}
 MATCHES = [

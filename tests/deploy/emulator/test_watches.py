@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
+from deploy.local.emulator.base.options import Options
 from deploy.local.emulator.client import Client
-from deploy.local.emulator.options import Options
 from deploy.local.emulator.running import Running, run
 
 pytestmark = pytest.mark.anyio

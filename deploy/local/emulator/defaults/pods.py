@@ -6,8 +6,8 @@ These are ServiceAccount, Priority and DefaultTolerationSeconds.
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from deploy.local.emulator.quantities import canonical
-from deploy.local.emulator.statuses import Object
+from deploy.local.emulator.base.quantities import canonical
+from deploy.local.emulator.base.statuses import Object
 
 ACCOUNT_PATH = "/var/run/secrets/kubernetes.io/serviceaccount"
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from deploy.local.emulator.statuses import Object
+from deploy.local.emulator.base.statuses import Object
 
 _SPEC: Object = {"type": "ClusterIP", "sessionAffinity": "None"}
 _SPEC_WITH_ADDRESS: Object = {

@@ -1,6 +1,6 @@
 """A PersistentVolumeClaim's spec: what it cannot do without."""
 
-from deploy.local.emulator.statuses import FieldError, Object, required_value
+from deploy.local.emulator.base.statuses import FieldError, Object, required_value
 
 
 def claim_faults(spec: Object) -> list[FieldError]:

@@ -1,6 +1,7 @@
 """A Pod's containers."""
 
-from deploy.local.emulator.statuses import (
+from deploy.local.emulator.base.names import dns_label_faults, port_name_faults
+from deploy.local.emulator.base.statuses import (
     FieldError,
     Object,
     duplicate_value,
@@ -10,7 +11,6 @@ from deploy.local.emulator.statuses import (
     unsupported_value,
 )
 from deploy.local.emulator.validation.environment import environment_faults
-from deploy.local.emulator.validation.names import dns_label_faults, port_name_faults
 from deploy.local.emulator.validation.probes import handler_faults, probe_faults
 from deploy.local.emulator.validation.resources import resource_faults
 from deploy.local.emulator.validation.security import container_security_faults

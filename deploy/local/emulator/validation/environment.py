@@ -1,7 +1,7 @@
 """Environment variables of containers."""
 
-from deploy.local.emulator.statuses import FieldError, Object, invalid_value, required_value, unsupported_value
-from deploy.local.emulator.validation.names import dns_subdomain_faults, environment_name_faults, label_key_faults
+from deploy.local.emulator.base.names import dns_subdomain_faults, environment_name_faults, label_key_faults
+from deploy.local.emulator.base.statuses import FieldError, Object, invalid_value, required_value, unsupported_value
 
 _FIELDS = (
     "metadata.name",

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 
-from deploy.local.emulator.statuses import FieldError, Object, invalid_value, required_value, too_long_value
-from deploy.local.emulator.validation.names import label_key_faults, label_value_faults
+from deploy.local.emulator.base.names import label_key_faults, label_value_faults
+from deploy.local.emulator.base.statuses import FieldError, Object, invalid_value, required_value, too_long_value
 
 ANNOTATIONS_MAX = 256 * 1024  # bytes, of all keys and values together
 

@@ -1,10 +1,10 @@
 """All faults of a new object."""
 
-from deploy.local.emulator.kinds import CLAIMS, NAMESPACES, PODS, SERVICES, Kind
-from deploy.local.emulator.statuses import FieldError, Object
+from deploy.local.emulator.base.names import dns_label_faults, dns_subdomain_faults
+from deploy.local.emulator.base.statuses import FieldError, Object
+from deploy.local.emulator.storage.kinds import CLAIMS, NAMESPACES, PODS, SERVICES, Kind
 from deploy.local.emulator.validation.claims import claim_faults
 from deploy.local.emulator.validation.metadata import metadata_faults
-from deploy.local.emulator.validation.names import dns_label_faults, dns_subdomain_faults
 from deploy.local.emulator.validation.pods import pod_faults
 from deploy.local.emulator.validation.services import service_faults
 

@@ -1,6 +1,7 @@
 """A Pod's spec: `ValidatePodSpec` of `pkg/apis/core/validation/validation.go`, in its order."""
 
-from deploy.local.emulator.statuses import (
+from deploy.local.emulator.base.names import dns_label_faults, dns_subdomain_faults
+from deploy.local.emulator.base.statuses import (
     FieldError,
     Object,
     forbidden_value,
@@ -15,7 +16,6 @@ from deploy.local.emulator.validation.containers import (
     pod_only_faults,
 )
 from deploy.local.emulator.validation.metadata import NameRule, label_faults
-from deploy.local.emulator.validation.names import dns_label_faults, dns_subdomain_faults
 from deploy.local.emulator.validation.security import pod_security_faults
 from deploy.local.emulator.validation.tolerations import toleration_faults
 from deploy.local.emulator.validation.volumes import volume_faults

@@ -1,6 +1,7 @@
 """Probes and lifecycle handlers."""
 
-from deploy.local.emulator.statuses import (
+from deploy.local.emulator.base.names import port_name_faults
+from deploy.local.emulator.base.statuses import (
     FieldError,
     Object,
     forbidden_value,
@@ -8,7 +9,6 @@ from deploy.local.emulator.statuses import (
     required_value,
     unsupported_value,
 )
-from deploy.local.emulator.validation.names import port_name_faults
 
 _HANDLERS = ("exec", "httpGet", "tcpSocket", "grpc", "sleep")
 _SCHEMES = ("HTTP", "HTTPS")

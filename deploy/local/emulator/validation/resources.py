@@ -1,7 +1,7 @@
 """Requests and limits."""
 
-from deploy.local.emulator.quantities import amount
-from deploy.local.emulator.statuses import FieldError, Object, invalid_value, required_value
+from deploy.local.emulator.base.quantities import amount
+from deploy.local.emulator.base.statuses import FieldError, Object, invalid_value, required_value
 
 _STANDARD = ("cpu", "memory", "ephemeral-storage")
 

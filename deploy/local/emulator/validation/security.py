@@ -1,6 +1,6 @@
 """Security contexts: what contradicts itself or is out of range. What a namespace allows is pod security's matter."""
 
-from deploy.local.emulator.statuses import FieldError, Object, invalid_value, required_value, unsupported_value
+from deploy.local.emulator.base.statuses import FieldError, Object, invalid_value, required_value, unsupported_value
 
 _ID_MAX = 2**31 - 1
 _ID_RANGE = f"must be between 0 and {_ID_MAX}, inclusive"

@@ -1,7 +1,7 @@
 """A Service's spec: `ValidateService` of `pkg/apis/core/validation/validation.go`, in its order."""
 
-from deploy.local.emulator.defaults.services import REACHED_FROM_OUTSIDE
-from deploy.local.emulator.statuses import (
+from deploy.local.emulator.base.names import dns_label_faults, dns_subdomain_faults
+from deploy.local.emulator.base.statuses import (
     FieldError,
     Object,
     duplicate_value,
@@ -10,8 +10,8 @@ from deploy.local.emulator.statuses import (
     required_value,
     unsupported_value,
 )
+from deploy.local.emulator.defaults.services import REACHED_FROM_OUTSIDE
 from deploy.local.emulator.validation.metadata import label_faults
-from deploy.local.emulator.validation.names import dns_label_faults, dns_subdomain_faults
 from deploy.local.emulator.validation.probes import port_faults
 
 _TYPES = ("ClusterIP", "ExternalName", "LoadBalancer", "NodePort")

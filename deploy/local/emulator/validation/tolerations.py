@@ -1,7 +1,7 @@
 """Tolerations: `ValidateTolerations`."""
 
-from deploy.local.emulator.statuses import FieldError, Object, invalid_value, unsupported_value
-from deploy.local.emulator.validation.names import label_key_faults, label_value_faults
+from deploy.local.emulator.base.names import label_key_faults, label_value_faults
+from deploy.local.emulator.base.statuses import FieldError, Object, invalid_value, unsupported_value
 
 _EFFECTS = ("NoSchedule", "PreferNoSchedule", "NoExecute")
 _OPERATORS = ("Equal", "Exists")

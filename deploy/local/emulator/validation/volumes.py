@@ -1,6 +1,7 @@
 """Volumes, and where containers mount them."""
 
-from deploy.local.emulator.statuses import (
+from deploy.local.emulator.base.names import dns_label_faults
+from deploy.local.emulator.base.statuses import (
     FieldError,
     Object,
     duplicate_value,
@@ -10,7 +11,6 @@ from deploy.local.emulator.statuses import (
     unknown_value,
     unsupported_value,
 )
-from deploy.local.emulator.validation.names import dns_label_faults
 
 _HOST_PATH_TYPES = (
     "",

@@ -1,0 +1,1 @@
+"""Admission plugins: they refuse a new object that its namespace does not allow."""

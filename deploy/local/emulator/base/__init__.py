@@ -1,0 +1,1 @@
+"""What every room uses: refusals, quantities, times, ids, options and faults."""

@@ -1,0 +1,66 @@
+"""The `/emulator/` paths: faults, what was called, and doing things behind everyone's back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from deploy.local.emulator.base.statuses import bad_request, method_not_allowed, not_found
+from deploy.local.emulator.storage.kinds import KINDS
+
+if TYPE_CHECKING:
+    from deploy.local.emulator.lifecycle.cluster import Cluster
+
+PREFIX = "/emulator/"
+
+
+class _Lost(msgspec.Struct):
+    resource: str
+    namespace: str
+    name: str
+
+
+def answer(cluster: Cluster, method: str, path: str, body: bytes) -> Any | None:
+    """The answer as JSON. None: there is no such path."""
+    match path.removeprefix(PREFIX):
+        case "faults":
+            return _faults(cluster, method, body)
+        case "calls":
+            return _calls(cluster, method)
+        case "lose" if method == "POST":
+            return _lose(cluster, body)
+        case "expire" if method == "POST":
+            cluster.store.expire()
+            return {"resourceVersion": str(cluster.store.version)}
+    return None
+
+
+def _faults(cluster: Cluster, method: str, body: bytes) -> Any:
+    if method not in {"GET", "PUT", "DELETE"}:
+        raise method_not_allowed()
+    if method != "GET":
+        cluster.faults.replace(body if method == "PUT" else b"[]")
+        for watcher in cluster.watchers.all():
+            watcher.wake()
+    return cluster.faults.shown()
+
+
+def _calls(cluster: Cluster, method: str) -> Any:
+    counted = dict(sorted(cluster.faults.calls.items()))
+    if method == "DELETE":
+        cluster.faults.calls.clear()
+    return counted
+
+
+def _lose(cluster: Cluster, body: bytes) -> Any:
+    """As if someone had deleted it by force: gone at once, containers and all."""
+    try:
+        lost = msgspec.json.decode(body, type=_Lost)
+    except msgspec.DecodeError as error:
+        raise bad_request(f"lose: {error}") from error
+    kind = KINDS.get(lost.resource)
+    stored = cluster.store.get(kind, lost.namespace, lost.name) if kind else None
+    if stored is None:
+        raise not_found(lost.resource, lost.name)
+    return {"resourceVersion": str(cluster.store.remove(stored).version)}

@@ -1,0 +1,92 @@
+"""Creating, in the order of the real server: decode, admit, default, allocate, validate, admit again, store.
+
+The order decides which of several refusals a client sees.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from deploy.local.emulator.admission import pod_security
+from deploy.local.emulator.admission.accounts import admit_account
+from deploy.local.emulator.base.identities import generated_name, suffix, uid
+from deploy.local.emulator.base.statuses import Object, already_exists, bad_request, invalid
+from deploy.local.emulator.base.times import now
+from deploy.local.emulator.defaults.pods import fill_pod
+from deploy.local.emulator.defaults.services import fill_service
+from deploy.local.emulator.lifecycle import namespaces
+from deploy.local.emulator.storage.kinds import CLAIMS, NAMESPACES, PODS, QUOTAS, SERVICES, Kind
+from deploy.local.emulator.validation.objects import faults
+
+if TYPE_CHECKING:
+    from deploy.local.emulator.lifecycle.cluster import Cluster
+    from deploy.local.emulator.storage.objects import Stored
+
+_SERVERS_OWN = ("uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation")
+
+
+def create(cluster: Cluster, kind: Kind, namespace: str, given: Object) -> Stored:
+    metadata = _metadata(cluster, kind, namespace, given["metadata"])
+    if kind.namespaced:
+        namespaces.admit(cluster, kind, namespace, metadata.get("name", ""))
+    body = {**given, "metadata": metadata}
+    if kind is SERVICES:
+        return _create_service(cluster, body)
+    return _store(cluster, kind, _filled(cluster, kind, body))
+
+
+def _metadata(cluster: Cluster, kind: Kind, namespace: str, given: Object) -> Object:
+    _check_namespace(kind, namespace, given)
+    if "resourceVersion" in given:
+        raise bad_request("resourceVersion should not be set on objects to be created")
+    metadata = {key: value for key, value in given.items() if key not in _SERVERS_OWN}
+    if not metadata.get("name") and metadata.get("generateName"):
+        metadata["name"] = generated_name(metadata["generateName"], cluster.random)
+    if kind.namespaced:
+        metadata["namespace"] = namespace
+    return {**metadata, "uid": uid(cluster.random), "creationTimestamp": now()}
+
+
+def _check_namespace(kind: Kind, namespace: str, given: Object) -> None:
+    said = given.get("namespace", "")
+    if kind.namespaced and said not in {"", namespace}:
+        raise bad_request("the namespace of the provided object does not match the namespace sent on the request")
+    if not kind.namespaced and said:
+        raise bad_request("namespace is not allowed on this type")
+
+
+def _filled(cluster: Cluster, kind: Kind, body: Object) -> Object:
+    if kind is PODS:
+        admit_account(cluster.store, body)
+        return fill_pod(body, suffix(cluster.random))
+    if kind is NAMESPACES:
+        return namespaces.fill_namespace(body)
+    if kind is QUOTAS:
+        return {**body, "status": {}}
+    if kind is CLAIMS:
+        return {**body, "status": {"phase": "Bound"}}  # as if a provisioner had been quick
+    return body
+
+
+def _create_service(cluster: Cluster, body: Object) -> Stored:
+    allocated = cluster.addresses.allocate(fill_service(body))
+    stored = None
+    try:
+        stored = _store(cluster, SERVICES, allocated)
+        return stored
+    finally:
+        if stored is None:
+            cluster.addresses.undo(allocated)
+
+
+def _store(cluster: Cluster, kind: Kind, body: Object) -> Stored:
+    metadata = body["metadata"]
+    name, namespace = metadata.get("name", ""), metadata.get("namespace", "")
+    if errors := faults(kind, body):
+        raise invalid(kind.name, name, errors)
+    if kind is PODS:
+        pod_security.admit(cluster.store, body)
+    cluster.quotas.check(kind, body)
+    if (there := cluster.store.get(kind, namespace, name)) is not None:
+        raise already_exists(kind.resource, name, terminating=there.terminating)
+    return cluster.store.put(kind, body)

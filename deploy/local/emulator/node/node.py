@@ -1,0 +1,79 @@
+"""The one node: what its kubelet and the scheduler need, and how it looks over the API."""
+
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from random import Random
+
+from deploy.local.emulator.base import images
+from deploy.local.emulator.base.faults import Faults
+from deploy.local.emulator.base.identities import uid
+from deploy.local.emulator.base.options import Options
+from deploy.local.emulator.base.statuses import Object
+from deploy.local.emulator.base.times import now
+from deploy.local.emulator.node.events import Recorder
+from deploy.local.emulator.storage.kinds import NODES
+from deploy.local.emulator.storage.objects import Store
+
+NAME = "emulated-node-1"
+LABELS = {
+    "kubernetes.io/hostname": NAME,
+    "kubernetes.io/os": "linux",
+    "kubernetes.io/arch": "amd64",
+    "beta.kubernetes.io/os": "linux",
+    "beta.kubernetes.io/arch": "amd64",
+}
+CAPACITY: Object = {"cpu": "64", "memory": "256Gi", "ephemeral-storage": "1Ti", "pods": "110"}
+_ADDRESSES = 250 * 250  # Pod addresses are dealt in turn from 10.244.0.0/16
+
+
+@dataclass(slots=True)
+class Node:
+    """What every Pod's life is lived with."""
+
+    store: Store
+    recorder: Recorder
+    faults: Faults
+    options: Options
+    random: Random
+    stopped: Callable[[str], None]  # tells the proxy that a Pod's container ended
+    running: set[str] = field(default_factory=set)  # uids of Pods whose containers run
+    _images: set[str] = field(default_factory=set)
+    _addresses: Iterator[int] = field(default_factory=itertools.count)
+
+    def has(self, image: str) -> None:
+        """From now on, and says so in its status: the image of a container that starts."""
+        full = images.full_reference(image)
+        node = self.store.get(NODES, "", NAME)
+        if full in self._images or node is None:
+            return
+        self._images.add(full)
+        status = node.body["status"]
+        there = [*status.get("images", []), images.described(full)]
+        self.store.put(NODES, {**node.body, "status": {**status, "images": there}})
+
+    def address(self) -> str:
+        number = next(self._addresses) % _ADDRESSES
+        return f"10.244.{number // 250}.{number % 250 + 2}"
+
+
+def node_object(random: Random, address: str) -> Object:
+    moment = now()
+    ready = {"type": "Ready", "status": "True", "lastHeartbeatTime": moment, "lastTransitionTime": moment}
+    ready |= {"reason": "KubeletReady", "message": "kubelet is posting ready status"}
+    return {
+        "metadata": {
+            "name": NAME,
+            "uid": uid(random),
+            "creationTimestamp": moment,
+            "labels": LABELS,
+        },
+        "spec": {"podCIDR": "10.244.0.0/16", "podCIDRs": ["10.244.0.0/16"]},
+        "status": {
+            "capacity": CAPACITY,
+            "allocatable": CAPACITY,
+            "conditions": [ready],
+            "addresses": [{"type": "InternalIP", "address": address}, {"type": "Hostname", "address": NAME}],
+            "nodeInfo": {"kubeletVersion": "v1.36.2", "operatingSystem": "linux", "architecture": "amd64"},
+        },
+    }

@@ -1,0 +1,1 @@
+"""The objects of the cluster: kinds, versions, selectors, patches, pages and watches."""
