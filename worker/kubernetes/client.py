@@ -50,7 +50,7 @@ _decode_service = _decoder(objects.Service)
 
 
 class WatchEvent(NamedTuple, Generic[Kind]):
-    """One line of a watch. The object of a BOOKMARK has a resourceVersion only."""
+    """Event of a watch. The object of a BOOKMARK has a resourceVersion only."""
 
     type: str
     object: Kind
@@ -64,7 +64,7 @@ class ObjectList(NamedTuple, Generic[Kind]):
 
 
 class Resource(NamedTuple, Generic[Kind]):
-    """One kind of objects to list and watch. `query` selects those that can belong to a sandbox."""
+    """Kind of objects to list and watch. `query` selects those that can belong to a sandbox."""
 
     name: str
     query: Mapping[str, str]
@@ -100,7 +100,7 @@ def _decode_lines(
 
 
 class KubernetesClient:
-    """One cluster's Pods and Services in one namespace. Close it, or use it as an async context manager."""
+    """Client of one cluster for one namespace. Close the client, or use the client as an async context manager."""
 
     def __init__(self, configuration: Configuration, namespace: str, timeout: float) -> None:
         self._server = KubernetesHTTP(configuration, timeout)

@@ -93,7 +93,7 @@ class KubernetesHTTP:
         query: Query | None = None,
         timeout: aiohttp.ClientTimeout | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """Send a request once, and hold its answer open while the context is.
+        """Send a request once. The answer can be read inside the context.
 
         Raises:
             KubernetesError: the call failed.

@@ -185,7 +185,7 @@ class ApiStatus(_Object, frozen=True):
 
 
 class WatchFrame(_Object, frozen=True):
-    """One line of a watch. The kind of `object` depends on `type`, so decoding waits."""
+    """Line of a watch. The kind of `object` depends on `type`, so decoding waits."""
 
     type: str
     object: msgspec.Raw

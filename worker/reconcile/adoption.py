@@ -37,8 +37,8 @@ def adopt(pod: Pod, service: Service | None, settings: Settings, now: float) -> 
     """Build the record of an orphan Pod, which must have a sandbox and not be terminating.
 
     If the Pod has no Service of its own, the update contains a provision job, which creates one. The spec comes from
-    the Pod's annotation. Without a readable annotation, as on a legacy Pod, the spec is the default, and the lifetime
-    counts from `now` (seconds since the epoch) because nobody could know of a lifetime before.
+    the Pod's annotation. A legacy Pod has no annotation and gets the default spec. Its lifetime counts from `now`,
+    because no client could know of a lifetime before. Times are in seconds since the epoch.
     """
     sandbox_id, incarnation = sandbox_of(pod) or ("", "")
     generation, _, token = incarnation.partition("-")

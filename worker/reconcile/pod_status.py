@@ -87,7 +87,7 @@ def should_write(record: Sandbox, new: Sandbox) -> bool:
 def to_update(record: Sandbox, new: Sandbox | None) -> Update | None:
     """Return the write that turns `record` into `new`, which is None for a delete; None if nothing changes.
 
-    A terminate job goes along if Pods or Services can be left: the incarnation has ended, or the id had earlier
+    The update contains a terminate job if Pods or Services can be left: the incarnation ended, or the id had earlier
     incarnations. In the second case the job deletes the record.
     """
     if new == record:

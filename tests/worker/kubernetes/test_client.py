@@ -364,8 +364,8 @@ async def test_watch_of_large_pod_yields_event(cluster: KubernetesClient, kubern
     version = (await cluster.list_all(PODS)).resource_version
     await kubernetes.made_pod("large", labels={key: value}, annotations={"large": "x" * 250 * 1024})
     async with aclosing(cluster.watch(PODS, version)) as stream:
-        (added,) = await collect_until(stream, "ADDED")
-    assert added.object.metadata.name == "large"
+        (event,) = await collect_until(stream, "ADDED")
+    assert event.object.metadata.name == "large"
 
 
 async def test_watch_from_last_version_continues_without_gap_or_repetition(
@@ -375,10 +375,10 @@ async def test_watch_from_last_version_continues_without_gap_or_repetition(
     await create_pod()
     await kubernetes.ready("sandbox-abc")
     async with aclosing(cluster.watch(PODS, version)) as stream:
-        (added,) = await collect_until(stream, "ADDED")
-    async with aclosing(cluster.watch(PODS, added.object.metadata.resource_version)) as stream:
-        (modified,) = await collect_until(stream, "MODIFIED")
-    assert int(modified.object.metadata.resource_version) > int(added.object.metadata.resource_version)
+        (first,) = await collect_until(stream, "ADDED")
+    async with aclosing(cluster.watch(PODS, first.object.metadata.resource_version)) as stream:
+        (second,) = await collect_until(stream, "MODIFIED")
+    assert int(second.object.metadata.resource_version) > int(first.object.metadata.resource_version)
 
 
 async def test_watch_closed_by_server_ends_without_error(cluster: KubernetesClient, kubernetes: Kubernetes):

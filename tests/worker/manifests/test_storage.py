@@ -1,6 +1,6 @@
 """Table of the mounts of every container, by settings and request.
 
-A mount is one line: `[container: ]path ro|rw source`. A source is a path on the node with its type, a PVC with its
+Each line `[container: ]path ro|rw source` is a mount. A source is a path on the node with its type, a PVC with its
 subPath, or `empty` for an emptyDir.
 """
 
