@@ -95,8 +95,8 @@ class Kubernetes(Client):
         """Any Pod, not one of ours."""
         return await self.made("pods", name, metadata=metadata, spec={"containers": [{"name": "c", "image": "i"}]})
 
-    async def made_older(self, sandbox_id: str, *, service: bool = True) -> dict[str, Any]:
-        """A Pod, with its Service, as DeerFlow's older provisioner made them."""
+    async def made_legacy(self, sandbox_id: str, *, service: bool = True) -> dict[str, Any]:
+        """A Pod, with its Service, as DeerFlow's legacy provisioner made them."""
         labels = {"app": "deer-flow-sandbox", "sandbox-id": sandbox_id}
         container = {"name": "sandbox", "image": "i", "ports": [{"containerPort": 8080}]}
         pod = await self.made(

@@ -91,7 +91,7 @@ async def test_relist_more_pods_than_reconciled_at_once_adopts_all(
 ):
     ids = [f"s{number}" for number in range(40)]
     for sandbox_id in ids:
-        await kubernetes.made_older(sandbox_id, service=False)
+        await kubernetes.made_legacy(sandbox_id, service=False)
     await empty(valkey)
     await relist(pods)
     assert sorted(record.id for record in await store.all()) == sorted(ids)
@@ -456,11 +456,11 @@ async def test_relist_legacy_pod_is_adopted_with_service_and_url(
     store: Store, pods: PodReflector, kubernetes: Kubernetes, valkey: ArqRedis
 ):
     """Nothing of the legacy provisioner is touched."""
-    older = await kubernetes.made_older(ID)
+    legacy = await kubernetes.made_legacy(ID)
     await kubernetes.ready(POD)
     await relist(pods)
     found = await read(store, ID)
-    assert (found.pod_uid, found.status, found.ready) == (older["metadata"]["uid"], Status.RUNNING, True)
+    assert (found.pod_uid, found.status, found.ready) == (legacy["metadata"]["uid"], Status.RUNNING, True)
     await eventually(lambda: answers(found.url), "the sandbox answers at its URL")
     assert await queued(valkey) == []
     again = await read(store, ID)
@@ -471,7 +471,7 @@ async def test_relist_legacy_pod_is_adopted_with_service_and_url(
 async def test_legacy_pod_without_service_gets_one_and_answers(
     store: Store, pods: PodReflector, kubernetes: Kubernetes, provisioner: Provisioner
 ):
-    await kubernetes.made_older(ID, service=False)
+    await kubernetes.made_legacy(ID, service=False)
     await kubernetes.ready(POD)
     await relist(pods)
     waiting = await read(store, ID)
@@ -484,7 +484,7 @@ async def test_legacy_pod_without_service_gets_one_and_answers(
 async def test_legacy_sandbox_deleted_its_pod_and_service_go(
     store: Store, pods: PodReflector, kubernetes: Kubernetes, provisioner: Provisioner
 ):
-    await kubernetes.made_older(ID)
+    await kubernetes.made_legacy(ID)
     await kubernetes.ready(POD)
     await relist(pods)
     ending = await put(store, terminating(await read(store, ID)))

@@ -183,13 +183,13 @@ async def test_relist_lease_lost_removes_no_url(
     assert await read(store, ID) == running
 
 
-# The older provisioner's, which have no owner
+# Services of the legacy provisioner, which have no owner
 
 
 async def test_legacy_service_without_pod_is_removed_by_a_job(
     services: ServiceReflector, kubernetes: Kubernetes, valkey: ArqRedis, provisioner: Provisioner
 ):
-    await kubernetes.made_older(ID)
+    await kubernetes.made_legacy(ID)
     await kubernetes.lose(POD)
     await relist(services)
     (job,) = await queued(valkey)
@@ -210,7 +210,7 @@ async def test_legacy_service_with_pod_is_left_alone(
     leading: Precondition,
 ):
     """It may not be adopted yet."""
-    await kubernetes.made_older(ID)
+    await kubernetes.made_legacy(ID)
     await kubernetes.ready(POD)
     await relist(services)
     await relist(PodReflector(sync, PodCache(), store, cluster, settings, leading))
@@ -225,7 +225,7 @@ async def test_legacy_service_of_id_with_record_is_left_alone(
     store: Store, services: ServiceReflector, kubernetes: Kubernetes, valkey: ArqRedis
 ):
     """The provision job of that record deals with it."""
-    await kubernetes.made_older(ID)
+    await kubernetes.made_legacy(ID)
     await kubernetes.lose(POD)
     await put(store, record_of(ID))
     await relist(services)
