@@ -1,4 +1,4 @@
-# Each target works on a fresh clone: it makes .venv with the machine's python3 and the pinned requirements first.
+# Each target works on a fresh clone. make first creates .venv with python3 and the pinned requirements.
 PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := api worker shared deploy tests
@@ -6,7 +6,7 @@ SOURCES := api worker shared deploy tests
 .DEFAULT_GOAL := help
 .PHONY: help dev demo test test-fast test-cluster soak bench scaling check format lock
 
-help: ## show this
+help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 .venv/installed: requirements-dev.txt
@@ -16,46 +16,46 @@ help: ## show this
 	else $(BIN)/python -m pip install --quiet -r requirements-dev.txt; fi
 	touch $@
 
-dev: .venv/installed ## run everything here: Valkey, an emulated cluster, API and two workers (ARGS="--workers 4 --port 8002")
+dev: .venv/installed ## run Valkey, an emulated cluster, the API and two workers (ARGS="--workers 4 --port 8002")
 	$(BIN)/python -m deploy.local $(ARGS)
 
-demo: .venv/installed ## one life of three sandboxes, as a table; exits 0 if all went well
+demo: .venv/installed ## create, use and delete three sandboxes, and print a table
 	$(BIN)/python -m deploy.local --demo $(ARGS)
 
-test: .venv/installed ## all tests (ARGS="-k name")
+test: .venv/installed ## run all tests (ARGS="-k name")
 	$(BIN)/python -m pytest -n 4 --dist worksteal $(ARGS)
 
-test-fast: .venv/installed ## the tests that start no process, in under 30 s (ARGS="-k name")
+test-fast: .venv/installed ## run the tests that start no process, in under 30 s (ARGS="-k name")
 	$(BIN)/python -m pytest -n auto --dist worksteal -m "not process" --hypothesis-profile fast \
 		tests/shared tests/api tests/worker $(ARGS)
 
-test-cluster: .venv/installed ## the same tests against a real cluster: make test-cluster KUBECONFIG=~/.kube/config
+test-cluster: .venv/installed ## run tests against a real cluster: make test-cluster KUBECONFIG=~/.kube/config
 	@test -n "$(KUBECONFIG)" || { echo "make test-cluster KUBECONFIG=FILE: expected the kubeconfig of a real cluster"; exit 2; }
 	TEST_KUBECONFIG="$(abspath $(KUBECONFIG))" $(BIN)/python -m pytest -m cluster --timeout 900 $(ARGS)
 
-soak: .venv/installed ## clients and faults at random for a while: make soak SECONDS=600 (ARGS="--seed 7")
+soak: .venv/installed ## run random clients and faults: make soak SECONDS=600 (ARGS="--seed 7")
 	$(BIN)/python -m tests.system.soak --seconds $(or $(SECONDS),600) $(ARGS)
 
-# A KUBECONFIG of the shell's own is not meant: only one that is given to make puts load on a real cluster.
-bench: .venv/installed ## measure it beside its limits, six minutes (N=400 KUBECONFIG=FILE ARGS="--only create reading")
+# KUBECONFIG counts only as an argument of make. A variable of the shell must not put load on a real cluster.
+bench: .venv/installed ## measure speed beside plain clients, six minutes (N=400 KUBECONFIG=FILE ARGS="--only create reading")
 	$(BIN)/python -m tests.bench --json .venv/bench.json $(if $(N),--n $(N)) \
 		$(if $(filter command,$(origin KUBECONFIG)),--kubeconfig "$(abspath $(KUBECONFIG))") $(ARGS)
 
-scaling: .venv/installed ## creates a second with one worker, two and four, two minutes (ARGS="--rounds 1 --jobs 2")
+scaling: .venv/installed ## measure creates per second with one, two and four workers, two minutes (ARGS="--rounds 1 --jobs 2")
 	$(BIN)/python -m tests.bench.scaling $(ARGS)
 
-check: .venv/installed ## format, lint, spelling, types, import contract
+check: .venv/installed ## check format, lint, spelling, types and imports
 	$(BIN)/ruff format --check --quiet $(SOURCES) || { echo "run: make format"; exit 1; }
 	$(BIN)/ruff check --quiet $(SOURCES)
 	$(BIN)/codespell $(SOURCES) docs *.md .ci Makefile pyproject.toml docker-compose-dev.yaml
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache > .venv/imports.log || { cat .venv/imports.log; exit 1; }
 
-format: .venv/installed ## format the code, mend what the linter can
+format: .venv/installed ## format the code, and fix what the linter can fix
 	$(BIN)/ruff format --quiet $(SOURCES)
 	$(BIN)/ruff check --quiet --fix $(SOURCES)
 
-lock: .venv/installed ## pin the requirements anew from pyproject.toml
+lock: .venv/installed ## pin the requirements of pyproject.toml
 	$(BIN)/uv pip compile -q pyproject.toml --universal --python-version 3.11 --no-header \
 		--no-emit-index-url --no-emit-find-links -o requirements.txt
 	$(BIN)/uv pip compile -q pyproject.toml --extra local --extra dev --universal --python-version 3.11 --no-header \
