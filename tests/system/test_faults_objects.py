@@ -30,7 +30,7 @@ pytestmark = pytest.mark.anyio
 PORTS = 4
 FEW_PORTS = ("--node-ports", f"30000-{30000 + PORTS - 1}")
 OLDER = Path(__file__).parents[1] / "worker" / "manifests" / "deerflow" / "hostpath.json"
-"""A Pod and a Service as DeerFlow's older provisioner made them."""
+"""A Pod and a Service as DeerFlow's legacy provisioner made them."""
 
 
 @pytest.mark.cluster
@@ -180,7 +180,7 @@ async def test_an_older_sandbox_that_loses_its_service_gets_one_that_reaches_its
 
 
 async def start_beside_theirs(start: Start) -> System:
-    """A sandbox of ours is ready when the older provisioner makes one too."""
+    """A sandbox of ours is ready when the legacy provisioner makes one too."""
     system = await start(workers=2)
     await system.create("ours")
     await system.until_ready("ours")
@@ -263,7 +263,7 @@ async def make_service(system: System, service: object) -> Any:
 
 
 async def make_older(system: System, sandbox_id: str, *, has_pod: bool = True) -> None:
-    """As DeerFlow's older provisioner did it: no label for the life, no annotation, no owner."""
+    """As DeerFlow's legacy provisioner did it: no label for the life, no annotation, no owner."""
     text = OLDER.read_text()
     asked = msgspec.json.decode(text)["request"]["sandbox_id"]
     objects = msgspec.json.decode(text.replace(asked, sandbox_id))
