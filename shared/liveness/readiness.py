@@ -1,4 +1,4 @@
-"""Readiness of the whole system: can sandboxes be created, and are their statuses current?"""
+"""Readiness of the whole system: sandboxes can be created, and their statuses are current."""
 
 from shared.liveness.sync import FRESH_SECONDS, ClusterSync
 from shared.liveness.workers import WorkerRegistry

@@ -8,7 +8,7 @@
 | `sandboxes:created`, `…:status:…`, `…:user:…`, `…:live:…`, `…:deadline` | sorted sets | `shared.store.indexes` |
 | `sandboxes:freed` | list | the last times at which a sandbox ended |
 | `sandboxes:changes` | channel | the id of each record that changed |
-| `synced:{cluster}` | string | when the records last agreed with the cluster, and the dataset id (`shared.liveness.sync`) |
+| `synced:{cluster}` | string | time of the last sync, and the dataset id (`shared.liveness.sync`) |
 | `workers` | sorted set | each worker's name → its last heartbeat (`shared.liveness.workers`) |
 | `leader:{cluster}` | string | the lease of the cluster's leader (`worker.leader.lease`) |
 | `cleanup:slots` | hash | until when clean-ups are planned (`worker.jobs.cleanup_throttle`) |

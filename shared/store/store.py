@@ -4,8 +4,8 @@ An update reads the record, applies a pure function, and writes the result if th
 same step writes the indexes and the history, enqueues the jobs, and publishes the id (`update.lua`). So a record and
 its job are never out of step.
 
-Redis may carry out a step and lose the answer. Then the step is sent again and finds a record that it does not expect;
-the function is called with that record, sees its own work, and leaves it.
+Redis may carry out a step and lose the answer. Then the step is sent again and finds a record that it does not expect.
+The function is called with that record, sees its own work, and leaves it.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Sequence
@@ -49,7 +49,7 @@ _decode = msgspec.json.Decoder(Sandbox).decode
 
 
 class Page(NamedTuple):
-    """One page of a list. `next` is None after the last page."""
+    """A page of a list. `next` is None after the last page."""
 
     records: list[Sandbox]
     next: Cursor | None

@@ -1,4 +1,4 @@
-"""What stays of a deleted record for some minutes: its last incarnation, and when and why it expired."""
+"""Tombstones of deleted records: the last incarnation, and when and why it expired."""
 
 import msgspec
 

@@ -1,4 +1,4 @@
-"""One atomic update of a record: what the store writes, under which precondition, and the result."""
+"""Atomic updates of a record: what the store writes, under which precondition, and the result."""
 
 from collections.abc import Callable
 from typing import NamedTuple

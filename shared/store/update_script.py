@@ -19,14 +19,14 @@ from shared.store.update import ANY_VALUE, Precondition, Update
 FREED_KEPT = 16
 """Times at which a sandbox ended, kept to estimate when the next one ends."""
 TOMBSTONE_SECONDS = 600
-"""How long a tombstone is kept. A Pod of a deleted incarnation may turn up this late."""
+"""Lifetime of a tombstone. A Pod of a deleted incarnation may turn up this late."""
 _NO_PRECONDITION = Precondition("-", "")
 
 _encode = msgspec.json.Encoder().encode
 
 
 class Verdict(msgspec.Struct, frozen=True, array_like=True):
-    """What `update.lua` returns: `name`, its detail, and Redis' time in seconds since the epoch."""
+    """Result of `update.lua`: `name`, its detail, and Redis' time in seconds since the epoch."""
 
     name: bytes
     detail: bytes
