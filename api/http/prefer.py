@@ -17,7 +17,7 @@ COMPAT_READ_SECONDS: Final = 8.0
 _NAME: Final = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _QUOTED = r'"(?:[^"\\]|\\.)*"'
 _PREFERENCE = re.compile(rf'\s*({_NAME})\s*(?:=\s*({_QUOTED}|{_NAME})?)?\s*(?:;(?:[^",]|{_QUOTED})*)?(?:,|$)')
-"""One preference of the list: name, value, and parameters, which are skipped."""
+"""A preference of the list: name, value, and parameters, which are skipped."""
 
 
 def wait_seconds(prefer: str | None) -> int | None:

@@ -1,19 +1,20 @@
-"""The application as it starts and ends."""
+"""Start and end of the application."""
 
 import asyncio
 
-import httpx
 import pytest
 
 from api.app import START_SECONDS, application, create_app
-from shared import metrics
 from shared.settings import read_settings
+from tests.api.conftest import Api
+from tests.support.counts import Counts
+from tests.support.eventually import SECONDS
 
 pytestmark = pytest.mark.anyio
 
 
-async def test_a_redis_that_hangs_keeps_no_application_from_starting():
-    """It lives, and says so; what needs Redis has to wait for it."""
+async def test_application_starts_though_redis_hangs():
+    """Probes are answered meanwhile."""
 
     async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()
@@ -22,22 +23,15 @@ async def test_a_redis_that_hangs_keeps_no_application_from_starting():
     async with await asyncio.start_server(silent, "127.0.0.1", 0) as server:
         url = f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         app = create_app(read_settings({"REDIS_URL": url}))
-        client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://api")
-        async with asyncio.timeout(3 * START_SECONDS), app.lifespan(), client:
+        async with asyncio.timeout(START_SECONDS + SECONDS), app.lifespan(), Api(app) as client:
             assert (await client.get("/health")).status_code == 200
+            assert (await client.get("/health/ready")).status_code == 200
 
 
-async def test_what_a_server_of_ones_own_serves_is_counted(monkeypatch: pytest.MonkeyPatch, away_url: str):
-    """As by `python -m api`."""
+async def test_responses_of_the_factory_application_are_counted(monkeypatch: pytest.MonkeyPatch, away_url: str):
+    """The command `python -m api` counts them in the same way."""
     monkeypatch.setenv("REDIS_URL", away_url)
-    app = application()
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://api") as client:
-        before = counted()
+    counts = Counts()
+    async with Api(application()) as client:
         assert (await client.get("/health")).status_code == 200
-        assert counted() == before + 1
-
-
-def counted() -> float:
-    """Answers to `/health`, as this process has counted them."""
-    name, labels = "deerflow_http_requests_total", {"route": "/health", "method": "GET", "code": "200"}
-    return metrics.REGISTRY.get_sample_value(name, labels) or 0.0
+    assert counts.gained()["deerflow_http_requests_total", "200", "GET", "/health"] == 1

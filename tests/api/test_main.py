@@ -1,4 +1,4 @@
-"""`python -m api`, as whoever runs it sees it: a process."""
+"""The command `python -m api` as a process."""
 
 import os
 import re
@@ -31,85 +31,82 @@ def run(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def start() -> Iterator[Start]:
-    """Starts an API on a port that the system chooses; it is killed if it is still there at the end."""
+    """Return a function that starts an API on a free port. The API is killed at the end of the test."""
     with ExitStack() as stack:
 
-        def begin(**settings: str) -> "subprocess.Popen[str]":
+        def start_process(**settings: str) -> "subprocess.Popen[str]":
             command = [sys.executable, "-m", "api", "--port", "0"]
             process = subprocess.Popen(command, env=environment(**settings), stderr=subprocess.PIPE, text=True)
             stack.callback(process.communicate)
             stack.callback(process.kill)
             return process
 
-        yield begin
+        yield start_process
 
 
-def said(process: "subprocess.Popen[str]", pattern: str) -> re.Match[str]:
-    """Waits for a line of its log that has this."""
+def read_log_until(process: "subprocess.Popen[str]", pattern: str) -> re.Match[str]:
+    """Read the log of the process until a line matches, and return the match."""
     assert process.stderr is not None
     lines = []
     for line in process.stderr:
         lines.append(line)
-        if found := re.search(pattern, line):
-            return found
-    pytest.fail(f"it ended without {pattern!r}:\n{''.join(lines)}")
+        if match := re.search(pattern, line):
+            return match
+    pytest.fail(f"the log ended without {pattern!r}:\n{''.join(lines)}")
 
 
 def port_of(process: "subprocess.Popen[str]") -> int:
-    return int(said(process, r"http://127\.0\.0\.1:(\d+)")[1])
+    return int(read_log_until(process, r"http://127\.0\.0\.1:(\d+)")[1])
 
 
-def test_print_settings():
-    """The settings in force are shown, without the secrets, and nothing is served."""
-    ended = run("--print-settings", PROVISIONER_API_KEY="hunter2", K8S_NAMESPACE="agents")
-    assert ended.returncode == 0
-    lines = ended.stdout.splitlines()
+def test_print_settings_shows_settings_without_secrets_and_serves_nothing():
+    result = run("--print-settings", PROVISIONER_API_KEY="hunter2", K8S_NAMESPACE="agents")
+    assert result.returncode == 0
+    lines = result.stdout.splitlines()
     assert "K8S_NAMESPACE=agents" in lines
     assert "SANDBOX_CONTAINER_PORT=8080" in lines
     assert "PROVISIONER_API_KEY=********" in lines
-    assert "hunter2" not in ended.stdout + ended.stderr
+    assert "hunter2" not in result.stdout + result.stderr
 
 
 @pytest.mark.parametrize("arguments", [(), ("--print-settings",)], ids=str)
-def test_wrong_settings(arguments: tuple[str, ...]):
-    """With wrong settings it refuses to start, and names each of them, without a traceback and without secrets."""
-    ended = run(
+def test_wrong_settings_are_named_and_end_the_process(arguments: tuple[str, ...]):
+    """Without a traceback and without secrets."""
+    result = run(
         *arguments, SANDBOX_SERVICE_TYPE="LoadBalancer", SANDBOX_CONTAINER_PORT="0", PROVISIONER_API_KEY="hunter2"
     )
-    assert ended.returncode == 2
-    assert "SANDBOX_SERVICE_TYPE" in ended.stderr
-    assert "SANDBOX_CONTAINER_PORT" in ended.stderr
-    assert "Traceback" not in ended.stderr
-    assert "hunter2" not in ended.stdout + ended.stderr
+    assert result.returncode == 2
+    assert "SANDBOX_SERVICE_TYPE" in result.stderr
+    assert "SANDBOX_CONTAINER_PORT" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert "hunter2" not in result.stdout + result.stderr
 
 
 @pytest.fixture
 def new_redis(valkey_url: str) -> str:
-    """Of a Redis that holds nothing."""
+    """URL of a Redis without data."""
     with Redis.from_url(valkey_url) as redis:
         redis.flushall()
     return valkey_url
 
 
-def test_serves(start: Start, new_redis: str):
-    """It serves what it keeps in the Redis that it is told."""
+def test_process_serves_the_records_in_its_redis(start: Start, new_redis: str):
     process = start(REDIS_URL=new_redis, PROVISIONER_API_KEY=KEY)
     with httpx.Client(base_url=f"http://127.0.0.1:{port_of(process)}", headers={"X-API-Key": KEY}) as api:
-        made = api.post("/api/sandboxes", json={})
-        assert made.status_code == 202
-        assert api.get(made.headers["Location"]).json() == made.json()
+        created = api.post("/api/sandboxes", json={})
+        assert created.status_code == 202
+        assert api.get(created.headers["Location"]).json() == created.json()
 
 
-def test_starts_without_redis(start: Start, away_url: str):
-    """It starts, and is alive, before Redis is there."""
+def test_process_starts_and_is_alive_without_redis(start: Start, away_url: str):
     process = start(REDIS_URL=away_url, PROVISIONER_API_KEY=KEY)
     with httpx.Client(base_url=f"http://127.0.0.1:{port_of(process)}", headers={"X-API-Key": KEY}) as api:
         assert api.get("/health").status_code == 200
         assert api.get("/api/sandboxes").status_code == 503
 
 
-def test_finishes_what_is_open(start: Start, new_redis: str):
-    """Told to stop, it takes no new connections, finishes the request that it is at, and goes."""
+def test_process_finishes_open_requests_after_sigterm(start: Start, new_redis: str):
+    """New connections are refused meanwhile, so the readiness probe fails as well."""
     process = start(REDIS_URL=new_redis, PROVISIONER_API_KEY=KEY)
     port = port_of(process)
     with socket.create_connection(("127.0.0.1", port), timeout=30) as line, line.makefile("rb") as answers:
@@ -118,14 +115,14 @@ def test_finishes_what_is_open(start: Start, new_redis: str):
             f"Content-Length: {len(BODY)}\r\nExpect: 100-continue\r\n\r\n"
         )
         line.sendall(head.encode())
-        assert answers.readline() == b"HTTP/1.1 100 Continue\r\n"  # said when the body is asked for
+        assert answers.readline() == b"HTTP/1.1 100 Continue\r\n"  # sent when the handler reads the body
         answers.readline()
         process.send_signal(signal.SIGTERM)
-        said(process, "Shutting down")
-        said(process, "Waiting for")
+        read_log_until(process, "Shutting down")
+        read_log_until(process, "Waiting for")
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(("127.0.0.1", port))
         line.sendall(BODY)
         assert answers.readline().startswith(b"HTTP/1.1 202 ")
-    said(process, "Finished server process")
+    read_log_until(process, "Finished server process")
     assert process.wait() == 0

@@ -4,7 +4,6 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 
-import httpx
 import pytest
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
@@ -15,7 +14,7 @@ from shared.redis.connection import FAIL_FAST, connect
 from shared.sandbox.record import Status
 from shared.settings import read_settings
 from shared.store.store import Store
-from tests.api.conftest import Serve
+from tests.api.conftest import Api, Serve
 from tests.conftest import StartValkey, observe
 from tests.support.eventually import within
 
@@ -35,7 +34,7 @@ SHARED = {
 """Families that only the API exports, and the labels of each."""
 
 
-async def scrape(client: httpx.AsyncClient) -> dict[str, Metric]:
+async def scrape(client: Api) -> dict[str, Metric]:
     response = await client.get("/metrics", headers={"X-API-Key": ""})
     assert response.status_code == 200
     assert response.headers["content-type"].startswith("text/plain; version=")
@@ -148,7 +147,7 @@ async def test_replicas_export_the_same_shared_state(serve: Serve):
 
 
 async def test_scrape_without_redis_has_the_metrics_of_the_process(serve: Serve, away: Store):
-    """They count the Redis error. The shared state is left out, because it is unknown."""
+    """The metrics count the Redis error. The shared state is left out, because it is unknown."""
     client = await serve(away)
     before = only((await scrape(client))["deerflow_redis_errors"])
     families = await scrape(client)

@@ -59,7 +59,7 @@ async def test_sandboxes_are_counted_by_status(redis, store, clock):
 
 
 async def test_oldest_job_waits_since_it_was_enqueued(redis, store, clock):
-    """Its score in the queue is another time: it orders jobs by priority."""
+    """The job's score in the queue is another time, which orders jobs by priority."""
     await store.create_or_update("ada", created("ada", clock()))
     clock.advance(3)
     await store.create_or_update("bob", created("bob", clock()))

@@ -1,3 +1,5 @@
+"""The API key."""
+
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -5,7 +7,7 @@ import httpx
 import pytest
 from fakeredis import FakeAsyncRedis
 
-from tests.api.conftest import KEY, Serve
+from tests.api.conftest import KEY, Api, Serve
 
 pytestmark = pytest.mark.anyio
 
@@ -38,52 +40,47 @@ def is_refused(answer: httpx.Response) -> bool:
 
 
 @pytest.mark.parametrize(("method", "path"), ROUTES)
-async def test_every_route_asks_for_the_key(serve: Serve, fake_redis: FakeAsyncRedis, method: str, path: str):
-    """Whoever has no key is refused everywhere, and nothing is written."""
+async def test_route_without_the_key_is_401_and_writes_nothing(
+    serve: Serve, fake_redis: FakeAsyncRedis, method: str, path: str
+):
     assert is_refused(await (await serve(headers={})).request(method, path, json={}))
     assert await fake_redis.keys() == []
 
 
 @pytest.mark.parametrize("headers", WRONG, ids=str)
-async def test_wrong_key(serve: Serve, fake_redis: FakeAsyncRedis, headers: dict[str, Any]):
-    """A key that is not the server's is refused, whatever its bytes are."""
+async def test_wrong_key_is_401_and_writes_nothing(serve: Serve, fake_redis: FakeAsyncRedis, headers: dict[str, Any]):
     assert is_refused(await (await serve(headers=headers)).post("/api/sandboxes", json={}))
     assert await fake_redis.keys() == []
 
 
 @pytest.mark.parametrize(("method", "path"), ROUTES)
-async def test_right_key(api: httpx.AsyncClient, method: str, path: str):
-    """Whoever has the key is let in everywhere."""
+async def test_right_key_is_accepted_by_every_route(api: Api, method: str, path: str):
     assert (await api.request(method, path, json={})).status_code in {200, 202, 404}
 
 
 @pytest.mark.parametrize("headers", [{}, {"X-API-Key": ""}, {"X-API-Key": KEY}], ids=str)
-async def test_no_key_configured(serve: Serve, headers: dict[str, Any]):
-    """A server without a key lets nobody in, and says what to set."""
+async def test_server_without_a_key_refuses_all_and_names_the_setting(serve: Serve, headers: dict[str, Any]):
     answer = await (await serve(headers=headers, PROVISIONER_API_KEY="")).get("/api/sandboxes")
     assert answer.status_code == 401
     assert "PROVISIONER_API_KEY" in answer.json()["detail"]
 
 
 @pytest.mark.parametrize("headers", [{}, {"X-API-Key": "any"}], ids=str)
-async def test_anonymous(serve: Serve, headers: dict[str, Any]):
-    """A server without a key lets everyone in when somebody said that this is meant."""
+async def test_server_that_allows_anonymous_callers_accepts_all(serve: Serve, headers: dict[str, Any]):
     api = await serve(headers=headers, PROVISIONER_API_KEY="", PROVISIONER_ALLOW_ANONYMOUS="true")
     assert (await api.post("/api/sandboxes", json={})).status_code == 202
 
 
-async def test_a_key_is_asked_for_even_so(serve: Serve):
-    """Where there is a key, it is asked for, whatever is said of anonymous callers."""
+async def test_server_with_a_key_ignores_that_anonymous_callers_are_allowed(serve: Serve):
     assert is_refused(await (await serve(headers={}, PROVISIONER_ALLOW_ANONYMOUS="true")).get("/api/sandboxes"))
 
 
-async def test_refused_before_the_body_is_read(serve: Serve):
-    """Who has no key is refused before a byte of the body is read."""
-    read = []
+async def test_request_without_the_key_is_refused_before_its_body_is_read(serve: Serve):
+    chunks = []
 
     async def body() -> AsyncIterator[bytes]:
-        read.append(b"{}")
+        chunks.append(b"{}")
         yield b"{}"
 
     assert is_refused(await (await serve(headers={})).post("/api/sandboxes", content=body()))
-    assert read == []
+    assert chunks == []

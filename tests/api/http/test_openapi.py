@@ -1,4 +1,4 @@
-"""The OpenAPI document: complete, true, and readable without a network."""
+"""The OpenAPI document: complete, correct, and readable without a network."""
 
 import re
 import subprocess
@@ -19,11 +19,11 @@ pytestmark = pytest.mark.anyio
 
 KEY = "the-key"
 EXAMPLES = "25"
-"""Requests an operation and phase; bounded, for CI."""
+"""Requests of an operation and phase. Bounds the time of the test."""
 
 
-async def test_each_operation_says_its_errors_and_its_key(serve):
-    """401, 429 and 503 may come from every route of `/api`; the health check needs no key."""
+async def test_each_operation_documents_its_errors_and_its_key(serve):
+    """Every route of `/api` can answer 401, 429 and 503; the health checks need no key."""
     api = await serve()
     document = (await api.get("/schema/openapi.json")).json()
     operations = {
@@ -51,29 +51,26 @@ async def test_each_operation_says_its_errors_and_its_key(serve):
     assert document["components"]["securitySchemes"]["key"]["name"] == "X-API-Key"
 
 
-def test_every_code_and_reason_is_in_the_page_of_errors():
-    """What a caller may build on is listed: each code of the error family, and each reason of a sandbox."""
+def test_every_code_and_reason_is_in_docs_errors():
     page = (Path(__file__).parents[3] / "docs" / "errors.md").read_text()
     codes = {kind.code for kind in ProvisionerError.__subclasses__() if kind not in {InvalidSettings, KubernetesError}}
     for word in (*codes, ProvisionerError.code, *filter(None, Reason)):
         assert f"`{word}`" in page
 
 
-async def test_the_answers_have_examples(serve):
-    """A reader of the document sees what an answer looks like, and what a problem does."""
+async def test_responses_and_problems_have_examples(serve):
     schemas = (await (await serve()).get("/schema/openapi.json")).json()["components"]["schemas"]
     for name in ("SandboxResponse", "Problem"):
         (schema,) = (schema for key, schema in schemas.items() if key.endswith(name))
         assert sum("example" in str(field) for field in schema["properties"].values()) >= 6
 
 
-async def test_the_page_loads_nothing_from_elsewhere(serve):
-    """Its scripts and styles come from the API itself."""
+async def test_page_loads_scripts_and_styles_from_the_api_only(serve):
     api = await serve()
     page = (await api.get("/schema/swagger")).text
-    loaded = [part for part in page.split('"') if part.endswith((".js", ".css"))]
-    assert loaded
-    for url in loaded:
+    urls = [part for part in page.split('"') if part.endswith((".js", ".css"))]
+    assert urls
+    for url in urls:
         assert url.startswith("/")
         assert (await api.get(url)).status_code == 200
     assert not re.search(r"""(?:src|href)\s*=\s*["']https?:""", page)
@@ -81,9 +78,9 @@ async def test_the_page_loads_nothing_from_elsewhere(serve):
 
 @pytest.fixture
 def url(valkey_url: str) -> Iterator[str]:
-    """An API as a process, with no worker: what waits gets what there is when its wait ends.
+    """URL of an API process without a worker. Waits end without a change.
 
-    It is ready all the same: somebody has said, of long after this test, that a worker lives and has observed.
+    `/health/system` is 200 nevertheless: Redis has a heartbeat and a sync mark from the far future.
     """
     port = free_port()
     with Redis.from_url(valkey_url) as redis:
@@ -104,15 +101,15 @@ def url(valkey_url: str) -> Iterator[str]:
     assert process.wait() == 0
 
 
-def test_no_request_gets_an_answer_that_the_document_does_not_describe(url: str):
-    """Whatever schemathesis makes of the document, right or wrong: no 5xx, and nothing undescribed."""
+def test_every_response_is_as_documented(url: str):
+    """Schemathesis sends valid and invalid requests: no 5xx, and nothing undocumented."""
     command = [
         *(sys.executable, "-m", "schemathesis.cli", "run", f"{url}/schema/openapi.json"),
         *("-H", f"X-API-Key: {KEY}", "-n", EXAMPLES, "--phases", "examples,coverage,fuzzing"),
         *("--checks", ",".join(CHECKS), "--request-timeout", "65", "--seed", "1"),
     ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout
 
 
 CHECKS = (

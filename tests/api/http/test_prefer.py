@@ -1,9 +1,11 @@
-import httpx
+"""Waits in the `Prefer` header."""
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from api.http.prefer import APPLIED, MAX_WAIT_SECONDS, applied, wait_seconds
+from tests.api.conftest import Api
 
 pytestmark = pytest.mark.anyio
 
@@ -32,8 +34,8 @@ pytestmark = pytest.mark.anyio
         ("wait=5, wait=10", 5),
     ],
 )
-def test_a_wait(prefer: str, seconds: int):
-    """A wait is found wherever it stands, quoted or not, in any case; the first counts, and 60 s are the most."""
+def test_wait_is_found_in_any_position_quotes_and_case(prefer: str, seconds: int):
+    """The first one counts; 60 s is the maximum."""
     assert wait_seconds(prefer) == seconds
 
 
@@ -68,20 +70,18 @@ def test_a_wait(prefer: str, seconds: int):
         "é",
     ],
 )
-def test_no_wait(prefer: str | None):
-    """What is not a wait in whole seconds is ignored, as RFC 7240 has it, and is no error."""
+def test_header_without_a_wait_in_whole_seconds_has_none(prefer: str | None):
+    """RFC 7240: a preference that the server cannot read is ignored, and no error."""
     assert wait_seconds(prefer) is None
 
 
 @pytest.mark.parametrize("prefer", ['note="a, wait=5"', "respond-async; wait=5"])
-def test_a_wait_of_another_preference(prefer: str):
-    """A `wait` inside another preference's value, or among its parameters, is not ours."""
+def test_wait_inside_another_preference_is_ignored(prefer: str):
     assert wait_seconds(prefer) is None
 
 
 @given(st.text())
-def test_any_text(prefer: str):
-    """Whatever a header says, the wait is none, or one that we keep."""
+def test_any_header_text_gives_no_wait_or_one_within_the_maximum(prefer: str):
     seconds = wait_seconds(prefer)
     assert seconds is None or 0 <= seconds <= MAX_WAIT_SECONDS
 
@@ -90,41 +90,38 @@ OTHERS = st.sampled_from(["respond-async", "return=minimal", 'x="y"', "handling=
 
 
 @given(seconds=st.integers(0, 999_999_999), before=st.lists(OTHERS, max_size=3), after=st.lists(OTHERS, max_size=3))
-def test_among_others(seconds: int, before: list[str], after: list[str]):
-    """Other preferences, before or after, change nothing about the wait."""
+def test_other_preferences_do_not_change_the_wait(seconds: int, before: list[str], after: list[str]):
     assert wait_seconds(", ".join([*before, f"wait={seconds}", *after])) == min(seconds, MAX_WAIT_SECONDS)
 
 
 @given(st.integers(0, MAX_WAIT_SECONDS))
-def test_applied(seconds: int):
-    """What was applied is said in the words it was asked in."""
+def test_applied_header_states_the_wait(seconds: int):
     assert wait_seconds(applied(seconds)[APPLIED]) == seconds
 
 
-def test_nothing_applied():
-    """Where no wait was asked for, none is said to be applied."""
+def test_applied_header_is_left_out_without_a_wait():
     assert applied(None) == {}
 
 
 @pytest.mark.parametrize(
-    ("prefer", "said"),
+    ("prefer", "expected"),
     [("wait=0", "wait=0"), ("respond-async, WAIT=3", "wait=3"), ("wait=90", "wait=60"), ("wait=-1", None), ("", None)],
 )
-async def test_what_an_answer_says(api: httpx.AsyncClient, prefer: str, said: str | None):
-    """An answer tells which wait it kept to, also when there was nothing to wait for."""
+async def test_response_confirms_the_wait(api: Api, prefer: str, expected: str | None):
+    """Also if nothing had to be waited for."""
     headers = {"Prefer": prefer}
-    removed = await api.delete("/api/sandboxes/abc", headers=headers)
-    assert (removed.status_code, removed.headers.get(APPLIED)) == (200, said)
+    response = await api.delete("/api/sandboxes/abc", headers=headers)
+    assert (response.status_code, response.headers.get(APPLIED)) == (200, expected)
 
 
-async def test_several_lines(api: httpx.AsyncClient):
-    """A wait counts in whichever of several `Prefer` lines it stands: they are one list."""
+async def test_wait_in_any_of_several_header_lines_counts(api: Api):
+    """HTTP joins the lines to one list."""
     lines = [("Prefer", "respond-async"), ("Prefer", "wait=0"), ("Prefer", "return=minimal")]
-    removed = await api.delete("/api/sandboxes/abc", headers=lines)
-    assert removed.headers.get(APPLIED) == "wait=0"
+    response = await api.delete("/api/sandboxes/abc", headers=lines)
+    assert response.headers.get(APPLIED) == "wait=0"
 
 
 @pytest.mark.parametrize("prefer", ["a" * 60_000 + "@", "a" + " " * 900 + "@", "a;" + "b" * 900 + '"', "x wait=5"])
-def test_what_is_no_list_of_preferences(prefer: str):
-    """However long or malformed a header is, it is read in no time to speak of, and asks for nothing."""
+def test_long_or_malformed_header_has_no_wait(prefer: str):
+    """A regular expression that backtracks would exceed the time limit of the test."""
     assert wait_seconds(prefer) is None

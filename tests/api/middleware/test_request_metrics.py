@@ -1,9 +1,9 @@
-"""What the API counts of its answers: each once, as it was sent, by route template, method and code."""
+"""Metrics of requests: each response counts once, by route template, method and code."""
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
-import httpx
 import pytest
 from litestar.types import Receive, Scope, Send
 
@@ -11,7 +11,7 @@ from api.app import MAX_BODY_BYTES, create_app
 from api.middleware.request_metrics import request_metrics_middleware
 from shared.settings import read_settings
 from shared.store.store import Store
-from tests.api.conftest import KEY
+from tests.api.conftest import KEY, Api
 from tests.support.counts import Counts, Series, value
 
 pytestmark = pytest.mark.anyio
@@ -20,17 +20,10 @@ ONE = "/api/sandboxes/{sandbox_id}"
 
 
 @pytest.fixture
-async def client(store: Store) -> AsyncIterator[httpx.AsyncClient]:
-    """Of the API as `python -m api` serves it."""
+async def client(store: Store) -> AsyncIterator[Api]:
+    """A client of the API as `python -m api` serves it."""
     app = create_app(read_settings({"PROVISIONER_API_KEY": KEY}), store)
-    async with (
-        app.lifespan(),
-        httpx.AsyncClient(
-            transport=httpx.ASGITransport(request_metrics_middleware(app)),
-            base_url="http://provisioner",
-            headers={"X-API-Key": KEY},
-        ) as client,
-    ):
+    async with app.lifespan(), Api(request_metrics_middleware(app)) as client:
         yield client
 
 
@@ -49,18 +42,18 @@ async def client(store: Store) -> AsyncIterator[httpx.AsyncClient]:
         ("PUT", "/api/sandboxes", "unknown", "405"),
     ],
 )
-async def test_an_answer_is_counted_once_as_it_was_sent(client, method, path, route, code):
-    """Whatever ids there are, and whatever paths a stranger tries: the routes are a closed set."""
+async def test_response_is_counted_once_by_route_method_and_code(client, method, path, route, code):
+    """Ids and unknown paths do not appear: the routes are a closed set."""
     counts = Counts()
     await client.request(method, path)
-    assert of_http(counts) == one(route, method, code)
+    assert http_series(counts) == one_response(route, method, code)
 
 
-def of_http(counts: Counts) -> dict[Series, int]:
+def http_series(counts: Counts) -> dict[Series, int]:
     return {series: number for series, number in counts.gained().items() if series[0].startswith("deerflow_http_")}
 
 
-def one(route: str, method: str, code: str) -> dict[Series, int]:
+def one_response(route: str, method: str, code: str) -> dict[Series, int]:
     return {
         ("deerflow_http_requests_total", code, method, route): 1,
         ("deerflow_http_request_seconds_count", method, route): 1,
@@ -68,10 +61,12 @@ def one(route: str, method: str, code: str) -> dict[Series, int]:
 
 
 @pytest.mark.parametrize("key", ["", "another"])
-async def test_a_401_is_counted_as_401(client, key):
+async def test_401_is_counted_as_401(client, key):
     counts = Counts()
     await client.get("/api/sandboxes", headers={"X-API-Key": key})
-    assert counts.gained() == one("/api/sandboxes", "GET", "401") | {("deerflow_refusals_total", "unauthorized"): 1}
+    assert counts.gained() == one_response("/api/sandboxes", "GET", "401") | {
+        ("deerflow_refusals_total", "unauthorized"): 1
+    }
 
 
 @pytest.mark.parametrize(
@@ -85,57 +80,57 @@ async def test_a_401_is_counted_as_401(client, key):
         ("GET", "/api/sandboxes/ada", b"", "sandbox_not_found"),
     ],
 )
-async def test_a_refusal_is_counted_by_its_code_whoever_refuses(client, method, path, body, reason):
+async def test_refusal_is_counted_by_its_code(client, method, path, body, reason):
+    """Litestar's refusals as well as those of the API."""
     counts = Counts()
     answer = await client.request(method, path, content=body)
     assert answer.json()["code"] == reason
-    refused = {series: number for series, number in counts.gained().items() if series[0] == "deerflow_refusals_total"}
-    assert refused == {("deerflow_refusals_total", reason): 1}
+    refusals = {series: number for series, number in counts.gained().items() if series[0] == "deerflow_refusals_total"}
+    assert refusals == {("deerflow_refusals_total", reason): 1}
 
 
-async def test_a_bug_is_counted_as_500(client, fake_redis):
+async def test_error_of_the_server_is_counted_as_500(client, fake_redis):
     await fake_redis.set("sandbox:ada", "no record")
     counts = Counts()
     await client.get("/api/sandboxes/ada")
-    assert of_http(counts) == one(ONE, "GET", "500")
+    assert http_series(counts) == one_response(ONE, "GET", "500")
 
 
-async def test_a_method_that_nobody_knows_is_another(client):
+async def test_unknown_method_is_counted_as_other(client):
     counts = Counts()
     await client.request("BREW", "/health")
-    assert of_http(counts) == one("unknown", "other", "405")
+    assert http_series(counts) == one_response("unknown", "other", "405")
 
 
-async def test_the_time_that_was_waited_counts(client):
+async def test_duration_includes_the_requested_wait(client):
     before = value("deerflow_http_request_seconds_sum", route="/api/sandboxes", method="POST")
     await client.post("/api/sandboxes", json={"sandbox_id": "ada"}, headers={"Prefer": "wait=1"})
-    gained = value("deerflow_http_request_seconds_sum", route="/api/sandboxes", method="POST") - before
-    assert gained > 0.9, "a second, but for what a timer rounds"
+    seconds = value("deerflow_http_request_seconds_sum", route="/api/sandboxes", method="POST") - before
+    assert seconds > 0.9, "one second, minus the rounding of timers"
 
 
-async def test_a_caller_who_goes_before_there_is_an_answer_is_counted_as_499():
+async def test_request_whose_caller_leaves_is_counted_as_499():
     counts = Counts()
-    gone = httpx.ASGITransport(request_metrics_middleware(leave))
-    async with httpx.AsyncClient(transport=gone, base_url="http://provisioner") as client:
+    async with Api(request_metrics_middleware(leave)) as client:
         with pytest.raises(asyncio.CancelledError):
             await client.get("/")
-    assert counts.gained() == one("unknown", "GET", "499")
+    assert counts.gained() == one_response("unknown", "GET", "499")
 
 
 async def leave(scope: Scope, receive: Receive, send: Send) -> None:
-    """What becomes of the application when its caller hangs up."""
+    """End as the application does when its caller closes the connection."""
     del scope, receive, send
     raise asyncio.CancelledError
 
 
-async def test_what_is_no_request_is_not_counted():
-    """The start and the end of the server go through here as well."""
+async def test_lifespan_is_not_counted():
     counts = Counts()
-    passed = []
+    types = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         del receive, send
-        passed.append(scope["type"])
+        types.append(scope["type"])
 
-    await request_metrics_middleware(app)({"type": "lifespan"}, None, None)
-    assert (passed, counts.gained()) == (["lifespan"], {})
+    call: Any = request_metrics_middleware(app)
+    await call({"type": "lifespan"}, None, None)
+    assert (types, counts.gained()) == (["lifespan"], {})

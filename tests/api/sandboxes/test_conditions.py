@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import httpx
 import pytest
 from fakeredis import FakeAsyncRedis
 from hypothesis import given
@@ -11,7 +10,7 @@ from hypothesis import strategies as st
 from api.http.etags import etag, matches, matches_incarnation
 from shared.sandbox.record import Reason, Sandbox, Status, Timings
 from shared.store.store import Store
-from tests.api.conftest import Evolve
+from tests.api.conftest import Api, Evolve
 from tests.support.records import record_of
 from tests.support.store import remove
 
@@ -102,7 +101,7 @@ def test_any_header_text_matches_only_what_it_names(header: str):
     assert not matches_incarnation(header, record) or header.strip() == "*" or record.incarnation in header
 
 
-async def test_each_change_of_a_sandbox_changes_the_tag(api: httpx.AsyncClient, evolve: Evolve):
+async def test_each_change_of_a_sandbox_changes_the_tag(api: Api, evolve: Evolve):
     """A second read does not."""
     changes: list[dict[str, Any]] = [
         {"reason": Reason.QUOTA_EXCEEDED},
@@ -124,9 +123,7 @@ async def test_each_change_of_a_sandbox_changes_the_tag(api: httpx.AsyncClient, 
     assert len(set(tags)) == len(changes) + 2
 
 
-async def test_incarnation_after_a_flush_has_another_tag_than_before(
-    api: httpx.AsyncClient, fake_redis: FakeAsyncRedis
-):
+async def test_incarnation_after_a_flush_has_another_tag_than_before(api: Api, fake_redis: FakeAsyncRedis):
     """Both have the same generation."""
     before = (await api.post("/api/sandboxes", json={"sandbox_id": "abc"})).headers["ETag"]
     await fake_redis.flushall()
@@ -135,34 +132,34 @@ async def test_incarnation_after_a_flush_has_another_tag_than_before(
     assert (await api.delete(ABC, headers={"If-Match": before})).status_code == 412
 
 
-async def test_create_returns_the_tag_that_a_read_returns(api: httpx.AsyncClient):
+async def test_create_returns_the_tag_that_a_read_returns(api: Api):
     created = await api.post("/api/sandboxes", json={"sandbox_id": "abc"})
     repeated = await api.post("/api/sandboxes", json={"sandbox_id": "abc"})
     assert created.headers["ETag"] == repeated.headers["ETag"] == (await api.get(ABC)).headers["ETag"]
 
 
 @pytest.mark.parametrize("form", ["{}", "W/{}", '"x", {}', '{}, "x"', "*"])
-async def test_read_with_the_present_tag_is_304_without_a_body(api: httpx.AsyncClient, form: str):
+async def test_read_with_the_present_tag_is_304_without_a_body(api: Api, form: str):
     tag = (await api.post("/api/sandboxes", json={"sandbox_id": "abc"})).headers["ETag"]
     answer = await api.get(ABC, headers={"If-None-Match": form.format(tag)})
     assert (answer.status_code, answer.content, answer.headers["ETag"]) == (304, b"", tag)
 
 
 @pytest.mark.parametrize("header", ['"x"', '"1-00000000.1"', "", "rubbish", ",,,", '"' * 1000])
-async def test_read_with_another_tag_or_none_returns_the_sandbox(api: httpx.AsyncClient, header: str):
+async def test_read_with_another_tag_or_none_returns_the_sandbox(api: Api, header: str):
     await api.post("/api/sandboxes", json={"sandbox_id": "abc"})
     answer = await api.get(ABC, headers={"If-None-Match": header})
     assert (answer.status_code, answer.json()["sandbox_id"]) == (200, "abc")
 
 
-async def test_read_with_a_tag_of_a_deleted_sandbox_is_404(api: httpx.AsyncClient):
+async def test_read_with_a_tag_of_a_deleted_sandbox_is_404(api: Api):
     tag = (await api.post("/api/sandboxes", json={"sandbox_id": "abc"})).headers["ETag"]
     await api.delete(ABC)
     for header in (tag, "*"):
         assert (await api.get(ABC, headers={"If-None-Match": header})).status_code == 404
 
 
-async def create_second_incarnation(api: httpx.AsyncClient) -> str:
+async def create_second_incarnation(api: Api) -> str:
     """Create an id twice, and return the tag of its first incarnation."""
     tag: str = (await api.post("/api/sandboxes", json={"sandbox_id": "abc"})).headers["ETag"]
     await api.delete(ABC)
@@ -173,7 +170,7 @@ async def create_second_incarnation(api: httpx.AsyncClient) -> str:
 @pytest.mark.parametrize("state", ["pending", "running", "failed", "terminating"])
 @pytest.mark.parametrize("condition", ["If-Match", "weak If-Match", "generation", "both", "rubbish"])
 async def test_delete_of_an_earlier_incarnation_is_412_and_changes_nothing(
-    api: httpx.AsyncClient, evolve: Evolve, fake_redis: FakeAsyncRedis, condition: str, state: str
+    api: Api, evolve: Evolve, fake_redis: FakeAsyncRedis, condition: str, state: str
 ):
     """The problem names the present generation."""
     tag = await create_second_incarnation(api)
@@ -197,12 +194,12 @@ async def test_delete_of_an_earlier_incarnation_is_412_and_changes_nothing(
 
 
 @pytest.mark.parametrize("wait", ["", "wait=60"])
-async def test_waiting_delete_of_an_earlier_incarnation_is_412_at_once(api: httpx.AsyncClient, wait: str):
+async def test_waiting_delete_of_an_earlier_incarnation_is_412_at_once(api: Api, wait: str):
     tag = await create_second_incarnation(api)
     assert (await api.delete(ABC, headers={"If-Match": tag, "Prefer": wait})).status_code == 412
 
 
-async def test_delete_of_the_present_incarnation_is_accepted(api: httpx.AsyncClient, evolve: Evolve, store: Store):
+async def test_delete_of_the_present_incarnation_is_accepted(api: Api, evolve: Evolve, store: Store):
     """Also after a change, and again while the sandbox terminates."""
     tag = (await api.post("/api/sandboxes", json={"sandbox_id": "abc"})).headers["ETag"]
     await evolve("abc", status=Status.RUNNING, ready=True)
@@ -217,14 +214,14 @@ async def test_delete_of_the_present_incarnation_is_accepted(api: httpx.AsyncCli
 @pytest.mark.parametrize("query", ["", "?generation=1", "?generation=7"])
 @pytest.mark.parametrize("header", [None, "*", TAG, "rubbish"])
 async def test_conditional_delete_of_a_missing_sandbox_is_200(
-    api: httpx.AsyncClient, fake_redis: FakeAsyncRedis, query: str, header: str | None
+    api: Api, fake_redis: FakeAsyncRedis, query: str, header: str | None
 ):
     answer = await api.delete(ABC + query, headers={} if header is None else {"If-Match": header})
     assert (answer.status_code, answer.json()) == (200, {"ok": True, "sandbox_id": "abc"})
     assert await fake_redis.keys() == []
 
 
-async def test_conditional_delete_of_a_removed_sandbox_is_200(api: httpx.AsyncClient, store: Store):
+async def test_conditional_delete_of_a_removed_sandbox_is_200(api: Api, store: Store):
     tag = (await api.post("/api/sandboxes", json={"sandbox_id": "abc"})).headers["ETag"]
     await remove(store, "abc")
     assert (await api.delete(ABC, headers={"If-Match": tag})).status_code == 200
@@ -232,7 +229,7 @@ async def test_conditional_delete_of_a_removed_sandbox_is_200(api: httpx.AsyncCl
 
 @pytest.mark.parametrize("generation", ["0", "-1", "x", "", "1.5", "null", "9" * 5000, "1%00", "%FF", "%ED%A0%80"])
 async def test_delete_with_a_bad_generation_is_refused_and_deletes_nothing(
-    api: httpx.AsyncClient, fake_redis: FakeAsyncRedis, generation: str
+    api: Api, fake_redis: FakeAsyncRedis, generation: str
 ):
     await api.post("/api/sandboxes", json={"sandbox_id": "abc"})
     before = await keys(fake_redis)

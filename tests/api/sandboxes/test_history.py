@@ -1,6 +1,5 @@
 """History of a sandbox: `GET /api/sandboxes/{id}/events`."""
 
-import httpx
 import pytest
 from arq.connections import ArqRedis
 from fakeredis import FakeAsyncRedis
@@ -9,7 +8,7 @@ from shared.sandbox.history import entry
 from shared.sandbox.record import Reason
 from shared.store.store import Store
 from shared.store.update import Precondition
-from tests.api.conftest import Evolve, Serve
+from tests.api.conftest import Api, Evolve, Serve
 from tests.conftest import Clock
 from tests.support.store import remove
 
@@ -18,7 +17,7 @@ pytestmark = pytest.mark.anyio
 EVENTS = "/api/sandboxes/abc/events"
 
 
-async def reasons(api: httpx.AsyncClient) -> list[str]:
+async def reasons(api: Api) -> list[str]:
     answer = await api.get(EVENTS)
     assert answer.status_code == 200, answer.text
     body = answer.json()
@@ -26,7 +25,7 @@ async def reasons(api: httpx.AsyncClient) -> list[str]:
     return [event["reason"] for event in body["events"]]
 
 
-async def test_history_of_a_new_sandbox_has_its_create(api: httpx.AsyncClient):
+async def test_history_of_a_new_sandbox_has_its_create(api: Api):
     await api.post("/api/sandboxes", json={"sandbox_id": "abc"})
     answer = await api.get(EVENTS)
     assert (answer.status_code, answer.json()) == (
@@ -48,7 +47,7 @@ async def test_history_of_a_new_sandbox_has_its_create(api: httpx.AsyncClient):
 
 
 async def test_history_mixes_own_entries_and_kubernetes_events_newest_last(
-    api: httpx.AsyncClient, running: Evolve, evolve: Evolve, store: Store, fake_redis: FakeAsyncRedis, clock: Clock
+    api: Api, running: Evolve, evolve: Evolve, store: Store, fake_redis: FakeAsyncRedis, clock: Clock
 ):
     await running("abc")
     clock.advance(1.25)
@@ -67,7 +66,7 @@ async def test_history_mixes_own_entries_and_kubernetes_events_newest_last(
     assert events[-3]["at"] == "2025-06-15T15:06:41.250000Z"
 
 
-async def test_history_can_be_read_while_the_sandbox_is_being_deleted(api: httpx.AsyncClient, running: Evolve):
+async def test_history_can_be_read_while_the_sandbox_is_being_deleted(api: Api, running: Evolve):
     """Other reads are 404 then."""
     await running("abc")
     await api.delete("/api/sandboxes/abc")
@@ -75,7 +74,7 @@ async def test_history_can_be_read_while_the_sandbox_is_being_deleted(api: httpx
     assert (await reasons(api))[-1] == "Terminating"
 
 
-async def test_history_goes_on_in_the_next_incarnation(api: httpx.AsyncClient, running: Evolve):
+async def test_history_goes_on_in_the_next_incarnation(api: Api, running: Evolve):
     """The cause of the last end is what a person wants to know."""
     await running("abc")
     await api.delete("/api/sandboxes/abc")
@@ -83,7 +82,7 @@ async def test_history_goes_on_in_the_next_incarnation(api: httpx.AsyncClient, r
     assert (await reasons(api))[-2:] == ["Terminating", "Accepted"]
 
 
-async def test_history_of_a_missing_sandbox_is_404(api: httpx.AsyncClient, store: Store):
+async def test_history_of_a_missing_sandbox_is_404(api: Api, store: Store):
     assert (await api.get(EVENTS)).status_code == 404
     await api.post("/api/sandboxes", json={"sandbox_id": "abc"})
     await remove(store, "abc")
@@ -93,7 +92,7 @@ async def test_history_of_a_missing_sandbox_is_404(api: httpx.AsyncClient, store
 
 
 async def test_history_without_entries_is_empty_if_there_is_a_record(
-    api: httpx.AsyncClient, running: Evolve, fake_redis: FakeAsyncRedis
+    api: Api, running: Evolve, fake_redis: FakeAsyncRedis
 ):
     await running("abc")
     await fake_redis.delete("sandbox:abc:history")
@@ -101,7 +100,7 @@ async def test_history_without_entries_is_empty_if_there_is_a_record(
 
 
 @pytest.mark.parametrize("sandbox_id", ["ABC", "a" * 41, "a_b"])
-async def test_history_of_a_bad_id_is_refused(api: httpx.AsyncClient, sandbox_id: str):
+async def test_history_of_a_bad_id_is_refused(api: Api, sandbox_id: str):
     answer = await api.get(f"/api/sandboxes/{sandbox_id}/events")
     assert (answer.status_code, answer.json()["code"]) == (400, "invalid_request")
 

@@ -19,7 +19,7 @@ from shared.sandbox.record import ExpiryCause, Reason, Sandbox, Spec, Status
 from shared.sandbox.transitions import expired, new_record
 from shared.store.store import Store
 from shared.store.update import Mutate, Precondition, UpdateResult
-from tests.api.conftest import Evolve, Serve
+from tests.api.conftest import Api, Evolve, Serve
 from tests.conftest import Clock
 from tests.support.eventually import eventually
 from tests.support.store import put, remove
@@ -33,7 +33,7 @@ BODY = {"sandbox_id": "abc"}
 
 
 @pytest.fixture
-async def api(serve: Serve) -> httpx.AsyncClient:
+async def api(serve: Serve) -> Api:
     return await serve(**TIMES)
 
 
@@ -59,7 +59,7 @@ def expiry_of(response: httpx.Response, clock: Clock) -> tuple[float, str]:
     return datetime.fromisoformat(body["expires_at"]).timestamp() - clock.now, body["expires_by"]
 
 
-async def test_keep_alive_resets_the_idle_timer(api: httpx.AsyncClient, clock: Clock):
+async def test_keep_alive_resets_the_idle_timer(api: Api, clock: Clock):
     """The answer is the sandbox."""
     created = await api.post("/api/sandboxes", json=BODY)
     assert expiry_of(created, clock) == (1000, "idle")
@@ -71,7 +71,7 @@ async def test_keep_alive_resets_the_idle_timer(api: httpx.AsyncClient, clock: C
 
 
 @pytest.mark.parametrize("body", [b"", b"{}", b'{"seconds": null}', b'{"a_newer_field": 1}'])
-async def test_keep_alive_needs_no_body(api: httpx.AsyncClient, clock: Clock, body: bytes):
+async def test_keep_alive_needs_no_body(api: Api, clock: Clock, body: bytes):
     await api.post("/api/sandboxes", json=BODY)
     clock.advance(100)
     response = await api.post(KEEP, content=body)
@@ -83,7 +83,7 @@ async def test_keep_alive_needs_no_body(api: httpx.AsyncClient, clock: Clock, bo
     [(1, (1000, "idle")), (1500, (1500, "idle")), (4000, (4000, "idle")), (4001, (4000, "lifetime"))],
 )
 async def test_keep_alive_with_seconds_keeps_at_least_that_long(
-    api: httpx.AsyncClient, clock: Clock, seconds: int, expected: tuple[float, str]
+    api: Api, clock: Clock, seconds: int, expected: tuple[float, str]
 ):
     """Never beyond the lifetime, and never shorter than the idle timeout."""
     await api.post("/api/sandboxes", json=BODY)
@@ -91,7 +91,7 @@ async def test_keep_alive_with_seconds_keeps_at_least_that_long(
     assert expiry_of(await api.post(KEEP, json={"seconds": seconds}), clock) == expected
 
 
-async def test_shorter_keep_alive_leaves_a_longer_one_in_force(api: httpx.AsyncClient, clock: Clock):
+async def test_shorter_keep_alive_leaves_a_longer_one_in_force(api: Api, clock: Clock):
     await api.post("/api/sandboxes", json=BODY)
     await api.post(KEEP, json={"seconds": 3000})
     clock.advance(40)
@@ -107,9 +107,7 @@ def as_json(field: str, value: Any) -> bytes:
 
 
 @pytest.mark.parametrize("value", BAD, ids=repr)
-async def test_keep_alive_with_bad_seconds_is_refused_and_writes_nothing(
-    api: httpx.AsyncClient, store: Store, value: Any
-):
+async def test_keep_alive_with_bad_seconds_is_refused_and_writes_nothing(api: Api, store: Store, value: Any):
     await api.post("/api/sandboxes", json=BODY)
     before = await store.get("abc")
     response = await api.post(KEEP, content=as_json("seconds", value))
@@ -131,7 +129,7 @@ async def test_create_with_a_bad_time_is_refused_and_writes_nothing(serve: Serve
 
 
 @pytest.mark.parametrize("body", [b"[]", b"null", b"{", b"\xff", b'"60"', b"60"])
-async def test_keep_alive_with_a_body_that_is_no_object_is_refused(api: httpx.AsyncClient, body: bytes):
+async def test_keep_alive_with_a_body_that_is_no_object_is_refused(api: Api, body: bytes):
     await api.post("/api/sandboxes", json=BODY)
     response = await api.post(KEEP, content=body)
     assert (response.status_code, response.json()["field"]) == (400, "body")
@@ -178,12 +176,12 @@ async def test_sandbox_without_times_never_expires(serve: Serve):
 # Sandboxes that callers cannot see
 
 
-async def test_keep_alive_of_a_missing_sandbox_is_404(api: httpx.AsyncClient):
+async def test_keep_alive_of_a_missing_sandbox_is_404(api: Api):
     response = await api.post(KEEP)
     assert (response.status_code, response.json()["code"]) == (404, "sandbox_not_found")
 
 
-async def test_keep_alive_of_a_deleted_sandbox_is_404(api: httpx.AsyncClient):
+async def test_keep_alive_of_a_deleted_sandbox_is_404(api: Api):
     await api.post("/api/sandboxes", json=BODY)
     await api.delete(ABC)
     response = await api.post(KEEP, json={"seconds": 60})
@@ -192,9 +190,7 @@ async def test_keep_alive_of_a_deleted_sandbox_is_404(api: httpx.AsyncClient):
 
 
 @pytest.mark.parametrize("status", [Status.FAILED, Status.SUCCEEDED])
-async def test_keep_alive_of_an_ended_sandbox_is_404_with_the_cause(
-    api: httpx.AsyncClient, evolve: Evolve, status: Status
-):
+async def test_keep_alive_of_an_ended_sandbox_is_404_with_the_cause(api: Api, evolve: Evolve, status: Status):
     await api.post("/api/sandboxes", json=BODY)
     await evolve("abc", status=status, reason=Reason.OUT_OF_MEMORY, message="It needed more.")
     response = await api.post(KEEP)
@@ -211,7 +207,7 @@ async def expire(store: Store, cause: ExpiryCause) -> None:
 @pytest.mark.parametrize("by", ExpiryCause)
 @pytest.mark.parametrize(("method", "path"), [("GET", ABC), ("POST", KEEP)])
 async def test_expired_sandbox_is_404_with_time_and_cause(
-    api: httpx.AsyncClient, store: Store, clock: Clock, method: str, path: str, by: ExpiryCause
+    api: Api, store: Store, clock: Clock, method: str, path: str, by: ExpiryCause
 ):
     """While its Pod terminates, and for a while after that."""
     await api.post("/api/sandboxes", json=BODY)
@@ -219,17 +215,17 @@ async def test_expired_sandbox_is_404_with_time_and_cause(
     await expire(store, by)
     terminating = await api.request(method, path)
     await remove(store, "abc")
-    gone = await api.request(method, path)
-    for response in (terminating, gone):
+    removed = await api.request(method, path)
+    for response in (terminating, removed):
         problem = response.json()
         assert (response.status_code, problem["code"]) == (404, "sandbox_expired")
         assert (problem["expired_at"], problem["expired_by"]) == ("2025-06-15T15:06:41.500000Z", by)
-    assert (terminating.json()["status"], gone.json()["status"]) == ("Terminating", 404)
+    assert (terminating.json()["status"], removed.json()["status"]) == ("Terminating", 404)
     assert (await api.get("/api/sandboxes")).json()["count"] == 0
 
 
 async def test_expired_sandbox_is_unknown_when_its_tombstone_is_gone(
-    api: httpx.AsyncClient, store: Store, fake_redis: FakeAsyncRedis
+    api: Api, store: Store, fake_redis: FakeAsyncRedis
 ):
     await api.post("/api/sandboxes", json=BODY)
     await expire(store, ExpiryCause.IDLE)
@@ -238,9 +234,7 @@ async def test_expired_sandbox_is_unknown_when_its_tombstone_is_gone(
     assert (await api.get(ABC)).json()["code"] == "sandbox_not_found"
 
 
-async def test_create_after_expiry_starts_an_incarnation_with_full_times(
-    api: httpx.AsyncClient, store: Store, clock: Clock
-):
+async def test_create_after_expiry_starts_an_incarnation_with_full_times(api: Api, store: Store, clock: Clock):
     await api.post("/api/sandboxes", json=BODY)
     clock.advance(1000)
     await expire(store, ExpiryCause.IDLE)
@@ -248,7 +242,7 @@ async def test_create_after_expiry_starts_an_incarnation_with_full_times(
     assert (created.status_code, created.json()["generation"], expiry_of(created, clock)) == (202, 2, (1000, "idle"))
 
 
-async def test_keep_alive_after_expiry_and_before_the_sweep_keeps_the_sandbox(api: httpx.AsyncClient, clock: Clock):
+async def test_keep_alive_after_expiry_and_before_the_sweep_keeps_the_sandbox(api: Api, clock: Clock):
     await api.post("/api/sandboxes", json=BODY)
     clock.advance(1001)
     assert expiry_of(await api.post(KEEP), clock) == (1000, "idle")
@@ -257,7 +251,7 @@ async def test_keep_alive_after_expiry_and_before_the_sweep_keeps_the_sandbox(ap
 # Stored uses
 
 
-async def test_create_and_read_are_uses_and_other_requests_are_not(api: httpx.AsyncClient, store: Store, clock: Clock):
+async def test_create_and_read_are_uses_and_other_requests_are_not(api: Api, store: Store, clock: Clock):
     await api.post("/api/sandboxes", json=BODY)
     for send in (
         lambda: api.post("/api/sandboxes", json=BODY),
@@ -274,7 +268,7 @@ async def test_create_and_read_are_uses_and_other_requests_are_not(api: httpx.As
     assert await last_used(store) == used_at
 
 
-async def test_use_is_stored_at_most_every_30_seconds(api: httpx.AsyncClient, store: Store, clock: Clock):
+async def test_use_is_stored_at_most_every_30_seconds(api: Api, store: Store, clock: Clock):
     await api.post("/api/sandboxes", json=BODY)
     started_at, ages = clock.now, set()
     for _ in range(100):
@@ -284,7 +278,7 @@ async def test_use_is_stored_at_most_every_30_seconds(api: httpx.AsyncClient, st
     assert ages == {0, 30, 60, 90}
 
 
-async def test_use_changes_neither_etag_nor_updated_at(api: httpx.AsyncClient, store: Store, clock: Clock):
+async def test_use_changes_neither_etag_nor_updated_at(api: Api, store: Store, clock: Clock):
     """Only the expiry moves."""
     first = await api.post("/api/sandboxes", json=BODY)
     clock.advance(TOUCH_INTERVAL_SECONDS)
@@ -299,7 +293,7 @@ async def test_use_changes_neither_etag_nor_updated_at(api: httpx.AsyncClient, s
     assert [event["reason"] for event in (await api.get(f"{ABC}/events")).json()["events"]] == ["Accepted"]
 
 
-async def test_use_does_not_delay_the_retry_of_a_stalled_create(api: httpx.AsyncClient, store: Store, clock: Clock):
+async def test_use_does_not_delay_the_retry_of_a_stalled_create(api: Api, store: Store, clock: Clock):
     """A caller that polls would keep the sweep away otherwise."""
     await api.post("/api/sandboxes", json={**BODY, "idle_timeout_seconds": 8})
     before = await store.get("abc")

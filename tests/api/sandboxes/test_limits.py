@@ -7,7 +7,7 @@ import pytest
 from redis.asyncio import Redis
 
 from shared.store.store import Store
-from tests.api.conftest import KEY, Evolve, Serve
+from tests.api.conftest import KEY, Api, Evolve, Serve
 from tests.conftest import Clock
 from tests.support.store import remove
 
@@ -21,7 +21,7 @@ def store(redis: Redis, clock: Clock) -> Store:
     return Store(redis, clock)
 
 
-async def create(api: httpx.AsyncClient, sandbox_id: str, **fields: object) -> httpx.Response:
+async def create(api: Api, sandbox_id: str, **fields: object) -> httpx.Response:
     return await api.post("/api/sandboxes", json={"sandbox_id": sandbox_id, **fields})
 
 
@@ -86,8 +86,8 @@ async def test_create_of_an_existing_sandbox_is_not_refused_by_a_full_limit(serv
 # Requests
 
 
-async def statuses(count: int, *apis: httpx.AsyncClient, path: str = "/api/sandboxes/none") -> list[int]:
-    """Send so many requests at once, to each API in turn, and return the sorted status codes."""
+async def statuses(count: int, *apis: Api, path: str = "/api/sandboxes/none") -> list[int]:
+    """Send `count` requests at once, to each API in turn, and return the sorted status codes."""
     answers = await asyncio.gather(*(apis[n % len(apis)].get(path) for n in range(count)))
     return sorted(answer.status_code for answer in answers)
 
@@ -96,7 +96,7 @@ RATE = {"RATE_LIMIT_PER_SECOND": "2", "RATE_LIMIT_BURST": "10"}
 
 
 async def test_two_apis_share_the_rate_of_a_key(serve: Serve, clock: Clock):
-    """They share the burst as well."""
+    """The burst is shared as well."""
     apis = [await serve(**RATE) for _ in range(2)]
     assert await statuses(40, *apis) == [404] * 10 + [429] * 30
     clock.advance(1)

@@ -6,7 +6,6 @@ import struct
 from collections.abc import AsyncIterator
 from typing import Any
 
-import httpx
 import pytest
 from arq.connections import ArqRedis
 from fakeredis import FakeAsyncRedis
@@ -18,7 +17,7 @@ from shared.sandbox.transitions import new_record
 from shared.store.pagination import Cursor
 from shared.store.store import Store
 from shared.store.update import Update
-from tests.api.conftest import Evolve, Serve
+from tests.api.conftest import Api, Evolve, Serve
 from tests.conftest import Clock
 from tests.support.store import put, remove
 
@@ -27,7 +26,7 @@ pytestmark = pytest.mark.anyio
 LIST = "/api/sandboxes"
 
 
-async def pages(api: httpx.AsyncClient, limit: int | None = None, **query: Any) -> AsyncIterator[list[str]]:
+async def pages(api: Api, limit: int | None = None, **query: Any) -> AsyncIterator[list[str]]:
     """Yield the ids of each page in turn."""
     parameters = query if limit is None else {**query, "limit": limit}
     while True:
@@ -41,7 +40,7 @@ async def pages(api: httpx.AsyncClient, limit: int | None = None, **query: Any) 
         parameters = {**parameters, "cursor": body["next_cursor"]}
 
 
-async def list_all(api: httpx.AsyncClient, limit: int | None = None, **query: Any) -> list[str]:
+async def list_all(api: Api, limit: int | None = None, **query: Any) -> list[str]:
     return [sandbox_id async for page in pages(api, limit, **query) for sandbox_id in page]
 
 
@@ -53,7 +52,7 @@ async def make(store: Store, *ids: str, user_id: str = "default", thread_id: str
 
 
 @pytest.fixture
-async def several(api: httpx.AsyncClient, evolve: Evolve, clock: Clock) -> None:
+async def several(api: Api, evolve: Evolve, clock: Clock) -> None:
     """Create sandboxes of two users in three threads, in several states; `a` is the oldest."""
     for sandbox_id, user_id, thread_id, status in [
         ("a", "ada", "t1", Status.RUNNING),
@@ -98,21 +97,22 @@ async def several(api: httpx.AsyncClient, evolve: Evolve, clock: Clock) -> None:
     ids=str,
 )
 async def test_list_filters_by_status_user_and_thread(
-    api: httpx.AsyncClient, query: dict[str, Any], expected: str, limit: int | None
+    api: Api, query: dict[str, Any], expected: str, limit: int | None
 ):
     """Alone and together, in one answer and in pages, oldest first."""
     assert "".join(await list_all(api, limit, **query)) == expected
 
 
 @pytest.mark.parametrize("name", ["user_id", "thread_id"])
-async def test_filter_null_selects_the_name_null(api: httpx.AsyncClient, name: str):
+async def test_filter_null_selects_the_name_null(api: Api, name: str):
     await api.post(LIST, json={"sandbox_id": "a"})
     await api.post(LIST, json={"sandbox_id": "b", name: "null"})
-    assert await list_all(api, **{name: "null"}) == ["b"]
+    query: dict[str, Any] = {name: "null"}
+    assert await list_all(api, **query) == ["b"]
 
 
 @pytest.mark.usefixtures("several")
-async def test_list_without_parameters_is_one_answer(api: httpx.AsyncClient):
+async def test_list_without_parameters_is_one_answer(api: Api):
     """Today's client reads this shape."""
     body = (await api.get(LIST)).json()
     assert body.keys() == {"sandboxes", "count"}
@@ -123,7 +123,7 @@ async def test_list_without_parameters_is_one_answer(api: httpx.AsyncClient):
 
 
 @pytest.mark.usefixtures("several")
-async def test_page_has_at_most_limit_sandboxes_and_a_cursor_unless_it_is_the_last(api: httpx.AsyncClient):
+async def test_page_has_at_most_limit_sandboxes_and_a_cursor_unless_it_is_the_last(api: Api):
     first = (await api.get(LIST, params={"limit": 2})).json()
     assert ([s["sandbox_id"] for s in first["sandboxes"]], first["count"]) == (["a", "b"], 2)
     rest = (await api.get(LIST, params={"cursor": first["next_cursor"]})).json()
@@ -132,7 +132,7 @@ async def test_page_has_at_most_limit_sandboxes_and_a_cursor_unless_it_is_the_la
 
 
 @pytest.mark.usefixtures("several")
-async def test_cursor_sent_twice_returns_the_same_page(api: httpx.AsyncClient):
+async def test_cursor_sent_twice_returns_the_same_page(api: Api):
     cursor = (await api.get(LIST, params={"limit": 2})).json()["next_cursor"]
     first, second = [(await api.get(LIST, params={"limit": 2, "cursor": cursor})).json() for _ in range(2)]
     assert first == second
@@ -159,7 +159,7 @@ BAD: list[tuple[str, str]] = [
 
 @pytest.mark.usefixtures("several")
 @pytest.mark.parametrize(("name", "value"), BAD, ids=lambda text: repr(text)[:30])
-async def test_bad_parameter_is_refused_with_its_name(api: httpx.AsyncClient, name: str, value: str):
+async def test_bad_parameter_is_refused_with_its_name(api: Api, name: str, value: str):
     answer = await api.get(LIST, params={name: value})
     assert (answer.status_code, answer.headers["Content-Type"]) == (400, "application/problem+json")
     assert (answer.json()["code"], answer.json()["field"]) == ("invalid_request", name)
@@ -167,12 +167,12 @@ async def test_bad_parameter_is_refused_with_its_name(api: httpx.AsyncClient, na
 
 
 @pytest.mark.parametrize("query", ["limit=%FF", "status=%FF", "cursor=%FF", "limit=%00", "cursor=%ED%A0%80"])
-async def test_parameter_that_is_no_text_is_refused(api: httpx.AsyncClient, query: str):
+async def test_parameter_that_is_no_text_is_refused(api: Api, query: str):
     assert (await api.get(f"{LIST}?{query}")).status_code == 400
 
 
 @pytest.mark.parametrize("query", ["user_id=%FF", "thread_id=%00", "user_id=" + "a" * 5000, "other=1", "user_id=*"])
-async def test_filter_without_a_match_and_unknown_parameters_are_no_errors(api: httpx.AsyncClient, query: str):
+async def test_filter_without_a_match_and_unknown_parameters_are_no_errors(api: Api, query: str):
     answer = await api.get(f"{LIST}?{query}")
     assert (answer.status_code, answer.json()["sandboxes"]) == (200, [])
 
@@ -192,7 +192,7 @@ STEPS = st.lists(
     ticks=st.integers(0, 1),
 )
 async def test_pages_contain_each_lasting_incarnation_once_while_others_come_and_go(
-    api: httpx.AsyncClient,
+    api: Api,
     fake_redis: FakeAsyncRedis,
     store: Store,
     clock: Clock,
@@ -229,7 +229,7 @@ async def test_pages_contain_each_lasting_incarnation_once_while_others_come_and
     assert len(set(rest)) == len(rest)
 
 
-async def perform(api: httpx.AsyncClient, store: Store, action: str, sandbox_id: str) -> None:
+async def perform(api: Api, store: Store, action: str, sandbox_id: str) -> None:
     if action in {"delete", "recreate"}:
         await api.delete(f"{LIST}/{sandbox_id}")
     if action in {"create", "recreate"}:
@@ -241,14 +241,14 @@ async def perform(api: httpx.AsyncClient, store: Store, action: str, sandbox_id:
 
 
 @pytest.fixture
-async def on_valkey(valkey: ArqRedis, serve: Serve, clock: Clock) -> tuple[httpx.AsyncClient, Store]:
+async def on_valkey(valkey: ArqRedis, serve: Serve, clock: Clock) -> tuple[Api, Store]:
     """An API on a real Valkey, which is fast enough for thousands of records."""
     store = Store(valkey, clock)
     return await serve(store), store
 
 
 async def test_thousands_of_sandboxes_created_at_one_time_are_listed_in_order(
-    on_valkey: tuple[httpx.AsyncClient, Store],
+    on_valkey: tuple[Api, Store],
 ):
     """There are more of them than one read brings."""
     api, store = on_valkey
@@ -257,8 +257,8 @@ async def test_thousands_of_sandboxes_created_at_one_time_are_listed_in_order(
     assert await list_all(api, 1000) == await list_all(api, 130) == await list_all(api) == ids
 
 
-async def test_page_reads_a_bounded_number_of_records(on_valkey: tuple[httpx.AsyncClient, Store], clock: Clock):
-    """So a page can be short or empty, and the next pages have the rest."""
+async def test_page_reads_a_bounded_number_of_records(on_valkey: tuple[Api, Store], clock: Clock):
+    """A page can be short or empty for that reason; the next pages have the rest."""
     api, store = on_valkey
     await make(store, "first", thread_id="t")
     clock.advance(1)
@@ -270,7 +270,7 @@ async def test_page_reads_a_bounded_number_of_records(on_valkey: tuple[httpx.Asy
     assert [sandbox_id for page in listed for sandbox_id in page] == ["first", "last"]
 
 
-async def test_cursor_is_a_position_and_needs_no_sandbox(api: httpx.AsyncClient):
+async def test_cursor_is_a_position_and_needs_no_sandbox(api: Api):
     await api.post(LIST, json={"sandbox_id": "b"})
     assert await list_all(api, cursor=str(Cursor(0.0, "zzz"))) == ["b"]
     assert await list_all(api, cursor=str(Cursor(1_750_000_000.0, "a"))) == ["b"]
