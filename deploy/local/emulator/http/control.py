@@ -1,16 +1,12 @@
 """The `/emulator/` paths: faults, what was called, and doing things behind everyone's back."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
 from deploy.local.emulator.base.statuses import bad_request, method_not_allowed, not_found
+from deploy.local.emulator.lifecycle.cluster import Cluster
 from deploy.local.emulator.storage.kinds import KINDS
-
-if TYPE_CHECKING:
-    from deploy.local.emulator.lifecycle.cluster import Cluster
 
 PREFIX = "/emulator/"
 

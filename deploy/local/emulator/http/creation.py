@@ -3,10 +3,6 @@
 The order decides which of several refusals a client sees.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 from deploy.local.emulator.admission import pod_security
 from deploy.local.emulator.admission.accounts import admit_account
 from deploy.local.emulator.base.identities import generated_name, suffix, uid
@@ -15,12 +11,10 @@ from deploy.local.emulator.base.times import now
 from deploy.local.emulator.defaults.pods import fill_pod
 from deploy.local.emulator.defaults.services import fill_service
 from deploy.local.emulator.lifecycle import namespaces
+from deploy.local.emulator.lifecycle.cluster import Cluster
 from deploy.local.emulator.storage.kinds import CLAIMS, NAMESPACES, PODS, QUOTAS, SERVICES, Kind
+from deploy.local.emulator.storage.objects import Stored
 from deploy.local.emulator.validation.objects import faults
-
-if TYPE_CHECKING:
-    from deploy.local.emulator.lifecycle.cluster import Cluster
-    from deploy.local.emulator.storage.objects import Stored
 
 _SERVERS_OWN = ("uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation")
 
@@ -28,7 +22,7 @@ _SERVERS_OWN = ("uid", "creationTimestamp", "deletionTimestamp", "deletionGraceP
 def create(cluster: Cluster, kind: Kind, namespace: str, given: Object) -> Stored:
     metadata = _metadata(cluster, kind, namespace, given["metadata"])
     if kind.namespaced:
-        namespaces.admit(cluster, kind, namespace, metadata.get("name", ""))
+        namespaces.admit(cluster.store, kind, namespace, metadata.get("name", ""))
     body = {**given, "metadata": metadata}
     if kind is SERVICES:
         return _create_service(cluster, body)

@@ -1,20 +1,15 @@
 """Lists, as answers."""
 
-from __future__ import annotations
-
 import asyncio
-from typing import TYPE_CHECKING
 
 import msgspec
 
 from deploy.local.emulator.base.statuses import Object, bad_request, version_too_large
+from deploy.local.emulator.http.targets import Query, Target
+from deploy.local.emulator.lifecycle.cluster import Cluster
 from deploy.local.emulator.storage import paging
-
-if TYPE_CHECKING:
-    from deploy.local.emulator.http.targets import Query, Target
-    from deploy.local.emulator.lifecycle.cluster import Cluster
-    from deploy.local.emulator.storage.kinds import Kind
-    from deploy.local.emulator.storage.objects import Stored
+from deploy.local.emulator.storage.kinds import Kind
+from deploy.local.emulator.storage.objects import Stored
 
 _FRESHNESS_SECONDS = 3.0  # how long the real server waits for a version it has not seen yet
 _LOOK_SECONDS = 0.05

@@ -1,9 +1,7 @@
 """HTTP: who may ask, what a path means, which fault strikes, and the answer."""
 
-from __future__ import annotations
-
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 from aiohttp import web
@@ -15,11 +13,9 @@ from deploy.local.emulator.http import bodies, control, creation, discovery, rea
 from deploy.local.emulator.http.targets import Query, Target, parse
 from deploy.local.emulator.http.watch_streams import WatchStream
 from deploy.local.emulator.lifecycle import deletion
+from deploy.local.emulator.lifecycle.cluster import Cluster
 from deploy.local.emulator.storage import paging
-
-if TYPE_CHECKING:
-    from deploy.local.emulator.lifecycle.cluster import Cluster
-    from deploy.local.emulator.storage.objects import Stored
+from deploy.local.emulator.storage.objects import Stored
 
 BODY_MAX = 3 * 1024 * 1024  # bytes, the real server's limit
 _TOO_MANY = "Too many requests, please try again later.\n"
@@ -96,7 +92,7 @@ class Server:
             return self._delete_all(target, query, body)
         if verb == "delete":
             options = deletion.read_options(body, query.given)
-            return _deleted(deletion.delete(self._cluster, kind, target.namespace, target.name, options))
+            return _deleted(self._cluster.delete(kind, target.namespace, target.name, options))
         stored = updates.find(self._cluster, kind, target.namespace, target.name)
         if verb == "patch":
             stored = updates.patch(self._cluster, kind, stored, body, content_type, status=target.status)
@@ -108,7 +104,7 @@ class Server:
     def _delete_all(self, target: Target, query: Query, body: bytes) -> web.Response:
         options = deletion.read_options(body, query.given)
         found = paging.select(self._cluster.store.of(target.kind), query.selection(target))
-        gone = [deletion.delete(self._cluster, target.kind, *stored.key, options) for stored in found]
+        gone = [self._cluster.delete(target.kind, *stored.key, options) for stored in found]
         metadata = {"resourceVersion": str(self._cluster.store.version)}
         return _json(reading.list_body(target.kind, metadata, gone))
 

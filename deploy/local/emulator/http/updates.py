@@ -1,21 +1,15 @@
 """Replacing and patching what is there."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 from deploy.local.emulator.base.statuses import FieldError, Object, bad_request, conflict, invalid, not_found
 from deploy.local.emulator.defaults.pods import default_spec
 from deploy.local.emulator.defaults.services import REACHED_FROM_OUTSIDE, fill_service
 from deploy.local.emulator.http import bodies
+from deploy.local.emulator.lifecycle.cluster import Cluster
 from deploy.local.emulator.storage import patches
 from deploy.local.emulator.storage.kinds import PODS, SERVICES, Kind
+from deploy.local.emulator.storage.objects import Stored
 from deploy.local.emulator.validation import pods, services
 from deploy.local.emulator.validation.objects import faults
-
-if TYPE_CHECKING:
-    from deploy.local.emulator.lifecycle.cluster import Cluster
-    from deploy.local.emulator.storage.objects import Stored
 
 _SERVERS_OWN = ("name", "namespace", "uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds")
 _STALE = "the object has been modified; please apply your changes to the latest version and try again"

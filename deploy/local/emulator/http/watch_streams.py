@@ -1,10 +1,7 @@
 """One open watch over HTTP: lines as they come, bookmarks, an end after the time asked for, and its faults."""
 
-from __future__ import annotations
-
 import asyncio
 import time
-from typing import TYPE_CHECKING
 
 import msgspec
 from aiohttp import web
@@ -12,13 +9,11 @@ from aiohttp import web
 from deploy.local.emulator.base.faults import Rule
 from deploy.local.emulator.base.faults import Target as FaultTarget
 from deploy.local.emulator.base.statuses import ApiError, expired, forbidden_value, invalid
+from deploy.local.emulator.http.targets import Query, Target
+from deploy.local.emulator.lifecycle.cluster import Cluster
 from deploy.local.emulator.storage import paging
+from deploy.local.emulator.storage.selectors import Selection
 from deploy.local.emulator.storage.watches import Watcher, bookmark, line
-
-if TYPE_CHECKING:
-    from deploy.local.emulator.http.targets import Query, Target
-    from deploy.local.emulator.lifecycle.cluster import Cluster
-    from deploy.local.emulator.storage.selectors import Selection
 
 _STALL_LOOK_SECONDS = 0.05  # how often a stalled watch asks whether it still is
 _TIMEOUT_SECONDS = 1800.0  # the real server draws between 30 and 60 minutes

@@ -7,16 +7,17 @@ from random import Random
 from deploy.local.emulator.admission.quotas import Quotas
 from deploy.local.emulator.base.faults import Faults
 from deploy.local.emulator.base.options import Options
-from deploy.local.emulator.lifecycle import deletion, namespaces
-from deploy.local.emulator.lifecycle.garbage import Garbage
+from deploy.local.emulator.lifecycle import deletion
+from deploy.local.emulator.lifecycle.garbage import GarbageCollector
+from deploy.local.emulator.lifecycle.namespaces import NamespaceController
 from deploy.local.emulator.networking.addresses import Addresses
 from deploy.local.emulator.networking.endpoints import Proxy
 from deploy.local.emulator.networking.node_ports import NodePorts
 from deploy.local.emulator.node.events import Recorder
 from deploy.local.emulator.node.kubelet import Kubelet
 from deploy.local.emulator.node.node import NAME, Node, node_object
-from deploy.local.emulator.storage.kinds import NODES
-from deploy.local.emulator.storage.objects import Change, Store
+from deploy.local.emulator.storage.kinds import NODES, Kind
+from deploy.local.emulator.storage.objects import Change, Store, Stored
 from deploy.local.emulator.storage.watches import Watchers
 
 
@@ -33,11 +34,12 @@ class Cluster:
         recorder = Recorder(self.store, NAME, self.random)
         self.node = Node(self.store, recorder, self.faults, options, self.random, self._stopped)
         self.kubelet = Kubelet(self.node)
-        self.proxy = Proxy(self.store, self.kubelet.running, options.proxy_seconds)
+        self.proxy = Proxy(self.store, self.kubelet.is_running, options.proxy_seconds)
         self.node_ports = NodePorts(options.node_address, options.node_ports, self.random)
         self.addresses = Addresses(self.store, self.node_ports, self.proxy, self.random)
         self.quotas = Quotas(self.store)
-        self.garbage = Garbage(self.store, options.garbage_seconds, lambda stored: deletion.collect(self, stored))
+        self.garbage = GarbageCollector(self.store, options.garbage_seconds)
+        self.namespaces = NamespaceController(self.store, self.random)
         self.store.listeners += self._listeners()
         self._populate()
 
@@ -50,13 +52,20 @@ class Cluster:
             self.addresses.on_change,
             self.quotas.on_change,
             self.garbage.on_change,
-            lambda change: namespaces.on_change(self, change),
+            self.namespaces.on_change,
         ]
 
     def _populate(self) -> None:
         self.store.put(NODES, node_object(self.random, self.options.node_address))
         for name in ("default", "kube-system"):
-            namespaces.make(self, name)
+            self.namespaces.create(name)
+
+    def delete(self, kind: Kind, namespace: str, name: str, options: deletion.DeleteOptions) -> Stored:
+        """Delete an object for a client. Return it as it is now, or as it was at its removal."""
+        stored = deletion.find_deletable(self.store, kind, namespace, name, options)
+        if options.propagation_policy == "Orphan":
+            self.garbage.orphan(stored.uid)
+        return deletion.delete(self.store, stored, options)
 
     def _stopped(self, uid: str) -> None:
         self.proxy.stopped(uid)

@@ -3,20 +3,13 @@
 The steps are those of `k8s.io/apiserver/pkg/registry/rest/delete.go` and of the Pod strategy's CheckGracefulDelete.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 import msgspec
 
 from deploy.local.emulator.base.statuses import bad_request, conflict, forbidden, invalid, not_found, unsupported_value
 from deploy.local.emulator.base.times import now
 from deploy.local.emulator.schemas.shapes import Shape
 from deploy.local.emulator.storage.kinds import NAMESPACES, PODS, Kind
-
-if TYPE_CHECKING:
-    from deploy.local.emulator.lifecycle.cluster import Cluster
-    from deploy.local.emulator.storage.objects import Store, Stored
+from deploy.local.emulator.storage.objects import Store, Stored
 
 _POLICIES = ("Background", "Foreground", "Orphan")
 _PERMANENT = ("default", "kube-system")
@@ -50,25 +43,29 @@ def read_options(body: bytes, query: dict[str, str]) -> DeleteOptions:
     return options
 
 
-def delete(cluster: Cluster, kind: Kind, namespace: str, name: str, options: DeleteOptions) -> Stored:
-    """The object as it is now, or as it was at its removal."""
-    stored = cluster.store.get(kind, namespace, name)
+def find_deletable(store: Store, kind: Kind, namespace: str, name: str, options: DeleteOptions) -> Stored:
+    """Return the object, if these options permit its deletion."""
+    stored = store.get(kind, namespace, name)
     if stored is None:
         raise not_found(kind.resource, name)
     if kind is NAMESPACES and name in _PERMANENT:
         raise forbidden("namespaces", name, "this namespace may not be deleted")
     _check_preconditions(stored, options)
-    if options.propagation_policy == "Orphan":
-        cluster.garbage.orphan(stored.uid)
-    if kind is NAMESPACES:
-        return _end_namespace(cluster.store, stored)
-    return _end_pod(cluster.store, stored, options) if kind is PODS else _end(cluster.store, stored)
+    return stored
 
 
-def collect(cluster: Cluster, stored: Stored) -> None:
-    """As a controller deletes: with the default grace."""
-    if cluster.store.get(stored.kind, *stored.key) is not None:
-        delete(cluster, stored.kind, *stored.key, DeleteOptions())
+def delete(store: Store, stored: Stored, options: DeleteOptions) -> Stored:
+    """Return the object as it is now, or as it was at its removal."""
+    if stored.kind is NAMESPACES:
+        return _end_namespace(store, stored)
+    return _end_pod(store, stored, options) if stored.kind is PODS else _end(store, stored)
+
+
+def collect(store: Store, stored: Stored) -> None:
+    """Delete an object as a controller does: with the default grace."""
+    if store.get(stored.kind, *stored.key) is not None:
+        options = DeleteOptions()
+        delete(store, find_deletable(store, stored.kind, *stored.key, options), options)
 
 
 def _check_preconditions(stored: Stored, options: DeleteOptions) -> None:

@@ -2,9 +2,9 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable
 
 from deploy.local.emulator.base.statuses import Object
+from deploy.local.emulator.lifecycle import deletion
 from deploy.local.emulator.storage.kinds import KINDS, Kind
 from deploy.local.emulator.storage.objects import Change, Key, Store, Stored
 
@@ -12,13 +12,12 @@ _KIND_OF_NAME = {kind.name: kind for kind in KINDS.values()}
 Place = tuple[Kind, Key]
 
 
-class Garbage:
+class GarbageCollector:
     """Remembers who names which owner, by uid, and looks again a moment after an owner went."""
 
-    def __init__(self, store: Store, seconds: float, collect: Callable[[Stored], None]) -> None:
+    def __init__(self, store: Store, seconds: float) -> None:
         self._store = store
         self._seconds = seconds
-        self._collect = collect  # deletes as anyone else would, grace included
         self._owned: dict[str, dict[Place, None]] = defaultdict(dict)
 
     def on_change(self, change: Change) -> None:
@@ -54,7 +53,7 @@ class Garbage:
         references = stored.metadata.get("ownerReferences", [])
         living = [reference for reference in references if self._lives(reference, stored.namespace)]
         if references and not living:
-            self._collect(stored)
+            deletion.collect(self._store, stored)
         elif len(living) < len(references):
             self._keep_owners(stored, living)
 

@@ -12,6 +12,7 @@ from deploy.local.emulator.base.statuses import Object
 
 CREATING: Object = {"waiting": {"reason": "ContainerCreating"}}
 INITIALIZING: Object = {"waiting": {"reason": "PodInitializing"}}
+KILLED = 137  # 128 + SIGKILL
 
 
 @dataclass(slots=True)
@@ -194,3 +195,10 @@ def _add(texts: list[Any]) -> str:
     total = sum(amount(text) for text in texts)
     binary = any(str(text).endswith("i") for text in texts)
     return canonical(f"{int(total) // 1024}Ki" if binary and int(total) % 1024 == 0 else f"{total:f}")
+
+
+def unknown_end() -> Object:
+    """How a container ends that never began."""
+    why = "The container could not be located when the pod was terminated"
+    ended = {"exitCode": KILLED, "reason": "ContainerStatusUnknown", "message": why}
+    return {"terminated": {**ended, "startedAt": None, "finishedAt": None}}

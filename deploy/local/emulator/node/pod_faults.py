@@ -1,0 +1,172 @@
+"""What can go wrong with a Pod on its node: each fault as the statuses and Events a real kubelet shows for it."""
+
+import asyncio
+import itertools
+
+from deploy.local.emulator.base import images
+from deploy.local.emulator.base.statuses import Object
+from deploy.local.emulator.node.pod_runtime import PodRuntime
+from deploy.local.emulator.node.pod_status import KILLED
+
+BACKOFF_SECONDS = 10.0  # a kubelet's first back-off, doubled each time; a rule's `seconds` replaces it
+BACKOFF_MAX = 300.0
+_NOTICED = 1 / 20  # of a back-off, until the kubelet tells of it
+_MINUTE = 60
+_FLAP_SECONDS = 1.0
+
+
+def _pause(pod: PodRuntime, attempt: int) -> float:
+    return min(pod.rule_seconds(BACKOFF_SECONDS) * float(2**attempt), BACKOFF_MAX)
+
+
+async def wait_for_mounts(pod: PodRuntime) -> None:
+    """A volume that cannot be mounted: the Pod stays ContainerCreating, and an Event says why, again and again."""
+    for attempt in itertools.count():
+        if not pod.has_fault("no-mount"):
+            return
+        pod.record_event("FailedMount", _mount_failure(pod), kind="Warning")
+        await asyncio.sleep(_pause(pod, attempt) * _NOTICED)
+
+
+def _mount_failure(pod: PodRuntime) -> str:
+    volumes: list[Object] = pod.spec.get("volumes", [])
+    volume: Object = next((v for v in volumes if "hostPath" in v), volumes[0] if volumes else {"name": "none"})
+    path = volume.get("hostPath", {}).get("path", volume["name"])
+    failed = f'MountVolume.SetUp failed for volume "{volume["name"]}"'
+    return f"{failed} : hostPath type check failed: {path} is not a directory"
+
+
+async def wait_for_image(pod: PodRuntime) -> None:
+    for attempt in itertools.count():
+        if not pod.has_fault("image-pull"):
+            return
+        _fail_pull(pod)
+        await asyncio.sleep(_pause(pod, attempt) * _NOTICED)
+        _back_off_pull(pod)
+        await asyncio.sleep(_pause(pod, attempt))
+
+
+def _fail_pull(pod: PodRuntime) -> None:
+    for spec in pod.spec["containers"]:
+        why, name, image = _pull_error(spec["image"]), spec["name"], spec["image"]
+        pod.record_event("Pulling", f'Pulling image "{image}"', name)
+        pod.record_event("Failed", f'Failed to pull image "{image}": {why}', name, "Warning")
+        pod.record_event("Failed", "Error: ErrImagePull", name, "Warning")
+        pod.view.containers[name].state = {"waiting": {"reason": "ErrImagePull", "message": why}}
+    pod.publish()
+
+
+def _back_off_pull(pod: PodRuntime) -> None:
+    for spec in pod.spec["containers"]:
+        name, image = spec["name"], spec["image"]
+        pod.record_event("BackOff", f'Back-off pulling image "{image}"', name)
+        pod.record_event("Failed", "Error: ImagePullBackOff", name, "Warning")
+        why = f'Back-off pulling image "{image}": ErrImagePull: {_pull_error(image)}'
+        pod.view.containers[name].state = {"waiting": {"reason": "ImagePullBackOff", "message": why}}
+    pod.publish()
+
+
+def _pull_error(image: str) -> str:
+    full = images.full_reference(image)
+    failed = f'failed to pull and unpack image "{full}": failed to resolve reference "{full}": {full}: not found'
+    return f"rpc error: code = NotFound desc = {failed}"
+
+
+async def crash(pod: PodRuntime) -> None:
+    """Runs and ends, again and again: restarted at once the first time, then after a growing back-off."""
+    for attempt in itertools.count():
+        if not pod.has_fault("crash-loop", "out-of-memory"):
+            return
+        _run_and_end(pod)
+        if pod.spec["restartPolicy"] == "Never":
+            pod.view.phase = "Failed"
+            pod.publish()
+            await asyncio.Event().wait()
+        pod.publish()
+        if attempt:
+            await _back_off(pod, attempt)
+
+
+def _run_and_end(pod: PodRuntime) -> None:
+    code, why = (KILLED, "OOMKilled") if pod.has_fault("out-of-memory") else (pod.exit_code, "Error")
+    pod.view.phase = "Running"
+    for spec in pod.spec["containers"]:
+        pod.start(spec, pod.view.containers[spec["name"]])
+    pod.publish()
+    for spec in pod.spec["containers"]:
+        _tell_refused(pod, spec)
+    pod.stop_all(code, why)
+
+
+def _tell_refused(pod: PodRuntime, spec: Object) -> None:
+    probe = spec.get("readinessProbe", {}).get("httpGet")
+    if probe is not None:
+        place = f"{pod.view.ip}:{probe['port']}"
+        why = f'Get "http://{place}{probe["path"]}": dial tcp {place}: connect: connection refused'
+        pod.record_event("Unhealthy", f"Readiness probe failed: {why}", spec["name"], "Warning")
+
+
+async def _back_off(pod: PodRuntime, attempt: int) -> None:
+    """The words name the nominal back-off, however short a rule makes it."""
+    nominal = int(min(BACKOFF_SECONDS * 2 ** (attempt - 1), BACKOFF_MAX))
+    told = f"{nominal // _MINUTE}m{nominal % _MINUTE}s" if nominal >= _MINUTE else f"{nominal}s"
+    await asyncio.sleep(_pause(pod, attempt - 1) * _NOTICED)
+    where = f"{pod.key[1]}_{pod.key[0]}({pod.uid})"
+    for name, view in pod.view.containers.items():
+        pod.record_event("BackOff", f"Back-off restarting failed container {name} in pod {where}", name, "Warning")
+        why = f"back-off {told} restarting failed container={name} pod={where}"
+        view.last_state = view.state
+        view.state = {"waiting": {"reason": "CrashLoopBackOff", "message": why}}
+    pod.publish()
+    await asyncio.sleep(_pause(pod, attempt - 1))
+
+
+async def stay_unready(pod: PodRuntime) -> None:
+    while pod.has_fault("never-ready"):
+        _tell_unhealthy(pod)
+        await asyncio.sleep(pod.rule_seconds(_FLAP_SECONDS))
+
+
+async def after_start(pod: PodRuntime) -> None:
+    """Faults of a Pod that was well."""
+    if pod.has_fault("evicted"):
+        await asyncio.sleep(pod.rule_seconds(0))
+        _evict(pod)
+    while pod.has_fault("readiness-flaps"):
+        await asyncio.sleep(pod.rule_seconds(_FLAP_SECONDS))
+        _flap(pod)
+
+
+def _flap(pod: PodRuntime) -> None:
+    for view in pod.view.containers.values():
+        view.ready = not view.ready or not pod.has_fault("readiness-flaps")
+    if not all(view.ready for view in pod.view.containers.values()):
+        _tell_unhealthy(pod)
+    pod.publish()
+
+
+def _tell_unhealthy(pod: PodRuntime) -> None:
+    for name in pod.view.containers:
+        pod.record_event("Unhealthy", "Readiness probe failed: HTTP probe failed with statuscode: 503", name, "Warning")
+
+
+def _evict(pod: PodRuntime) -> None:
+    why = "The node was low on resource: memory. Threshold quantity: 100Mi, available: 54Mi. "
+    pod.record_event("Evicted", why, kind="Warning")
+    for name in pod.view.containers:
+        pod.record_event("Killing", f"Stopping container {name}", name)
+    pod.stop_all(KILLED)
+    pod.view.disruption = {"reason": "TerminationByKubelet", "message": why}
+    _fail(pod, "Evicted", why)
+
+
+def exceed_deadline(pod: PodRuntime) -> None:
+    why = "Pod was active on the node longer than the specified deadline"
+    pod.record_event("DeadlineExceeded", why)
+    pod.stop_all(KILLED)
+    _fail(pod, "DeadlineExceeded", why)
+
+
+def _fail(pod: PodRuntime, reason: str, message: str) -> None:
+    pod.view.phase, pod.view.reason, pod.view.message = "Failed", reason, message
+    pod.publish()
