@@ -137,6 +137,20 @@ async def test_a_finalizer_holds_the_object_back(client: Client, service: Make):
     assert (await client.get("services", "p")).status == 404
 
 
+async def test_pod_with_finalizer_stays_until_the_finalizer_is_removed(client: Client, pod: Make):
+    """The kubelet ends the containers; the finalizer keeps the object."""
+    body = pod()
+    body["metadata"]["finalizers"] = ["example.com/hold"]
+    await client.create("pods", body)
+    await client.ready("p")
+    await client.delete("pods", "p")
+    ended = await client.pod_where("p", lambda pod: pod["metadata"]["deletionGracePeriodSeconds"] == 0)
+    assert ended["status"]["phase"] == "Failed"
+    patch = {"metadata": {"finalizers": []}}
+    await client.call("PATCH", client.path("pods", "p"), patch, "application/merge-patch+json")
+    assert (await client.get("pods", "p")).status == 404
+
+
 async def test_an_unknown_policy(client: Client, service: Make):
     await client.create("services", service())
     answer = await client.delete("services", "p", {"propagationPolicy": "Sometimes"})

@@ -159,7 +159,12 @@ async def _stop_containers(pod: PodRuntime) -> None:
 
 
 def _remove(pod: PodRuntime) -> None:
-    """Delete the Pod with grace 0, as a kubelet does: one change to grace 0, then the removal."""
+    """Delete the Pod with grace 0, as a kubelet does: one change to grace 0, then the removal.
+
+    Finalizers keep the Pod. The update that removes the last finalizer removes the Pod.
+    """
     stored = pod.pod
     metadata = {**stored.metadata, "deletionTimestamp": now(), "deletionGracePeriodSeconds": 0}
-    pod.node.store.remove(pod.node.store.put(PODS, {**stored.body, "metadata": metadata}))
+    terminating = pod.node.store.put(PODS, {**stored.body, "metadata": metadata})
+    if not metadata.get("finalizers"):
+        pod.node.store.remove(terminating)
