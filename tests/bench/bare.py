@@ -54,7 +54,10 @@ def _json(body: bytes) -> Response[bytes]:
 
 def main() -> None:
     app = bare(Redis.from_url(os.environ["REDIS_URL"]))
-    with patch("api.__main__.create_app", lambda _: app), patch("api.__main__.metered", lambda same: same):
+    with (
+        patch("api.__main__.create_app", lambda _: app),
+        patch("api.__main__.request_metrics_middleware", lambda same: same),
+    ):
         api.__main__.main()
 
 
