@@ -35,7 +35,7 @@ async def test_process_check_without_redis_is_200(serve: Serve, away_url: str, p
 
 @pytest.fixture
 def clock() -> Clock:
-    """A clock at the present time of Redis. A test puts it back to write an old heartbeat or sync."""
+    """Return a clock at the present time of Redis. A test puts it back to write an old heartbeat or sync."""
     return Clock(time.time())
 
 

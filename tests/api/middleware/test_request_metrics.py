@@ -21,7 +21,7 @@ ONE = "/api/sandboxes/{sandbox_id}"
 
 @pytest.fixture
 async def client(store: Store) -> AsyncIterator[Api]:
-    """A client of the API as `python -m api` serves it."""
+    """Yield a client of the API as `python -m api` serves it."""
     app = create_app(read_settings({"PROVISIONER_API_KEY": KEY}), store)
     async with app.lifespan(), Api(request_metrics_middleware(app)) as client:
         yield client

@@ -32,7 +32,7 @@ async def api(serve: Serve) -> Api:
 
 @pytest.fixture
 async def plain(serve: Serve) -> Api:
-    """An API on the same store that holds no create."""
+    """Serve an API on the same store that holds no create."""
     return await serve()
 
 

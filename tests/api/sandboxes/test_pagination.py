@@ -242,7 +242,7 @@ async def perform(api: Api, store: Store, action: str, sandbox_id: str) -> None:
 
 @pytest.fixture
 async def on_valkey(valkey: ArqRedis, serve: Serve, clock: Clock) -> tuple[Api, Store]:
-    """An API on a real Valkey, which is fast enough for thousands of records."""
+    """Serve an API on a real Valkey, which is fast enough for thousands of records."""
     store = Store(valkey, clock)
     return await serve(store), store
 

@@ -169,7 +169,7 @@ async def test_gate_without_redis_claims_nothing(clock: Clock, away_url: str):
 
 @pytest.fixture
 async def flushed(api: Api, running: Evolve, sync: ClusterSync, redis: Redis) -> None:
-    """A sandbox ran and the cluster was synced, as the API has seen; then Redis lost its data."""
+    """Flush Redis after a sandbox ran and the API has seen that the cluster was synced."""
     await observe(redis, sync)
     await running("abc")
     assert (await api.get("/api/sandboxes/abd")).status_code == 404
