@@ -23,12 +23,12 @@ def limits(settings: Settings, user_id: str) -> tuple[Limit, ...]:
     A Terminating sandbox counts for its node port only. The limits count records: an id that is created again while
     its old Pod terminates counts once, though it holds two ports for a moment.
     """
-    found = []
+    applicable = []
     if settings.max_sandboxes:
-        found.append(Limit("MAX_SANDBOXES", settings.max_sandboxes, _ACTIVE))
+        applicable.append(Limit("MAX_SANDBOXES", settings.max_sandboxes, _ACTIVE))
     if settings.max_sandboxes_per_user:
-        found.append(Limit("MAX_SANDBOXES_PER_USER", settings.max_sandboxes_per_user, (keys.LIVE + user_id,)))
+        applicable.append(Limit("MAX_SANDBOXES_PER_USER", settings.max_sandboxes_per_user, (keys.LIVE + user_id,)))
     if settings.sandbox_service_type is ServiceType.NODE_PORT and settings.node_port_capacity:
         with_port = (*_ACTIVE, keys.STATUS + Status.TERMINATING)
-        found.append(Limit("NODE_PORT_CAPACITY", settings.node_port_capacity, with_port))
-    return tuple(found)
+        applicable.append(Limit("NODE_PORT_CAPACITY", settings.node_port_capacity, with_port))
+    return tuple(applicable)

@@ -17,7 +17,7 @@ def load_script(redis: Redis, module_file: str, name: str) -> Script:
     The script is called with `keys` (its KEYS), `request` (its first argument, sent as JSON) and `payloads` (further
     arguments: bytes that JSON cannot carry). Redis runs it as one step.
     """
-    run = redis.register_script(Path(module_file).with_name(name).read_text())
+    run = redis.register_script(Path(module_file).with_name(name).read_text("utf-8"))
 
     def call(keys: list[str], request: object, payloads: tuple[bytes, ...] = ()) -> Awaitable[Any]:
         return run(keys=keys, args=[_encode(request), *payloads])

@@ -1,7 +1,7 @@
 -- Apply one update of a record, if the record is still the one that the caller read.
 -- KEYS: record, precondition, history, tombstone, freed, then one index per score
 -- ARGV: the update as JSON (shared.store.update_script), the record expected, the new record, one payload per job
--- Returns {verdict, detail, now}: "done"; "raced" and the record found; "fenced"; "full" and the limit's number.
+-- Returns {verdict, detail, now}: "done"; "raced" and the record stored; "fenced"; "full" and the limit's number.
 local update = cjson.decode(ARGV[1])
 local expected, new = ARGV[2], ARGV[3]
 local record_key, precondition_key, history_key, tombstone_key, freed_key = unpack(KEYS, 1, 5)
@@ -9,8 +9,8 @@ local record_key, precondition_key, history_key, tombstone_key, freed_key = unpa
 local time = redis.call('TIME')
 local now = time[1] .. '.' .. string.format('%06d', time[2])
 
-local found = redis.call('GET', record_key) or ''
-if found ~= expected then return {'raced', found, now} end
+local stored = redis.call('GET', record_key) or ''
+if stored ~= expected then return {'raced', stored, now} end
 
 if update.precondition ~= '' then
   local value = redis.call('GET', precondition_key)

@@ -29,7 +29,8 @@ from shared.sandbox.transitions import (
 )
 from shared.settings import Settings
 from shared.store import indexes, keys
-from shared.store.store import RECORD_CHUNK, Store
+from shared.store.reader import RECORD_CHUNK
+from shared.store.store import Store
 from shared.store.update import Update
 from tests.conftest import Clock
 from tests.support.records import record_of, settings_of
