@@ -47,7 +47,7 @@ class ClusterSync:
             raise PreconditionFailed(self.cluster)
 
     async def synced_at(self) -> float | None:
-        """Return the time of the last sync, seconds since the epoch; None if this Redis knows of none."""
+        """Return the time of the last sync, seconds since the epoch; None if Redis holds no mark."""
         synced_at, _ = await self._mark()
         return synced_at
 
@@ -57,7 +57,7 @@ class ClusterSync:
         return dataset_id
 
     async def has_synced(self) -> bool:
-        """Return True if every sandbox in the cluster has a record, as far as anybody knows."""
+        """Return True if a leader has given every sandbox in the cluster a record."""
         return await self.synced_at() is not None
 
     async def _mark(self) -> tuple[float | None, str | None]:
