@@ -30,8 +30,8 @@ def test_any_text_is_either_exactly_a_cursor_or_an_invalid_request(text: str):
     try:
         cursor = parse_cursor(text)
     except InvalidRequest as error:
-        field = error.extra["field"]
-        assert field == "cursor"
+        extra = error.extra
+        assert extra == {"field": "cursor"}
     else:
         assert str(cursor) == text
         assert math.isfinite(cursor.created_at)
