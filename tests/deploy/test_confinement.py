@@ -9,7 +9,7 @@ import yaml
 from deploy.local.emulator.admission.pod_security import ENFORCE
 from deploy.local.emulator.base.options import Options
 from deploy.local.emulator.client import Client
-from deploy.local.emulator.running import run
+from deploy.local.emulator.runner import run
 from shared.settings import read_settings
 from tests.deploy.rendering import DEPLOY
 from tests.support.emulator import SYSTEM_TESTS, node_address

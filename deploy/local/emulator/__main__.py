@@ -13,7 +13,7 @@ import uvloop
 
 from deploy.local.emulator import kubeconfig
 from deploy.local.emulator.base.options import Options
-from deploy.local.emulator.running import run
+from deploy.local.emulator.runner import run
 
 _HELP = {
     "host": "address the API listens on",

@@ -8,7 +8,7 @@ import pytest
 
 from deploy.local.emulator.base.options import Options
 from deploy.local.emulator.client import Client
-from deploy.local.emulator.running import run
+from deploy.local.emulator.runner import run
 
 _numbers = itertools.count(1)
 

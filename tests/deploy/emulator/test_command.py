@@ -41,7 +41,7 @@ async def test_the_real_clients_kubeconfig_reader_takes_it(tmp_path: Path):
 
     from deploy.local.emulator import kubeconfig  # noqa: PLC0415
     from deploy.local.emulator.base.options import Options  # noqa: PLC0415
-    from deploy.local.emulator.running import run  # noqa: PLC0415
+    from deploy.local.emulator.runner import run  # noqa: PLC0415
 
     async with run(Options(node_address="127.9.9.8")) as running:
         kubeconfig.write(tmp_path / "config", running.url, running.cluster.token)

@@ -100,7 +100,7 @@ async def test_a_list_that_is_refused(client: Client, query: str, status: int, r
 
 async def test_a_version_that_never_comes(client: Client, monkeypatch: pytest.MonkeyPatch):
     """The real server waits three seconds for it; here, none."""
-    monkeypatch.setattr("deploy.local.emulator.http.reading._FRESHNESS_SECONDS", 0.0)
+    monkeypatch.setattr("deploy.local.emulator.http.lists._FRESHNESS_SECONDS", 0.0)
     answer = await client.list("pods", "resourceVersion=99999999")
     assert (answer.status, answer.body["reason"]) == (504, "Timeout")
     assert answer.body["message"].startswith("Timeout: Too large resource version: 99999999, current: ")

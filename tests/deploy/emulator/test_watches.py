@@ -6,7 +6,7 @@ import pytest
 
 from deploy.local.emulator.base.options import Options
 from deploy.local.emulator.client import Client
-from deploy.local.emulator.running import Running, run
+from deploy.local.emulator.runner import Running, run
 
 pytestmark = pytest.mark.anyio
 

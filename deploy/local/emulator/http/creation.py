@@ -4,10 +4,10 @@ The order decides which of several refusals a client sees.
 """
 
 from deploy.local.emulator.admission import pod_security
-from deploy.local.emulator.admission.accounts import admit_account
-from deploy.local.emulator.base.identities import generated_name, suffix, uid
+from deploy.local.emulator.admission.service_accounts import admit_account
+from deploy.local.emulator.base.ids import generated_name, suffix, uid
 from deploy.local.emulator.base.statuses import Object, already_exists, bad_request, invalid
-from deploy.local.emulator.base.times import now
+from deploy.local.emulator.base.timestamps import now
 from deploy.local.emulator.defaults.pods import fill_pod
 from deploy.local.emulator.defaults.services import fill_service
 from deploy.local.emulator.lifecycle import namespaces

@@ -9,8 +9,8 @@ from aiohttp import web
 from deploy.local.emulator.base.faults import REQUEST_KINDS, Rule
 from deploy.local.emulator.base.faults import Target as FaultTarget
 from deploy.local.emulator.base.statuses import TOO_MANY_REQUESTS, ApiError, bad_request, too_large, unauthorized
-from deploy.local.emulator.http import bodies, control, creation, discovery, reading, updates
-from deploy.local.emulator.http.targets import Query, Target, parse
+from deploy.local.emulator.http import bodies, control, creation, discovery, lists, updates
+from deploy.local.emulator.http.request_info import Query, Target, parse
 from deploy.local.emulator.http.watch_streams import WatchStream
 from deploy.local.emulator.lifecycle import deletion
 from deploy.local.emulator.lifecycle.cluster import Cluster
@@ -84,7 +84,7 @@ class Server:
     ) -> web.Response:
         kind, content_type = target.kind, request.headers.get("Content-Type", "")
         if verb == "list":
-            return _json(await reading.list_objects(self._cluster, target, query))
+            return _json(await lists.list_objects(self._cluster, target, query))
         if verb == "create":
             given = bodies.read(kind, body, content_type)
             return _json(creation.create(self._cluster, kind, target.namespace, given).document(), _CREATED)
@@ -106,7 +106,7 @@ class Server:
         found = paging.select(self._cluster.store.of(target.kind), query.selection(target))
         gone = [self._cluster.delete(target.kind, *stored.key, options) for stored in found]
         metadata = {"resourceVersion": str(self._cluster.store.version)}
-        return _json(reading.list_body(target.kind, metadata, gone))
+        return _json(lists.list_body(target.kind, metadata, gone))
 
     async def _misbehave(self, target: FaultTarget, *, after: bool) -> None:
         rule = self._cluster.faults.strike(REQUEST_KINDS, target, after=after)

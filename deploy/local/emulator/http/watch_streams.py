@@ -9,7 +9,7 @@ from aiohttp import web
 from deploy.local.emulator.base.faults import Rule
 from deploy.local.emulator.base.faults import Target as FaultTarget
 from deploy.local.emulator.base.statuses import ApiError, expired, forbidden_value, invalid
-from deploy.local.emulator.http.targets import Query, Target
+from deploy.local.emulator.http.request_info import Query, Target
 from deploy.local.emulator.lifecycle.cluster import Cluster
 from deploy.local.emulator.storage import paging
 from deploy.local.emulator.storage.selectors import Selection

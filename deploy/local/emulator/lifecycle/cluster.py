@@ -11,7 +11,7 @@ from deploy.local.emulator.lifecycle import deletion
 from deploy.local.emulator.lifecycle.garbage import GarbageCollector
 from deploy.local.emulator.lifecycle.namespaces import NamespaceController
 from deploy.local.emulator.networking.addresses import Addresses
-from deploy.local.emulator.networking.endpoints import Proxy
+from deploy.local.emulator.networking.kube_proxy import Proxy
 from deploy.local.emulator.networking.node_ports import NodePorts
 from deploy.local.emulator.node.events import Recorder
 from deploy.local.emulator.node.kubelet import Kubelet

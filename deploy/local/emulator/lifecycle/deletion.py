@@ -6,8 +6,8 @@ The steps are those of `k8s.io/apiserver/pkg/registry/rest/delete.go` and of the
 import msgspec
 
 from deploy.local.emulator.base.statuses import bad_request, conflict, forbidden, invalid, not_found, unsupported_value
-from deploy.local.emulator.base.times import now
-from deploy.local.emulator.schemas.shapes import Shape
+from deploy.local.emulator.base.timestamps import now
+from deploy.local.emulator.schemas.meta import Shape
 from deploy.local.emulator.storage.kinds import NAMESPACES, PODS, Kind
 from deploy.local.emulator.storage.objects import Store, Stored
 

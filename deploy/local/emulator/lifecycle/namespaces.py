@@ -3,9 +3,9 @@
 import asyncio
 from random import Random
 
-from deploy.local.emulator.base.identities import uid
+from deploy.local.emulator.base.ids import uid
 from deploy.local.emulator.base.statuses import Object, forbidden, not_found
-from deploy.local.emulator.base.times import now
+from deploy.local.emulator.base.timestamps import now
 from deploy.local.emulator.lifecycle import deletion
 from deploy.local.emulator.storage.kinds import ACCOUNTS, KINDS, NAMESPACES, Kind
 from deploy.local.emulator.storage.objects import Change, Store, Stored

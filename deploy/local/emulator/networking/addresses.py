@@ -7,7 +7,7 @@ from random import Random
 
 from deploy.local.emulator.base.statuses import ApiError, FieldError, Object, internal, invalid, invalid_value
 from deploy.local.emulator.defaults.services import REACHED_FROM_OUTSIDE
-from deploy.local.emulator.networking.endpoints import Connection, Proxy
+from deploy.local.emulator.networking.kube_proxy import Connection, Proxy
 from deploy.local.emulator.networking.node_ports import NodePorts, RangeFull
 from deploy.local.emulator.storage.kinds import SERVICES
 from deploy.local.emulator.storage.objects import Change, Key, Store, Stored

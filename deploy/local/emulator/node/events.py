@@ -5,9 +5,9 @@ import time
 from collections import deque
 from random import Random
 
-from deploy.local.emulator.base.identities import uid
+from deploy.local.emulator.base.ids import uid
 from deploy.local.emulator.base.statuses import Object
-from deploy.local.emulator.base.times import now, now_micro
+from deploy.local.emulator.base.timestamps import now, now_micro
 from deploy.local.emulator.storage.kinds import EVENTS, NAMESPACES
 from deploy.local.emulator.storage.objects import Key, Store, Stored
 

@@ -7,10 +7,10 @@ from random import Random
 
 from deploy.local.emulator.base import images
 from deploy.local.emulator.base.faults import Faults
-from deploy.local.emulator.base.identities import uid
+from deploy.local.emulator.base.ids import uid
 from deploy.local.emulator.base.options import Options
 from deploy.local.emulator.base.statuses import Object
-from deploy.local.emulator.base.times import now
+from deploy.local.emulator.base.timestamps import now
 from deploy.local.emulator.node.events import Recorder
 from deploy.local.emulator.storage.kinds import NODES
 from deploy.local.emulator.storage.objects import Store

@@ -4,7 +4,7 @@ import asyncio
 
 from deploy.local.emulator.base.faults import POD_KINDS, Target
 from deploy.local.emulator.base.statuses import Object
-from deploy.local.emulator.base.times import now
+from deploy.local.emulator.base.timestamps import now
 from deploy.local.emulator.node import pod_faults
 from deploy.local.emulator.node.node import NAME
 from deploy.local.emulator.node.pod_runtime import PodGone, PodRuntime

@@ -1,9 +1,9 @@
 """The state of one Pod on the node, and the operations that change and publish this state."""
 
 from deploy.local.emulator.base.faults import Rule
-from deploy.local.emulator.base.identities import container_id
+from deploy.local.emulator.base.ids import container_id
 from deploy.local.emulator.base.statuses import Object
-from deploy.local.emulator.base.times import now
+from deploy.local.emulator.base.timestamps import now
 from deploy.local.emulator.node.node import Node
 from deploy.local.emulator.node.pod_status import ContainerView, first_view, render
 from deploy.local.emulator.storage.kinds import PODS

@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 
-from deploy.local.emulator.schemas.shapes import Quantity, Shape
+from deploy.local.emulator.schemas.meta import Quantity, Shape
 
 
 class ContainerPort(Shape):

@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 
 from deploy.local.emulator.schemas.containers import Container, Profile, Resources
-from deploy.local.emulator.schemas.shapes import Metadata, Quantity, Shape
+from deploy.local.emulator.schemas.meta import Metadata, Quantity, Shape
 
 
 class PodSecurityContext(Shape):

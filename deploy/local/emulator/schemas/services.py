@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 
-from deploy.local.emulator.schemas.shapes import Metadata, Shape
+from deploy.local.emulator.schemas.meta import Metadata, Shape
 
 
 class ServicePort(Shape):

@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from deploy.local.emulator.base.statuses import Object
+from deploy.local.emulator.schemas.meta import Event, Plain, Shape
 from deploy.local.emulator.schemas.pods import Pod
 from deploy.local.emulator.schemas.services import Service
-from deploy.local.emulator.schemas.shapes import Event, Plain, Shape
 
 Fields = Callable[[Object], dict[str, str]]
 

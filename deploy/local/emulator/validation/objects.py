@@ -3,10 +3,10 @@
 from deploy.local.emulator.base.names import dns_label_faults, dns_subdomain_faults
 from deploy.local.emulator.base.statuses import FieldError, Object
 from deploy.local.emulator.storage.kinds import CLAIMS, NAMESPACES, PODS, SERVICES, Kind
-from deploy.local.emulator.validation.claims import claim_faults
 from deploy.local.emulator.validation.metadata import metadata_faults
 from deploy.local.emulator.validation.pods import pod_faults
 from deploy.local.emulator.validation.services import service_faults
+from deploy.local.emulator.validation.volume_claims import claim_faults
 
 
 def faults(kind: Kind, body: Object) -> list[FieldError]:

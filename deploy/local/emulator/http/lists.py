@@ -5,7 +5,7 @@ import asyncio
 import msgspec
 
 from deploy.local.emulator.base.statuses import Object, bad_request, version_too_large
-from deploy.local.emulator.http.targets import Query, Target
+from deploy.local.emulator.http.request_info import Query, Target
 from deploy.local.emulator.lifecycle.cluster import Cluster
 from deploy.local.emulator.storage import paging
 from deploy.local.emulator.storage.kinds import Kind
