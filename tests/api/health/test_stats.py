@@ -65,7 +65,8 @@ async def test_oldest_job_waits_since_it_was_enqueued(redis, store, clock):
     await store.create_or_update("bob", created("bob", clock()))
     clock.advance(4)
     stats = await read_stats(redis, clock, ())
-    assert (stats.waiting, stats.delayed, stats.oldest_seconds) == (2, 0, pytest.approx(7.0, abs=0.01))
+    assert (stats.waiting, stats.delayed) == (2, 0)
+    assert stats.oldest_seconds == pytest.approx(7.0, abs=0.01)
 
 
 async def test_running_job_does_not_wait(redis, store, clock):
@@ -96,7 +97,8 @@ async def test_delayed_job_waits_since_it_became_due(redis, store, clock):
     assert (stats.waiting, stats.delayed, stats.oldest_seconds) == (0, 1, 0.0)
     clock.advance(12)
     stats = await read_stats(redis, clock, ())
-    assert (stats.waiting, stats.delayed, stats.oldest_seconds) == (1, 0, pytest.approx(2.0, abs=0.01))
+    assert (stats.waiting, stats.delayed) == (1, 0)
+    assert stats.oldest_seconds == pytest.approx(2.0, abs=0.01)
 
 
 async def test_oldest_job_is_found_behind_many_running_jobs(redis, store, clock):
