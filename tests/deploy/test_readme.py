@@ -75,6 +75,20 @@ def test_named_files_exist(document):
         assert (ROOT / path).exists(), path
 
 
+def test_log_events_that_the_runbooks_quote_exist():
+    """A quoted event consists of lower-case words; an operator looks for it with grep."""
+    quoted = re.findall(r"`([a-z]+(?:;? [a-z]+)+)`", (DOCS / "runbooks.md").read_text())
+    code = "".join(path.read_text() for part in ("api", "shared", "worker") for path in (ROOT / part).rglob("*.py"))
+    events = set(quoted) - {"appendonly yes"}  # a setting of Redis
+    assert len(events) >= EVENTS_QUOTED
+    for event in events:
+        assert f'"{event}' in code, event
+
+
+EVENTS_QUOTED = 4
+"""Guards the expression above: it must find the events."""
+
+
 def test_readme_names_the_two_commands():
     code = "\n".join(re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL))
     assert re.search(r"^make dev\b", code, re.MULTILINE)
