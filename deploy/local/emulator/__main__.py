@@ -34,39 +34,39 @@ _HELP = {
 def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m deploy.local.emulator", description="An emulated Kubernetes API.")
     parser.add_argument("--kubeconfig", type=Path, required=True, help="written once the API listens")
-    parser.add_argument("--node-ports", type=_span, default=Options().node_ports, metavar="LOW-HIGH")
-    for name, words in _HELP.items():
+    parser.add_argument("--node-ports", type=_port_range, default=Options().node_ports, metavar="LOW-HIGH")
+    for name, text in _HELP.items():
         default = getattr(Options(), name)
-        kind = int if name == "seed" else type(default)
+        option_type = int if name == "seed" else type(default)
         parser.add_argument(
-            f"--{name.replace('_', '-')}", type=kind, default=default, help=f"{words} (default: {default})"
+            f"--{name.replace('_', '-')}", type=option_type, default=default, help=f"{text} (default: {default})"
         )
     return parser
 
 
-def _span(text: str) -> tuple[int, int]:
+def _port_range(text: str) -> tuple[int, int]:
     low, _, high = text.partition("-")
     return int(low), int(high)
 
 
 async def serve(path: Path, options: Options) -> None:
     """Until SIGTERM or SIGINT."""
-    ended = asyncio.Event()
+    stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, ended.set)
+        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
     async with run(options) as running:
         token = running.cluster.token
         kubeconfig.write(path, running.url, token)
-        told = {"server": running.url, "kubeconfig": str(path), "token": token, "pid": os.getpid()}
-        print(msgspec.json.encode(told).decode(), flush=True)
-        await ended.wait()
+        address = {"server": running.url, "kubeconfig": str(path), "token": token, "pid": os.getpid()}
+        print(msgspec.json.encode(address).decode(), flush=True)
+        await stopped.wait()
 
 
 def main() -> None:
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
-    given = vars(arguments().parse_args())
-    path = given.pop("kubeconfig")
-    uvloop.run(serve(path, Options(**given)))
+    options = vars(arguments().parse_args())
+    path = options.pop("kubeconfig")
+    uvloop.run(serve(path, Options(**options)))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ _NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # never used; httpx would loa
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Response:
     status: int
     body: Any  # JSON where it is, else text
     headers: httpx.Headers
@@ -42,27 +42,27 @@ class Client:
     async def __aexit__(self, *_error: object) -> None:
         await self.http.aclose()
 
-    async def call(self, method: str, path: str, body: Any = None, content_type: str = "application/json") -> Answer:
+    async def call(self, method: str, path: str, body: Any = None, content_type: str = "application/json") -> Response:
         content = None if body is None else msgspec.json.encode(body)
         headers = {} if body is None else {"Content-Type": content_type}
         response = await self.http.request(method, path, content=content, headers=headers)
         is_json = response.headers.get("Content-Type", "").startswith("application/json")
-        return Answer(response.status_code, response.json() if is_json else response.text, response.headers)
+        return Response(response.status_code, response.json() if is_json else response.text, response.headers)
 
     def path(self, resource: str, name: str = "") -> str:
-        where = "" if resource in {"namespaces", "nodes"} else f"/namespaces/{self.namespace}"
-        return f"/api/v1{where}/{resource}" + (f"/{name}" if name else "")
+        scope = "" if resource in {"namespaces", "nodes"} else f"/namespaces/{self.namespace}"
+        return f"/api/v1{scope}/{resource}" + (f"/{name}" if name else "")
 
-    async def create(self, resource: str, body: Object) -> Answer:
+    async def create(self, resource: str, body: Object) -> Response:
         return await self.call("POST", self.path(resource), body)
 
-    async def get(self, resource: str, name: str) -> Answer:
+    async def get(self, resource: str, name: str) -> Response:
         return await self.call("GET", self.path(resource, name))
 
-    async def list(self, resource: str, query: str = "") -> Answer:
+    async def list(self, resource: str, query: str = "") -> Response:
         return await self.call("GET", f"{self.path(resource)}?{query}")
 
-    async def delete(self, resource: str, name: str, options: Object | None = None) -> Answer:
+    async def delete(self, resource: str, name: str, options: Object | None = None) -> Response:
         return await self.call("DELETE", self.path(resource, name), options)
 
     async def watch(self, resource: str, query: str = "") -> AsyncIterator[Object]:
@@ -71,26 +71,26 @@ class Client:
             async for line in response.aiter_lines():
                 yield msgspec.json.decode(line)
 
-    async def faults(self, *rules: Object) -> Answer:
+    async def faults(self, *rules: Object) -> Response:
         """Replaces all rules; with none given, everything is well again."""
         return await self.call("PUT", "/emulator/faults", list(rules))
 
-    async def until(self, ask: Callable[[], Awaitable[Any]], seconds: float = 5.0) -> Any:
+    async def until(self, poll: Callable[[], Awaitable[Any]], seconds: float = 5.0) -> Any:
         """Asks until the answer is true; it is the result. Raises TimeoutError."""
         async with asyncio.timeout(seconds):
-            while not (answer := await ask()):
+            while not (result := await poll()):
                 await asyncio.sleep(_POLL_SECONDS)
-        return answer
+        return result
 
-    async def pod_where(self, name: str, holds: Callable[[Object], Any]) -> Object:
+    async def pod_where(self, name: str, condition: Callable[[Object], Any]) -> Object:
         """The Pod, once that holds of it."""
 
-        async def look() -> Object | None:
+        async def matching_pod() -> Object | None:
             pod = await self.get("pods", name)
-            return pod.body if pod.status == httpx.codes.OK and holds(pod.body) else None
+            return pod.body if pod.status == httpx.codes.OK and condition(pod.body) else None
 
-        found: Object = await self.until(look)
-        return found
+        matched: Object = await self.until(matching_pod)
+        return matched
 
     async def ready(self, name: str) -> Object:
         return await self.pod_where(name, is_ready)

@@ -20,24 +20,24 @@ _BACKLOG = 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Running:
+class Emulator:
     cluster: Cluster
     url: str
 
 
 @asynccontextmanager
-async def run(options: Options) -> AsyncIterator[Running]:
+async def run(options: Options) -> AsyncIterator[Emulator]:
     """Listens when entered; gone when left, with every Pod and node port."""
     cluster = Cluster(options)
     server = web.Server(
         Server(cluster).handle, request_factory=_large_request, handler_cancellation=True, access_log=None
     )
     listener = socket.create_server((options.host, options.port), backlog=_BACKLOG)
-    serving = await asyncio.get_running_loop().create_server(server, sock=listener)
+    listening = await asyncio.get_running_loop().create_server(server, sock=listener)
     try:
-        yield Running(cluster, f"http://{options.host}:{listener.getsockname()[1]}")
+        yield Emulator(cluster, f"http://{options.host}:{listener.getsockname()[1]}")
     finally:
-        serving.close()
+        listening.close()
         cluster.close()
         await server.shutdown(_CLOSE_SECONDS)
 

@@ -1,6 +1,6 @@
 import pytest
 
-from deploy.local.emulator.base.quantities import NotAQuantity, amount, canonical
+from deploy.local.emulator.base.quantities import InvalidQuantity, parse_quantity, to_canonical
 
 CANONICAL = [
     ("0.5", "500m"),
@@ -20,11 +20,11 @@ CANONICAL = [
 @pytest.mark.parametrize(("text", "wanted"), CANONICAL)
 def test_canonical_form(text: str | float, wanted: str):
     """As `resource.Quantity` gives them back."""
-    assert canonical(text) == wanted
-    assert amount(text) == amount(wanted)
+    assert to_canonical(text) == wanted
+    assert parse_quantity(text) == parse_quantity(wanted)
 
 
 @pytest.mark.parametrize("text", ["lots", "", "1GB", "1 Gi", "--1", "1.2.3"])
 def test_not_a_quantity(text: str):
-    with pytest.raises(NotAQuantity):
-        amount(text)
+    with pytest.raises(InvalidQuantity):
+        parse_quantity(text)

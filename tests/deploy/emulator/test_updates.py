@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from deploy.local.emulator.client import Answer, Client
+from deploy.local.emulator.client import Response, Client
 
 pytestmark = pytest.mark.anyio
 
@@ -11,7 +11,7 @@ Make = Callable[..., dict[str, Any]]
 MERGE = "application/merge-patch+json"
 
 
-async def patch(client: Client, body: Any, kind: str = MERGE) -> Answer:
+async def patch(client: Client, body: Any, kind: str = MERGE) -> Response:
     return await client.call("PATCH", client.path("pods", "p"), body, kind)
 
 

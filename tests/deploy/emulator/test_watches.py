@@ -6,7 +6,7 @@ import pytest
 
 from deploy.local.emulator.base.options import Options
 from deploy.local.emulator.client import Client
-from deploy.local.emulator.runner import Running, run
+from deploy.local.emulator.runner import Emulator, run
 
 pytestmark = pytest.mark.anyio
 
@@ -163,5 +163,5 @@ async def test_a_reader_that_leaves_is_forgotten():
         await client.until(lambda: count(running, 0))
 
 
-async def count(running: Running, wanted: int) -> bool:
+async def count(running: Emulator, wanted: int) -> bool:
     return len(running.cluster.watchers.all()) == wanted

@@ -9,30 +9,30 @@ from deploy.local.emulator.storage.objects import Store
 
 ENFORCE = "pod-security.kubernetes.io/enforce"
 
-_BOTH: tuple[Callable[[Object], str], ...] = (
-    checks.host_namespaces,
-    checks.host_ports,
-    checks.privileged,
-    checks.probe_hosts,
+_COMMON_CHECKS: tuple[Callable[[Object], str], ...] = (
+    checks.check_host_namespaces,
+    checks.check_host_ports,
+    checks.check_privileged,
+    checks.check_probe_hosts,
 )
 _LEVELS: dict[str, tuple[Callable[[Object], str], ...]] = {
     "baseline": (
-        checks.added_capabilities,
-        checks.host_namespaces,
-        checks.host_paths,
-        checks.host_ports,
-        checks.privileged,
-        checks.probe_hosts,
-        checks.unconfined,
+        checks.check_added_capabilities,
+        checks.check_host_namespaces,
+        checks.check_host_paths,
+        checks.check_host_ports,
+        checks.check_privileged,
+        checks.check_probe_hosts,
+        checks.check_seccomp_baseline,
     ),
     "restricted": (
-        *_BOTH,
-        checks.escalation,
-        checks.kept_capabilities,
-        checks.volume_types,
-        checks.root,
-        checks.root_user,
-        checks.seccomp,
+        *_COMMON_CHECKS,
+        checks.check_privilege_escalation,
+        checks.check_capabilities_restricted,
+        checks.check_volume_types,
+        checks.check_run_as_non_root,
+        checks.check_run_as_user,
+        checks.check_seccomp_restricted,
     ),
 }
 
@@ -41,7 +41,7 @@ def admit(store: Store, body: Object) -> None:
     namespace = store.get(NAMESPACES, "", body["metadata"]["namespace"])
     labels = namespace.labels if namespace is not None else {}
     level, version = labels.get(ENFORCE, "privileged"), labels.get(f"{ENFORCE}-version", "latest")
-    violations = [words for check in _LEVELS.get(level, ()) if (words := check(body["spec"]))]
+    violations = [violation for check in _LEVELS.get(level, ()) if (violation := check(body["spec"]))]
     if violations:
-        why = f'violates PodSecurity "{level}:{version}": {", ".join(violations)}'
-        raise forbidden("pods", body["metadata"]["name"], why)
+        detail = f'violates PodSecurity "{level}:{version}": {", ".join(violations)}'
+        raise forbidden("pods", body["metadata"]["name"], detail)

@@ -7,7 +7,7 @@ AppArmor, sysctls and /proc are left out: a sandbox Pod sets none of these.
 from collections.abc import Callable, Iterable
 
 from deploy.local.emulator.base.statuses import Object
-from deploy.local.emulator.defaults.pods import containers
+from deploy.local.emulator.defaults.pods import iterate_containers
 
 _DEFAULT_CAPABILITIES = frozenset(
     {"AUDIT_WRITE", "CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "MKNOD", "NET_BIND_SERVICE", "SETFCAP"}
@@ -33,7 +33,7 @@ def _quoted(names: Iterable[str]) -> str:
     return ", ".join(f'"{name}"' for name in names)
 
 
-def _counted(noun: str, names: list[str]) -> str:
+def _name_list(noun: str, names: list[str]) -> str:
     return f"{noun if len(names) == 1 else noun + 's'} {_quoted(names)}"
 
 
@@ -42,46 +42,50 @@ def _context(container: Object) -> Object:
     return context
 
 
-def _those(spec: Object, wrong: Callable[[Object], object]) -> list[str]:
-    return [container["name"] for container in containers(spec) if wrong(container)]
+def _container_names(spec: Object, is_violation: Callable[[Object], object]) -> list[str]:
+    return [container["name"] for container in iterate_containers(spec) if is_violation(container)]
 
 
-def _added(container: Object) -> list[str]:
+def _added_capabilities(container: Object) -> list[str]:
     added: list[str] = _context(container).get("capabilities", {}).get("add", [])
     return added
 
 
-def added_capabilities(spec: Object) -> str:
-    extra = {name for container in containers(spec) for name in _added(container)} - _DEFAULT_CAPABILITIES
-    names = _those(spec, lambda container: extra & set(_added(container)))
-    told = f"must not include {_quoted(sorted(extra))} in securityContext.capabilities.add"
-    return f"non-default capabilities ({_counted('container', names)} {told})" if names else ""
+def check_added_capabilities(spec: Object) -> str:
+    extra = {
+        name for container in iterate_containers(spec) for name in _added_capabilities(container)
+    } - _DEFAULT_CAPABILITIES
+    names = _container_names(spec, lambda container: extra & set(_added_capabilities(container)))
+    rule = f"must not include {_quoted(sorted(extra))} in securityContext.capabilities.add"
+    return f"non-default capabilities ({_name_list('container', names)} {rule})" if names else ""
 
 
-def host_namespaces(spec: Object) -> str:
+def check_host_namespaces(spec: Object) -> str:
     used = [f"{name}=true" for name in ("hostNetwork", "hostPID", "hostIPC") if spec.get(name)]
     return f"host namespaces ({', '.join(used)})" if used else ""
 
 
-def host_paths(spec: Object) -> str:
+def check_host_paths(spec: Object) -> str:
     names = [volume["name"] for volume in spec.get("volumes", []) if "hostPath" in volume]
-    return f"hostPath volumes ({_counted('volume', names)})" if names else ""
+    return f"hostPath volumes ({_name_list('volume', names)})" if names else ""
 
 
 def _host_ports(container: Object) -> list[str]:
     return [str(port["hostPort"]) for port in container.get("ports", []) if port.get("hostPort")]
 
 
-def host_ports(spec: Object) -> str:
-    names = _those(spec, _host_ports)
-    ports = sorted({port for container in containers(spec) for port in _host_ports(container)})
+def check_host_ports(spec: Object) -> str:
+    names = _container_names(spec, _host_ports)
+    ports = sorted({port for container in iterate_containers(spec) for port in _host_ports(container)})
     uses = f"{'uses' if len(names) == 1 else 'use'} hostPort{'' if len(ports) == 1 else 's'} {', '.join(ports)}"
-    return f"hostPort ({_counted('container', names)} {uses})" if names else ""
+    return f"hostPort ({_name_list('container', names)} {uses})" if names else ""
 
 
-def privileged(spec: Object) -> str:
-    names = _those(spec, lambda container: _context(container).get("privileged"))
-    return f"privileged ({_counted('container', names)} must not set securityContext.privileged=true)" if names else ""
+def check_privileged(spec: Object) -> str:
+    names = _container_names(spec, lambda container: _context(container).get("privileged"))
+    return (
+        f"privileged ({_name_list('container', names)} must not set securityContext.privileged=true)" if names else ""
+    )
 
 
 def _probe_hosts(container: Object) -> set[str]:
@@ -95,17 +99,17 @@ def _probe_hosts(container: Object) -> set[str]:
     }
 
 
-def probe_hosts(spec: Object) -> str:
-    names = sorted(_those(spec, _probe_hosts))
-    hosts = sorted({host for container in containers(spec) for host in _probe_hosts(container)})
-    uses = f"{'uses' if len(names) == 1 else 'use'} {_counted('probe or lifecycle host', hosts)}"
-    return f"probe or lifecycle host ({_counted('container', names)} {uses})" if names else ""
+def check_probe_hosts(spec: Object) -> str:
+    names = sorted(_container_names(spec, _probe_hosts))
+    hosts = sorted({host for container in iterate_containers(spec) for host in _probe_hosts(container)})
+    uses = f"{'uses' if len(names) == 1 else 'use'} {_name_list('probe or lifecycle host', hosts)}"
+    return f"probe or lifecycle host ({_name_list('container', names)} {uses})" if names else ""
 
 
-def unconfined(spec: Object) -> str:
+def check_seccomp_baseline(spec: Object) -> str:
     pod = ["pod"] if spec["securityContext"].get("seccompProfile", {}).get("type") == "Unconfined" else []
-    names = _those(spec, lambda c: _context(c).get("seccompProfile", {}).get("type") == "Unconfined")
-    setters = " and ".join([*pod, *([_counted("container", names)] if names else [])])
+    names = _container_names(spec, lambda c: _context(c).get("seccompProfile", {}).get("type") == "Unconfined")
+    setters = " and ".join([*pod, *([_name_list("container", names)] if names else [])])
     return (
         f'seccompProfile ({setters} must not set securityContext.seccompProfile.type to "Unconfined")'
         if setters
@@ -113,63 +117,65 @@ def unconfined(spec: Object) -> str:
     )
 
 
-def escalation(spec: Object) -> str:
-    names = _those(spec, lambda container: _context(container).get("allowPrivilegeEscalation") is not False)
-    told = "must set securityContext.allowPrivilegeEscalation=false"
-    return f"allowPrivilegeEscalation != false ({_counted('container', names)} {told})" if names else ""
+def check_privilege_escalation(spec: Object) -> str:
+    names = _container_names(spec, lambda container: _context(container).get("allowPrivilegeEscalation") is not False)
+    rule = "must set securityContext.allowPrivilegeEscalation=false"
+    return f"allowPrivilegeEscalation != false ({_name_list('container', names)} {rule})" if names else ""
 
 
-def kept_capabilities(spec: Object) -> str:
-    keeping = _those(spec, lambda c: "ALL" not in _context(c).get("capabilities", {}).get("drop", []))
-    extra = {name for container in containers(spec) for name in _added(container)} - {"NET_BIND_SERVICE"}
-    adding = _those(spec, lambda container: extra & set(_added(container)))
-    words = []
+def check_capabilities_restricted(spec: Object) -> str:
+    keeping = _container_names(spec, lambda c: "ALL" not in _context(c).get("capabilities", {}).get("drop", []))
+    extra = {name for container in iterate_containers(spec) for name in _added_capabilities(container)} - {
+        "NET_BIND_SERVICE"
+    }
+    adding = _container_names(spec, lambda container: extra & set(_added_capabilities(container)))
+    violations = []
     if keeping:
-        words.append(f'{_counted("container", keeping)} must set securityContext.capabilities.drop=["ALL"]')
+        violations.append(f'{_name_list("container", keeping)} must set securityContext.capabilities.drop=["ALL"]')
     if adding:
-        told = f"must not include {_quoted(sorted(extra))} in securityContext.capabilities.add"
-        words.append(f"{_counted('container', adding)} {told}")
-    return f"unrestricted capabilities ({'; '.join(words)})" if words else ""
+        rule = f"must not include {_quoted(sorted(extra))} in securityContext.capabilities.add"
+        violations.append(f"{_name_list('container', adding)} {rule}")
+    return f"unrestricted capabilities ({'; '.join(violations)})" if violations else ""
 
 
-def volume_types(spec: Object) -> str:
-    wrong = {v["name"]: set(v) - _UNRESTRICTED_VOLUMES - {"name"} for v in spec.get("volumes", [])}
-    wrong = {name: types for name, types in wrong.items() if types}
-    types = sorted({kind for kinds in wrong.values() for kind in kinds})
-    uses = f"{'uses' if len(wrong) == 1 else 'use'} {_counted('restricted volume type', types)}"
-    return f"restricted volume types ({_counted('volume', list(wrong))} {uses})" if wrong else ""
+def check_volume_types(spec: Object) -> str:
+    is_violation = {v["name"]: set(v) - _UNRESTRICTED_VOLUMES - {"name"} for v in spec.get("volumes", [])}
+    is_violation = {name: types for name, types in is_violation.items() if types}
+    types = sorted({kind for kinds in is_violation.values() for kind in kinds})
+    uses = f"{'uses' if len(is_violation) == 1 else 'use'} {_name_list('restricted volume type', types)}"
+    return f"restricted volume types ({_name_list('volume', list(is_violation))} {uses})" if is_violation else ""
 
 
-def root(spec: Object) -> str:
+def check_run_as_non_root(spec: Object) -> str:
     default = spec["securityContext"].get("runAsNonRoot")
-    refusing = _those(spec, lambda container: _context(container).get("runAsNonRoot") is False)
-    setters = [*(["pod"] if default is False else []), *([_counted("container", refusing)] if refusing else [])]
+    refusing = _container_names(spec, lambda container: _context(container).get("runAsNonRoot") is False)
+    setters = [*(["pod"] if default is False else []), *([_name_list("container", refusing)] if refusing else [])]
     if setters:
         return f"runAsNonRoot != true ({' and '.join(setters)} must not set securityContext.runAsNonRoot=false)"
-    silent = _those(spec, lambda container: _context(container).get("runAsNonRoot", default) is None)
-    told = "must set securityContext.runAsNonRoot=true"
-    return f"runAsNonRoot != true (pod or {_counted('container', silent)} {told})" if silent else ""
+    silent = _container_names(spec, lambda container: _context(container).get("runAsNonRoot", default) is None)
+    rule = "must set securityContext.runAsNonRoot=true"
+    return f"runAsNonRoot != true (pod or {_name_list('container', silent)} {rule})" if silent else ""
 
 
-def root_user(spec: Object) -> str:
-    names = _those(spec, lambda container: _context(container).get("runAsUser") == 0)
+def check_run_as_user(spec: Object) -> str:
+    names = _container_names(spec, lambda container: _context(container).get("runAsUser") == 0)
     pod = ["pod"] if spec["securityContext"].get("runAsUser") == 0 else []
-    setters = " and ".join([*pod, *([_counted("container", names)] if names else [])])
+    setters = " and ".join([*pod, *([_name_list("container", names)] if names else [])])
     return f"runAsUser=0 ({setters} must not set runAsUser=0)" if setters else ""
 
 
-def seccomp(spec: Object) -> str:
-    profiles = {c["name"]: _context(c).get("seccompProfile", {}).get("type") for c in containers(spec)}
+def check_seccomp_restricted(spec: Object) -> str:
+    profiles = {c["name"]: _context(c).get("seccompProfile", {}).get("type") for c in iterate_containers(spec)}
     default = spec["securityContext"].get("seccompProfile", {}).get("type")
-    wrong = [name for name, kind in profiles.items() if kind not in {None, *_SECCOMP}]
+    is_violation = [name for name, kind in profiles.items() if kind not in {None, *_SECCOMP}]
     setters = [
         *(["pod"] if default not in {None, *_SECCOMP} else []),
-        *([_counted("container", wrong)] if wrong else []),
+        *([_name_list("container", is_violation)] if is_violation else []),
     ]
     if setters:
         values = sorted({kind for kind in (default, *profiles.values()) if kind not in {None, *_SECCOMP}})
-        told = f"must not set securityContext.seccompProfile.type to {_quoted(values)}"
-        return f"seccompProfile ({' and '.join(setters)} {told})"
+        rule = f"must not set securityContext.seccompProfile.type to {_quoted(values)}"
+        return f"seccompProfile ({' and '.join(setters)} {rule})"
     silent = [name for name, kind in profiles.items() if kind is None and default is None]
-    told = 'must set securityContext.seccompProfile.type to "RuntimeDefault" or "Localhost"'
-    return f"seccompProfile (pod or {_counted('container', silent)} {told})" if silent else ""
+    rule = 'must set securityContext.seccompProfile.type to "RuntimeDefault" or "Localhost"'
+    return f"seccompProfile (pod or {_name_list('container', silent)} {rule})" if silent else ""

@@ -10,9 +10,9 @@ import msgspec
 
 from deploy.local.emulator.base.statuses import bad_request
 
-REQUEST_KINDS = ("delay", "error", "reset", "unavailable")
-WATCH_KINDS = ("watch-close", "watch-stall", "watch-expired")
-POD_KINDS = (
+REQUEST_FAULTS = ("delay", "error", "reset", "unavailable")
+WATCH_FAULTS = ("watch-close", "watch-stall", "watch-expired")
+POD_FAULTS = (
     "image-pull",
     "unschedulable",
     "crash-loop",
@@ -47,16 +47,16 @@ class Rule(msgspec.Struct, omit_defaults=True, kw_only=True, eq=False, forbid_un
     struck: int = 0
     since: float = 0.0
 
-    def wanted(self) -> dict[str, Any]:
+    def specification(self) -> dict[str, Any]:
         """What was asked for, without what happened since."""
-        asked: dict[str, Any] = msgspec.to_builtins(self)
-        return {name: value for name, value in asked.items() if name not in {"struck", "since"}}
+        fields: dict[str, Any] = msgspec.to_builtins(self)
+        return {name: value for name, value in fields.items() if name not in {"struck", "since"}}
 
-    def spent(self) -> bool:
+    def is_exhausted(self) -> bool:
         return self.times is not None and self.struck >= self.times
 
 
-class Target(msgspec.Struct):
+class FaultTarget(msgspec.Struct):
     """What a request is about, or a Pod."""
 
     verb: str = ""
@@ -78,46 +78,46 @@ class Faults:
         try:
             rules = msgspec.json.decode(body or b"[]", type=list[Rule])
             for rule in rules:
-                _check(rule)
+                _check_rule(rule)
         except (msgspec.DecodeError, re.error) as error:
             raise bad_request(f"rules: {error}") from error
-        self.rules = [self._kept(rule) for rule in rules]
+        self.rules = [self._reuse(rule) for rule in rules]
 
-    def _kept(self, rule: Rule) -> Rule:
+    def _reuse(self, rule: Rule) -> Rule:
         """A rule that was there before stays the same one, for the Pods it has struck; its count begins anew."""
-        kept = next((old for old in self.rules if old.wanted() == rule.wanted()), rule)
-        kept.struck, kept.since = 0, time.monotonic()
-        return kept
+        reused = next((old for old in self.rules if old.specification() == rule.specification()), rule)
+        reused.struck, reused.since = 0, time.monotonic()
+        return reused
 
-    def strike(self, kinds: tuple[str, ...], target: Target, *, after: bool = False) -> Rule | None:
+    def strike(self, kinds: tuple[str, ...], target: FaultTarget, *, after: bool = False) -> Rule | None:
         for rule in self.rules:
-            if rule.kind in kinds and rule.after is after and not rule.spent() and _concerns(rule, target):
+            if rule.kind in kinds and rule.after is after and not rule.is_exhausted() and _matches(rule, target):
                 if self._random.random() >= rule.share:
                     continue
                 rule.struck += 1
                 return rule
         return None
 
-    def forbid(self, target: Target) -> bool:
+    def forbids(self, target: FaultTarget) -> bool:
         """Whether each such request is refused with 403, as one without the permission is. Strikes nothing."""
         refusing = (rule for rule in self.rules if rule.kind == "error" and rule.status == _FORBIDDEN)
-        return any(rule.times is None and rule.share >= 1 and _concerns(rule, target) for rule in refusing)
+        return any(rule.times is None and rule.share >= 1 and _matches(rule, target) for rule in refusing)
 
-    def shown(self) -> list[dict[str, Any]]:
-        return [{**rule.wanted(), "struck": rule.struck} for rule in self.rules]
+    def describe(self) -> list[dict[str, Any]]:
+        return [{**rule.specification(), "struck": rule.struck} for rule in self.rules]
 
 
-def _check(rule: Rule) -> None:
-    if rule.kind not in REQUEST_KINDS + WATCH_KINDS + POD_KINDS:
+def _check_rule(rule: Rule) -> None:
+    if rule.kind not in REQUEST_FAULTS + WATCH_FAULTS + POD_FAULTS:
         raise bad_request(f"no such kind of fault: {rule.kind}")
     re.compile(rule.name or "")
 
 
-def _concerns(rule: Rule, target: Target) -> bool:
+def _matches(rule: Rule, target: FaultTarget) -> bool:
     if rule.kind == "unavailable" and rule.seconds is not None and time.monotonic() - rule.since > rule.seconds:
         return False
-    said = ((rule.verb, target.verb), (rule.resource, target.resource), (rule.namespace, target.namespace))
-    if any(wanted is not None and wanted != given for wanted, given in said):
+    pairs = ((rule.verb, target.verb), (rule.resource, target.resource), (rule.namespace, target.namespace))
+    if any(expected is not None and expected != actual for expected, actual in pairs):
         return False
     if rule.name is not None and not re.search(rule.name, target.name):
         return False

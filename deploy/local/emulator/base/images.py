@@ -9,15 +9,15 @@ _BYTES = 200_000_000  # of each, as far as anybody can tell
 
 def full_reference(image: str) -> str:
     """With registry and tag, as containerd completes it."""
-    first, slash, _ = image.partition("/")
+    host, slash, _ = image.partition("/")
     if not slash:
         image = f"docker.io/library/{image}"
-    elif not set(".:") & set(first) and first != "localhost":
+    elif not set(".:") & set(host) and host != "localhost":
         image = f"docker.io/{image}"
     return image if ":" in image.rpartition("/")[2] or "@" in image else f"{image}:latest"
 
 
-def described(full: str) -> Object:
+def image_status(full: str) -> Object:
     """One entry of a node's `status.images`: by digest, and by tag if it was pulled by that."""
     name, _, digest = full.partition("@")
     start, slash, end = name.rpartition("/")

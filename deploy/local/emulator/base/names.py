@@ -44,51 +44,51 @@ def _too_long(value: str, limit: int, unit: str) -> list[str]:
     return [f"must be no more than {limit} {unit}"] if len(value.encode()) > limit else []
 
 
-def dns_label_faults(value: str, unit: str = "bytes") -> list[str]:
-    words = [] if _DNS_LABEL.fullmatch(value) else [_DNS_LABEL_WORDS]
-    return _too_long(value, NAME_MAX, unit) + words
+def validate_dns_label(value: str, unit: str = "bytes") -> list[str]:
+    errors = [] if _DNS_LABEL.fullmatch(value) else [_DNS_LABEL_WORDS]
+    return _too_long(value, NAME_MAX, unit) + errors
 
 
-def dns_subdomain_faults(value: str) -> list[str]:
-    words = [] if _DNS_SUBDOMAIN.fullmatch(value) else [_DNS_SUBDOMAIN_WORDS]
-    return _too_long(value, SUBDOMAIN_MAX, "bytes") + words
+def validate_dns_subdomain(value: str) -> list[str]:
+    errors = [] if _DNS_SUBDOMAIN.fullmatch(value) else [_DNS_SUBDOMAIN_WORDS]
+    return _too_long(value, SUBDOMAIN_MAX, "bytes") + errors
 
 
-def label_value_faults(value: str) -> list[str]:
-    words = [] if not value or _LABEL_NAME.fullmatch(value) else [_LABEL_VALUE_WORDS]
-    return _too_long(value, NAME_MAX, "bytes") + words
+def validate_label_value(value: str) -> list[str]:
+    errors = [] if not value or _LABEL_NAME.fullmatch(value) else [_LABEL_VALUE_WORDS]
+    return _too_long(value, NAME_MAX, "bytes") + errors
 
 
-def label_key_faults(key: str) -> list[str]:
+def validate_label_key(key: str) -> list[str]:
     prefix, slash, name = key.rpartition("/")
     if "/" in prefix:
         return [_LABEL_KEY_WORDS]
-    faults = [f"prefix part {words}" for words in _prefix_faults(prefix)] if slash else []
+    errors = [f"prefix part {errors}" for errors in _validate_prefix(prefix)] if slash else []
     if not name:
-        return [*faults, "name part must be non-empty", _LABEL_NAME_WORDS]
-    faults += [f"name part {words}" for words in _too_long(name, NAME_MAX, "bytes")]
-    return faults if _LABEL_NAME.fullmatch(name) else [*faults, _LABEL_NAME_WORDS]
+        return [*errors, "name part must be non-empty", _LABEL_NAME_WORDS]
+    errors += [f"name part {errors}" for errors in _too_long(name, NAME_MAX, "bytes")]
+    return errors if _LABEL_NAME.fullmatch(name) else [*errors, _LABEL_NAME_WORDS]
 
 
-def _prefix_faults(prefix: str) -> list[str]:
-    return dns_subdomain_faults(prefix) if prefix else ["must be non-empty"]
+def _validate_prefix(prefix: str) -> list[str]:
+    return validate_dns_subdomain(prefix) if prefix else ["must be non-empty"]
 
 
-def port_name_faults(value: str) -> list[str]:
+def validate_port_name(value: str) -> list[str]:
     """IANA service names: what a named port may be called."""
-    faults = [f"must be no more than {PORT_NAME_MAX} characters"] if len(value) > PORT_NAME_MAX else []
+    errors = [f"must be no more than {PORT_NAME_MAX} characters"] if len(value) > PORT_NAME_MAX else []
     if not _PORT_NAME.fullmatch(value):
-        faults.append("must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)")
+        errors.append("must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)")
     if not any(letter.isalpha() for letter in value):
-        faults.append("must contain at least one letter (a-z)")
+        errors.append("must contain at least one letter (a-z)")
     if "--" in value:
-        faults.append("must not contain consecutive hyphens")
+        errors.append("must not contain consecutive hyphens")
     if value.startswith("-") or value.endswith("-"):
-        faults.append("must not begin or end with a hyphen")
-    return faults
+        errors.append("must not begin or end with a hyphen")
+    return errors
 
 
-def environment_name_faults(value: str) -> list[str]:
+def validate_environment_name(value: str) -> list[str]:
     """Since 1.34 (RelaxedEnvironmentVariableValidation) any printable ASCII but `=`."""
     if _ENVIRONMENT_NAME.fullmatch(value):
         return []

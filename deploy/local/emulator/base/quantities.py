@@ -12,16 +12,16 @@ _THOUSAND = 1000
 _KIBI = 1024
 
 
-class NotAQuantity(ValueError):
+class InvalidQuantity(ValueError):
     """The text is none; the words are those of `resource.ErrFormatWrong`."""
 
     def __init__(self) -> None:
         super().__init__("quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'")
 
 
-def amount(text: str | float) -> Decimal:
+def parse_quantity(text: str | float) -> Decimal:
     """Its value, rounded up to a nano as Kubernetes does."""
-    number, suffix = _parts(text)
+    number, suffix = _split(text)
     value: Decimal
     if suffix in _BINARY:
         value = number * _KIBI ** _BINARY[suffix]
@@ -33,32 +33,32 @@ def amount(text: str | float) -> Decimal:
     return rounded if rounded != value else value
 
 
-def canonical(text: str | float) -> str:
+def to_canonical(text: str | float) -> str:
     """The same amount with the largest suffix that leaves no fraction: 0.5 is 500m, 1024Mi is 1Gi."""
-    value, suffix = amount(text), _parts(text)[1]
+    value, suffix = parse_quantity(text), _split(text)[1]
     if suffix in _BINARY and value == value.to_integral_value():
-        return _binary(int(value))
+        return _format_binary(int(value))
     exponent = _exponent(value)
     if suffix[:1] in {"e", "E"} and len(suffix) > 1:
         return f"{value.scaleb(-exponent):f}" + (f"e{exponent}" if exponent else "")
     return f"{int(value.scaleb(-exponent))}{_SUFFIX_OF_EXPONENT[exponent]}"
 
 
-def sized(value: Decimal, name: str) -> str:
+def format_amount(value: Decimal, name: str) -> str:
     """An amount of that resource: memory in Ki and more, everything else in thousands."""
     if name.endswith("memory") and value == value.to_integral_value():
-        return _binary(int(value))
-    return canonical(f"{value:f}")
+        return _format_binary(int(value))
+    return to_canonical(f"{value:f}")
 
 
-def _parts(text: str | float) -> tuple[Decimal, str]:
-    found = _PATTERN.match(text if isinstance(text, str) else repr(text))
-    if not found:
-        raise NotAQuantity
-    return Decimal(found[1]), found[2] or ""
+def _split(text: str | float) -> tuple[Decimal, str]:
+    match = _PATTERN.match(text if isinstance(text, str) else repr(text))
+    if not match:
+        raise InvalidQuantity
+    return Decimal(match[1]), match[2] or ""
 
 
-def _binary(value: int) -> str:
+def _format_binary(value: int) -> str:
     names, power = ["", *_BINARY], 0
     while value and value % _KIBI == 0 and power < len(_BINARY):
         value, power = value // _KIBI, power + 1

@@ -128,19 +128,19 @@ def not_found(resource: str, name: str) -> ApiError:
     return ApiError(404, "NotFound", f'{resource} "{name}" not found', _named(name, resource))
 
 
-def already_exists(resource: str, name: str, *, terminating: bool = False) -> ApiError:
-    prefix = "object is being deleted: " if terminating else ""
+def already_exists(resource: str, name: str, *, is_terminating: bool = False) -> ApiError:
+    prefix = "object is being deleted: " if is_terminating else ""
     return ApiError(409, "AlreadyExists", f'{prefix}{resource} "{name}" already exists', _named(name, resource))
 
 
-def conflict(resource: str, name: str, why: str) -> ApiError:
-    message = f'Operation cannot be fulfilled on {resource} "{name}": {why}'
+def conflict(resource: str, name: str, detail: str) -> ApiError:
+    message = f'Operation cannot be fulfilled on {resource} "{name}": {detail}'
     return ApiError(409, "Conflict", message, _named(name, resource))
 
 
-def forbidden(resource: str, name: str, why: str, causes: list[Object] | None = None) -> ApiError:
+def forbidden(resource: str, name: str, detail: str, causes: list[Object] | None = None) -> ApiError:
     details = _named(name, resource, **({"causes": causes} if causes else {}))
-    return ApiError(403, "Forbidden", f'{resource} "{name}" is forbidden: {why}', details)
+    return ApiError(403, "Forbidden", f'{resource} "{name}" is forbidden: {detail}', details)
 
 
 def bad_request(message: str) -> ApiError:
@@ -170,8 +170,8 @@ def expired(message: str) -> ApiError:
     return ApiError(410, "Expired", message)
 
 
-def internal(why: str) -> ApiError:
-    return ApiError(500, "InternalError", f"Internal error occurred: {why}", {"causes": [{"message": why}]})
+def internal(detail: str) -> ApiError:
+    return ApiError(500, "InternalError", f"Internal error occurred: {detail}", {"causes": [{"message": detail}]})
 
 
 def version_too_large(asked: int, current: int) -> ApiError:

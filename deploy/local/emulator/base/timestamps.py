@@ -3,8 +3,8 @@
 from datetime import UTC, datetime, timedelta
 
 
-def now(ahead: float = 0) -> str:
-    moment = datetime.now(UTC) + timedelta(seconds=ahead)
+def now(offset_seconds: float = 0) -> str:
+    moment = datetime.now(UTC) + timedelta(seconds=offset_seconds)
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 

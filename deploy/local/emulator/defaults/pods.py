@@ -6,7 +6,7 @@ These are ServiceAccount, Priority and DefaultTolerationSeconds.
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from deploy.local.emulator.base.quantities import canonical
+from deploy.local.emulator.base.quantities import to_canonical
 from deploy.local.emulator.base.statuses import Object
 
 ACCOUNT_PATH = "/var/run/secrets/kubernetes.io/serviceaccount"
@@ -23,21 +23,21 @@ _SPEC: Object = {
     "preemptionPolicy": "PreemptLowerPriority",
 }
 _PROBE: Object = {"timeoutSeconds": 1, "periodSeconds": 10, "successThreshold": 1, "failureThreshold": 3}
-_NODE_TROUBLES = ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable")
+_NODE_TAINTS = ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable")
 _TOLERATION_SECONDS = 300
 _FILE_MODE = 0o644
 
 
 def fill_pod(body: Object, suffix: str) -> Object:
     """A new Pod. `suffix` ends the name of the service account's volume, `kube-api-access-`."""
-    spec = default_spec(body["spec"])
+    spec = fill_pod_spec(body["spec"])
     if spec.get("automountServiceAccountToken") is not False:
-        spec = _with_account(spec, f"kube-api-access-{suffix}")
+        spec = _mount_account_token(spec, f"kube-api-access-{suffix}")
     status = {"phase": "Pending", "qosClass": qos_class(spec)}
     return {**body, "metadata": {**body["metadata"], "generation": 1}, "spec": spec, "status": status}
 
 
-def default_spec(given: Object) -> Object:
+def fill_pod_spec(given: Object) -> Object:
     spec = {**_SPEC, **given}
     spec["serviceAccount"] = spec["serviceAccountName"]
     spec["volumes"] = [_volume(volume) for volume in given.get("volumes", [])]
@@ -47,7 +47,7 @@ def default_spec(given: Object) -> Object:
     return {key: value for key, value in spec.items() if value != [] or key == "containers"}
 
 
-def _with_account(spec: Object, volume: str) -> Object:
+def _mount_account_token(spec: Object, volume: str) -> Object:
     """Mounted wherever a container has nothing else at that path."""
     mount = {"name": volume, "readOnly": True, "mountPath": ACCOUNT_PATH}
     groups: Object = {
@@ -65,7 +65,7 @@ def _with_mount(container: Object, mount: Object) -> Object:
     return {**container, "volumeMounts": [*mounts, mount]}
 
 
-def containers(spec: Object) -> Iterator[Object]:
+def iterate_containers(spec: Object) -> Iterator[Object]:
     yield from spec.get("initContainers", [])
     yield from spec.get("containers", [])
 
@@ -79,7 +79,7 @@ def _container(given: Object, spec: Object) -> Object:
         **given,
     }
     container["resources"] = _resources(container["resources"])
-    for name, fill in _PARTS.items():
+    for name, fill in _FILLERS.items():
         if name in container:
             container[name] = fill(container[name])
     if "ports" in container and spec.get("hostNetwork"):
@@ -95,8 +95,8 @@ def _pull_policy(image: str) -> str:
 
 def _resources(given: Object) -> Object:
     """Canonical quantities; a request that is not given is its limit."""
-    limits = {name: canonical(value) for name, value in given.get("limits", {}).items()}
-    requests = {name: canonical(value) for name, value in given.get("requests", {}).items()}
+    limits = {name: to_canonical(value) for name, value in given.get("limits", {}).items()}
+    requests = {name: to_canonical(value) for name, value in given.get("requests", {}).items()}
     filled = {**given, "limits": limits, "requests": {**limits, **requests}}
     return {name: value for name, value in filled.items() if value}
 
@@ -130,7 +130,7 @@ def _variable(given: Object) -> Object:
     return {**given, "valueFrom": {"fieldRef": {"apiVersion": "v1", **source["fieldRef"]}}}
 
 
-_PARTS: dict[str, Callable[[Any], Any]] = {
+_FILLERS: dict[str, Callable[[Any], Any]] = {
     "ports": _ports,
     "env": _environment,
     "livenessProbe": _probe,
@@ -149,7 +149,7 @@ def _volume(given: Object) -> Object:
         if source in given:
             return {**given, source: {"defaultMode": _FILE_MODE, **given[source]}}
     if "sizeLimit" in given.get("emptyDir", {}):
-        return {**given, "emptyDir": {**given["emptyDir"], "sizeLimit": canonical(given["emptyDir"]["sizeLimit"])}}
+        return {**given, "emptyDir": {**given["emptyDir"], "sizeLimit": to_canonical(given["emptyDir"]["sizeLimit"])}}
     return given
 
 
@@ -157,7 +157,7 @@ def _tolerations(given: list[Object]) -> list[Object]:
     """Five minutes for each trouble of the node that the Pod does not name itself."""
     added = [
         {"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": _TOLERATION_SECONDS}
-        for key in _NODE_TROUBLES
+        for key in _NODE_TAINTS
         if not any(t.get("key", key) == key and t.get("effect", "NoExecute") == "NoExecute" for t in given)
     ]
     return [*given, *added]
@@ -175,14 +175,14 @@ def _account_volume(name: str) -> Object:
 
 def qos_class(spec: Object) -> str:
     """Guaranteed: every container limits cpu and memory and requests as much; BestEffort: none says anything."""
-    resources = [container["resources"] for container in containers(spec)]
+    resources = [container["resources"] for container in iterate_containers(spec)]
     names = ("cpu", "memory")
-    said = [part.get(kind, {}).get(name) for part in resources for kind in ("limits", "requests") for name in names]
-    if not any(said):
+    amounts = [part.get(kind, {}).get(name) for part in resources for kind in ("limits", "requests") for name in names]
+    if not any(amounts):
         return "BestEffort"
-    full = all(
+    is_guaranteed = all(
         part.get("limits", {}).get(name) and part.get("requests", {}).get(name) == part["limits"][name]
         for part in resources
         for name in names
     )
-    return "Guaranteed" if full else "Burstable"
+    return "Guaranteed" if is_guaranteed else "Burstable"

@@ -11,14 +11,14 @@ _SPEC_WITH_ADDRESS: Object = {
     "ipFamilyPolicy": "SingleStack",
 }
 _AFFINITY_SECONDS = 10800
-REACHED_FROM_OUTSIDE = ("NodePort", "LoadBalancer")
+NODE_PORT_TYPES = ("NodePort", "LoadBalancer")
 
 
 def fill_service(body: Object) -> Object:
     spec = {**_SPEC, **body["spec"]}
     if spec["type"] != "ExternalName":
         spec = {**_SPEC_WITH_ADDRESS, **spec}
-    if spec["type"] in REACHED_FROM_OUTSIDE:
+    if spec["type"] in NODE_PORT_TYPES:
         spec.setdefault("externalTrafficPolicy", "Cluster")
     if spec["sessionAffinity"] == "ClientIP":
         spec.setdefault("sessionAffinityConfig", {"clientIP": {"timeoutSeconds": _AFFINITY_SECONDS}})

@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 
-from deploy.local.emulator.base.quantities import NotAQuantity, amount
+from deploy.local.emulator.base.quantities import InvalidQuantity, parse_quantity
 from deploy.local.emulator.base.statuses import ApiError, Object, bad_request, unsupported_media_type
 from deploy.local.emulator.storage.kinds import Kind
 
@@ -12,35 +12,35 @@ _JSON = ("", "application/json")
 _ACCEPTED = "application/json, application/yaml, application/vnd.kubernetes.protobuf"
 
 
-def read(kind: Kind, body: bytes, content_type: str) -> Object:
+def read_object(kind: Kind, body: bytes, content_type: str) -> Object:
     """The object a client sent. Unknown fields are dropped, as the default field validation does."""
     if content_type.partition(";")[0].strip() not in _JSON:
         raise unsupported_media_type(_ACCEPTED)
     try:
         raw = msgspec.json.decode(body)
     except msgspec.DecodeError as error:
-        why = f"couldn't get version/kind; json parse error: {error}"
-        raise bad_request(f"the object provided is unrecognized (must be of type {kind.name}): {why}") from error
+        detail = f"couldn't get version/kind; json parse error: {error}"
+        raise bad_request(f"the object provided is unrecognized (must be of type {kind.name}): {detail}") from error
     _check_type(kind, raw)
-    return shaped(kind, raw)
+    return convert(kind, raw)
 
 
 def _check_type(kind: Kind, raw: Any) -> None:
     if not isinstance(raw, dict):
-        why = f"couldn't get version/kind; json parse error: not an object: {type(raw).__name__}"
-        raise bad_request(f"the object provided is unrecognized (must be of type {kind.name}): {why}")
+        detail = f"couldn't get version/kind; json parse error: not an object: {type(raw).__name__}"
+        raise bad_request(f"the object provided is unrecognized (must be of type {kind.name}): {detail}")
     version, name = raw.get("apiVersion") or "v1", raw.get("kind") or kind.name
     if (version, name) != ("v1", kind.name):
-        why = f"converting ({version}.{name}) to (core.{kind.name}): unknown conversion"
-        raise bad_request(f'{name} in version "{version}" cannot be handled as a {kind.name}: {why}')
+        detail = f"converting ({version}.{name}) to (core.{kind.name}): unknown conversion"
+        raise bad_request(f'{name} in version "{version}" cannot be handled as a {kind.name}: {detail}')
 
 
-def shaped(kind: Kind, raw: Object) -> Object:
+def convert(kind: Kind, raw: Object) -> Object:
     """Checked against the fields' types, empty values left out."""
     try:
         typed = msgspec.convert(_without_nulls(raw), kind.schema)
     except msgspec.ValidationError as error:
-        raise _unreadable(kind, f"json: cannot unmarshal: {error}") from error
+        raise _cannot_be_handled(kind, f"json: cannot unmarshal: {error}") from error
     body: Object = msgspec.to_builtins(typed)
     body.setdefault("metadata", {})
     if "spec" in kind.schema.__struct_fields__:
@@ -59,9 +59,9 @@ def _without_nulls(value: Any) -> Any:
 def _check_quantities(kind: Kind, body: Object) -> None:
     try:
         for text in _quantities(body.get("spec", {})):
-            amount(text)
-    except NotAQuantity as error:
-        raise _unreadable(kind, str(error)) from error
+            parse_quantity(text)
+    except InvalidQuantity as error:
+        raise _cannot_be_handled(kind, str(error)) from error
 
 
 def _quantities(spec: Object) -> list[str | float]:
@@ -72,5 +72,5 @@ def _quantities(spec: Object) -> list[str | float]:
     return [text for table in tables for text in table.values()] + sizes
 
 
-def _unreadable(kind: Kind, why: str) -> ApiError:
-    return bad_request(f'{kind.name} in version "v1" cannot be handled as a {kind.name}: {why}')
+def _cannot_be_handled(kind: Kind, detail: str) -> ApiError:
+    return bad_request(f'{kind.name} in version "v1" cannot be handled as a {kind.name}: {detail}')

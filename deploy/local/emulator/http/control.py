@@ -11,13 +11,13 @@ from deploy.local.emulator.storage.kinds import KINDS
 PREFIX = "/emulator/"
 
 
-class _Lost(msgspec.Struct):
+class _ObjectName(msgspec.Struct):
     resource: str
     namespace: str
     name: str
 
 
-def answer(cluster: Cluster, method: str, path: str, body: bytes) -> Any | None:
+def handle(cluster: Cluster, method: str, path: str, body: bytes) -> Any | None:
     """The answer as JSON. None: there is no such path."""
     match path.removeprefix(PREFIX):
         case "faults":
@@ -39,24 +39,24 @@ def _faults(cluster: Cluster, method: str, body: bytes) -> Any:
         cluster.faults.replace(body if method == "PUT" else b"[]")
         for watcher in cluster.watchers.all():
             watcher.wake()
-    return cluster.faults.shown()
+    return cluster.faults.describe()
 
 
 def _calls(cluster: Cluster, method: str) -> Any:
-    counted = dict(sorted(cluster.faults.calls.items()))
+    counts = dict(sorted(cluster.faults.calls.items()))
     if method == "DELETE":
         cluster.faults.calls.clear()
-    return counted
+    return counts
 
 
 def _lose(cluster: Cluster, body: bytes) -> Any:
     """As if someone had deleted it by force: gone at once, containers and all."""
     try:
-        lost = msgspec.json.decode(body, type=_Lost)
+        target = msgspec.json.decode(body, type=_ObjectName)
     except msgspec.DecodeError as error:
         raise bad_request(f"lose: {error}") from error
-    kind = KINDS.get(lost.resource)
-    stored = cluster.store.get(kind, lost.namespace, lost.name) if kind else None
+    kind = KINDS.get(target.resource)
+    stored = cluster.store.get(kind, target.namespace, target.name) if kind else None
     if stored is None:
-        raise not_found(lost.resource, lost.name)
+        raise not_found(target.resource, target.name)
     return {"resourceVersion": str(cluster.store.remove(stored).version)}

@@ -4,7 +4,7 @@ The order decides which of several refusals a client sees.
 """
 
 from deploy.local.emulator.admission import pod_security
-from deploy.local.emulator.admission.service_accounts import admit_account
+from deploy.local.emulator.admission.service_accounts import admit_service_account
 from deploy.local.emulator.base.ids import generated_name, suffix, uid
 from deploy.local.emulator.base.statuses import Object, already_exists, bad_request, invalid
 from deploy.local.emulator.base.timestamps import now
@@ -12,28 +12,28 @@ from deploy.local.emulator.defaults.pods import fill_pod
 from deploy.local.emulator.defaults.services import fill_service
 from deploy.local.emulator.lifecycle import namespaces
 from deploy.local.emulator.lifecycle.cluster import Cluster
-from deploy.local.emulator.storage.kinds import CLAIMS, NAMESPACES, PODS, QUOTAS, SERVICES, Kind
-from deploy.local.emulator.storage.objects import Stored
-from deploy.local.emulator.validation.objects import faults
+from deploy.local.emulator.storage.kinds import NAMESPACES, PODS, QUOTAS, SERVICES, VOLUME_CLAIMS, Kind
+from deploy.local.emulator.storage.objects import StoredObject
+from deploy.local.emulator.validation.objects import validate_object
 
-_SERVERS_OWN = ("uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation")
+_SERVER_FIELDS = ("uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation")
 
 
-def create(cluster: Cluster, kind: Kind, namespace: str, given: Object) -> Stored:
-    metadata = _metadata(cluster, kind, namespace, given["metadata"])
+def create(cluster: Cluster, kind: Kind, namespace: str, body: Object) -> StoredObject:
+    metadata = _new_metadata(cluster, kind, namespace, body["metadata"])
     if kind.namespaced:
         namespaces.admit(cluster.store, kind, namespace, metadata.get("name", ""))
-    body = {**given, "metadata": metadata}
+    body = {**body, "metadata": metadata}
     if kind is SERVICES:
         return _create_service(cluster, body)
-    return _store(cluster, kind, _filled(cluster, kind, body))
+    return _store(cluster, kind, _fill_defaults(cluster, kind, body))
 
 
-def _metadata(cluster: Cluster, kind: Kind, namespace: str, given: Object) -> Object:
-    _check_namespace(kind, namespace, given)
-    if "resourceVersion" in given:
+def _new_metadata(cluster: Cluster, kind: Kind, namespace: str, body: Object) -> Object:
+    _check_namespace(kind, namespace, body)
+    if "resourceVersion" in body:
         raise bad_request("resourceVersion should not be set on objects to be created")
-    metadata = {key: value for key, value in given.items() if key not in _SERVERS_OWN}
+    metadata = {key: value for key, value in body.items() if key not in _SERVER_FIELDS}
     if not metadata.get("name") and metadata.get("generateName"):
         metadata["name"] = generated_name(metadata["generateName"], cluster.random)
     if kind.namespaced:
@@ -41,28 +41,28 @@ def _metadata(cluster: Cluster, kind: Kind, namespace: str, given: Object) -> Ob
     return {**metadata, "uid": uid(cluster.random), "creationTimestamp": now()}
 
 
-def _check_namespace(kind: Kind, namespace: str, given: Object) -> None:
-    said = given.get("namespace", "")
-    if kind.namespaced and said not in {"", namespace}:
+def _check_namespace(kind: Kind, namespace: str, body: Object) -> None:
+    given_namespace = body.get("namespace", "")
+    if kind.namespaced and given_namespace not in {"", namespace}:
         raise bad_request("the namespace of the provided object does not match the namespace sent on the request")
-    if not kind.namespaced and said:
+    if not kind.namespaced and given_namespace:
         raise bad_request("namespace is not allowed on this type")
 
 
-def _filled(cluster: Cluster, kind: Kind, body: Object) -> Object:
+def _fill_defaults(cluster: Cluster, kind: Kind, body: Object) -> Object:
     if kind is PODS:
-        admit_account(cluster.store, body)
+        admit_service_account(cluster.store, body)
         return fill_pod(body, suffix(cluster.random))
     if kind is NAMESPACES:
         return namespaces.fill_namespace(body)
     if kind is QUOTAS:
         return {**body, "status": {}}
-    if kind is CLAIMS:
+    if kind is VOLUME_CLAIMS:
         return {**body, "status": {"phase": "Bound"}}  # as if a provisioner had been quick
     return body
 
 
-def _create_service(cluster: Cluster, body: Object) -> Stored:
+def _create_service(cluster: Cluster, body: Object) -> StoredObject:
     allocated = cluster.addresses.allocate(fill_service(body))
     stored = None
     try:
@@ -70,17 +70,17 @@ def _create_service(cluster: Cluster, body: Object) -> Stored:
         return stored
     finally:
         if stored is None:
-            cluster.addresses.undo(allocated)
+            cluster.addresses.roll_back(allocated)
 
 
-def _store(cluster: Cluster, kind: Kind, body: Object) -> Stored:
+def _store(cluster: Cluster, kind: Kind, body: Object) -> StoredObject:
     metadata = body["metadata"]
     name, namespace = metadata.get("name", ""), metadata.get("namespace", "")
-    if errors := faults(kind, body):
+    if errors := validate_object(kind, body):
         raise invalid(kind.name, name, errors)
     if kind is PODS:
         pod_security.admit(cluster.store, body)
     cluster.quotas.check(kind, body)
-    if (there := cluster.store.get(kind, namespace, name)) is not None:
-        raise already_exists(kind.resource, name, terminating=there.terminating)
+    if (existing := cluster.store.get(kind, namespace, name)) is not None:
+        raise already_exists(kind.resource, name, is_terminating=existing.is_terminating)
     return cluster.store.put(kind, body)

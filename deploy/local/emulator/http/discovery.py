@@ -2,7 +2,7 @@
 
 import msgspec
 
-from deploy.local.emulator.base.faults import Faults, Target
+from deploy.local.emulator.base.faults import Faults, FaultTarget
 from deploy.local.emulator.base.statuses import Object, bad_request
 from deploy.local.emulator.storage.kinds import KINDS
 
@@ -25,7 +25,7 @@ HEALTH = ("/healthz", "/livez", "/readyz")
 ACCESS_REVIEWS = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
 
 _VERBS = ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"]
-_AUTHORIZATION = {"groupVersion": "authorization.k8s.io/v1", "version": "v1"}
+_AUTHORIZATION_VERSION = {"groupVersion": "authorization.k8s.io/v1", "version": "v1"}
 _ALLOWED = (
     'RBAC: allowed by ClusterRoleBinding "emulated-cluster-admin" of ClusterRole "cluster-admin" to ServiceAccount '
 )
@@ -58,8 +58,8 @@ _REVIEW: Object = {
 }
 _GROUP: Object = {
     "name": "authorization.k8s.io",
-    "versions": [_AUTHORIZATION],
-    "preferredVersion": _AUTHORIZATION,
+    "versions": [_AUTHORIZATION_VERSION],
+    "preferredVersion": _AUTHORIZATION_VERSION,
 }
 
 DOCUMENTS: dict[str, Object] = {
@@ -75,12 +75,12 @@ DOCUMENTS: dict[str, Object] = {
 def review_access(body: bytes, faults: Faults) -> Object:
     """There is one user, and it is the administrator: all is allowed but what a fault forbids each time."""
     try:
-        asked = msgspec.json.decode(body, type=dict)
+        request = msgspec.json.decode(body, type=dict)
     except msgspec.DecodeError as error:
         raise bad_request(f"couldn't get version/kind; json parse error: {error}") from error
     review = {"kind": "SelfSubjectAccessReview", "apiVersion": "authorization.k8s.io/v1", "metadata": {}}
-    spec = asked.get("spec", {})
-    about = spec.get("resourceAttributes", {})
-    target = Target(**{name: about.get(name, "") for name in ("verb", "resource", "namespace", "name")})
-    status: Object = {"allowed": False} if faults.forbid(target) else {"allowed": True, "reason": _ALLOWED}
+    spec = request.get("spec", {})
+    attributes = spec.get("resourceAttributes", {})
+    target = FaultTarget(**{name: attributes.get(name, "") for name in ("verb", "resource", "namespace", "name")})
+    status: Object = {"allowed": False} if faults.forbids(target) else {"allowed": True, "reason": _ALLOWED}
     return {**review, "spec": spec, "status": status}

@@ -15,7 +15,7 @@ _TRUE = ("true", "1", "True", "t")
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class RequestInfo:
     kind: Kind
     namespace: str = ""  # "" with a namespaced kind: all of them
     name: str = ""  # "": the collection
@@ -23,70 +23,70 @@ class Target:
 
     def verb(self, method: str, *, watch: bool) -> str:
         verb = (_OBJECT_VERBS if self.name else _COLLECTION_VERBS).get(method)
-        everywhere = self.kind.namespaced and not self.namespace
-        if verb is None or (everywhere and verb != "list") or (self.status and verb == "delete"):
+        is_all_namespaces = self.kind.namespaced and not self.namespace
+        if verb is None or (is_all_namespaces and verb != "list") or (self.status and verb == "delete"):
             raise method_not_allowed()
         return "watch" if watch and verb == "list" else verb
 
 
-def parse(path: str) -> Target | None:
+def parse_path(path: str) -> RequestInfo | None:
     """None: there is no such path."""
     parts = path.strip("/").split("/")
     if parts[:2] != _PREFIX or not all(parts):
         return None
     rest = parts[2:]
     if len(rest) > 2 and rest[0] == "namespaces" and rest[2] != "status":  # noqa: PLR2004 - namespaces/NAME/more
-        return _resource(rest[2:], rest[1])
-    return _resource(rest, "")
+        return _parse_resource(rest[2:], rest[1])
+    return _parse_resource(rest, "")
 
 
-def _resource(parts: list[str], namespace: str) -> Target | None:
+def _parse_resource(parts: list[str], namespace: str) -> RequestInfo | None:
     kind = KINDS.get(parts[0]) if parts else None
     if kind is None or (namespace and not kind.namespaced):
         return None
     if len(parts) == 1:
-        return Target(kind, namespace)
+        return RequestInfo(kind, namespace)
     if kind.namespaced and not namespace:
         return None
-    name, *sub = parts[1:]
-    if sub and (sub != ["status"] or kind not in _WITH_STATUS):
+    name, *subresource = parts[1:]
+    if subresource and (subresource != ["status"] or kind not in _WITH_STATUS):
         return None
-    return Target(kind, namespace, name, bool(sub))
+    return RequestInfo(kind, namespace, name, bool(subresource))
 
 
 class Query:
     """A query string, with the reading of each parameter that lists and watches know."""
 
     def __init__(self, text: str) -> None:
-        self.given = dict(parse_qsl(text, keep_blank_values=True)) if text else {}
+        self.parameters = dict(parse_qsl(text, keep_blank_values=True)) if text else {}
 
     def flag(self, name: str) -> bool:
-        return self.given.get(name, "") in _TRUE
+        return self.parameters.get(name, "") in _TRUE
 
     def number(self, name: str) -> int | None:
-        text = self.given.get(name, "")
+        text = self.parameters.get(name, "")
         if not text:
             return None
         if not text.isascii() or not text.isdigit():
             raise bad_request(f'{name}: Invalid value: "{text}": strconv.ParseUint: parsing "{text}": invalid syntax')
         return int(text)
 
-    def selection(self, target: Target) -> Selection:
-        labels = parse_labels(self.given.get("labelSelector", ""))
-        fields = parse_fields(target.kind, self.given.get("fieldSelector", ""))
-        return Selection(target.kind, target.namespace or None, labels, fields)
+    def selection(self, info: RequestInfo) -> Selection:
+        labels = parse_labels(self.parameters.get("labelSelector", ""))
+        fields = parse_fields(info.kind, self.parameters.get("fieldSelector", ""))
+        return Selection(info.kind, info.namespace or None, labels, fields)
 
-    def check_versions(self) -> None:
+    def check_version_parameters(self) -> None:
         """Which parameters go together: `ValidateListOptions`, 422."""
-        match, version = self.given.get("resourceVersionMatch", ""), self.given.get("resourceVersion", "")
-        words = ""
+        match, version = self.parameters.get("resourceVersionMatch", ""), self.parameters.get("resourceVersion", "")
+        detail = ""
         if match and not version and not self.flag("sendInitialEvents"):
-            words = "resourceVersionMatch is forbidden unless resourceVersion is provided"
-        elif match and self.given.get("continue"):
-            words = "resourceVersionMatch is forbidden when continue is provided"
+            detail = "resourceVersionMatch is forbidden unless resourceVersion is provided"
+        elif match and self.parameters.get("continue"):
+            detail = "resourceVersionMatch is forbidden when continue is provided"
         elif match not in {"", "Exact", "NotOlderThan"}:
-            words = f'resourceVersionMatch: Unsupported value: "{match}"'
+            detail = f'resourceVersionMatch: Unsupported value: "{match}"'
         elif match == "Exact" and version == "0":
-            words = 'resourceVersionMatch "exact" is forbidden for resourceVersion "0"'
-        if words:
-            raise invalid("ListOptions.meta.k8s.io", "", [forbidden_value("resourceVersionMatch", words)])
+            detail = 'resourceVersionMatch "exact" is forbidden for resourceVersion "0"'
+        if detail:
+            raise invalid("ListOptions.meta.k8s.io", "", [forbidden_value("resourceVersionMatch", detail)])

@@ -6,36 +6,35 @@ import time
 import msgspec
 from aiohttp import web
 
-from deploy.local.emulator.base.faults import Rule
-from deploy.local.emulator.base.faults import Target as FaultTarget
+from deploy.local.emulator.base.faults import FaultTarget, Rule
 from deploy.local.emulator.base.statuses import ApiError, expired, forbidden_value, invalid
-from deploy.local.emulator.http.request_info import Query, Target
+from deploy.local.emulator.http.request_info import Query, RequestInfo
 from deploy.local.emulator.lifecycle.cluster import Cluster
 from deploy.local.emulator.storage import paging
 from deploy.local.emulator.storage.selectors import Selection
-from deploy.local.emulator.storage.watches import Watcher, bookmark, line
+from deploy.local.emulator.storage.watches import Watcher, encode_bookmark, encode_event
 
-_STALL_LOOK_SECONDS = 0.05  # how often a stalled watch asks whether it still is
+_STALL_POLL_SECONDS = 0.05  # how often a stalled watch asks whether it still is
 _TIMEOUT_SECONDS = 1800.0  # the real server draws between 30 and 60 minutes
 _GONE = 410
 _INITIAL_EVENTS_END = {"k8s.io/initial-events-end": "true"}
 
 
-def open_watch(cluster: Cluster, target: Target, query: Query) -> Watcher:
+def open_watch(cluster: Cluster, info: RequestInfo, query: Query) -> Watcher:
     """Registered, with everything the client has missed already in its buffer. Raises 410 for a version too old."""
-    selection, version = query.selection(target), query.number("resourceVersion") or 0
-    collection, store = cluster.store.of(target.kind), cluster.store
-    initial = _sends_initial(query)
-    watcher = Watcher(selection, version if version and not initial else store.version)
-    if not version or initial:
-        _send_state(watcher, cluster, selection)
-    elif version < collection.floor:
-        raise expired(f"too old resource version: {version} ({collection.floor})")
+    selection, version = query.selection(info), query.number("resourceVersion") or 0
+    collection, store = cluster.store.collection(info.kind), cluster.store
+    sends_initial = _sends_initial(query)
+    watcher = Watcher(selection, version if version and not sends_initial else store.version)
+    if not version or sends_initial:
+        _send_initial_state(watcher, cluster, selection)
+    elif version < collection.compacted_version:
+        raise expired(f"too old resource version: {version} ({collection.compacted_version})")
     else:
         for change in collection.since(version):
-            watcher.offer(change)
-    if initial and query.flag("allowWatchBookmarks"):
-        watcher.push(bookmark(target.kind, store.version, _INITIAL_EVENTS_END))
+            watcher.add_change(change)
+    if sends_initial and query.flag("allowWatchBookmarks"):
+        watcher.push(encode_bookmark(info.kind, store.version, _INITIAL_EVENTS_END))
     cluster.watchers.add(watcher)
     return watcher
 
@@ -43,24 +42,24 @@ def open_watch(cluster: Cluster, target: Target, query: Query) -> Watcher:
 def _sends_initial(query: Query) -> bool:
     if not query.flag("sendInitialEvents"):
         return False
-    if query.given.get("resourceVersionMatch") != "NotOlderThan":
-        words = "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan"
-        raise invalid("ListOptions.meta.k8s.io", "", [forbidden_value("resourceVersionMatch", words)])
+    if query.parameters.get("resourceVersionMatch") != "NotOlderThan":
+        detail = "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan"
+        raise invalid("ListOptions.meta.k8s.io", "", [forbidden_value("resourceVersionMatch", detail)])
     return True
 
 
-def _send_state(watcher: Watcher, cluster: Cluster, selection: Selection) -> None:
-    for stored in paging.select(cluster.store.of(selection.kind), selection):
-        watcher.push(line("ADDED", stored))
+def _send_initial_state(watcher: Watcher, cluster: Cluster, selection: Selection) -> None:
+    for stored in paging.select_objects(cluster.store.collection(selection.kind), selection):
+        watcher.push(encode_event("ADDED", stored))
 
 
 class WatchStream:
     """Writes one watcher's lines until the time is up, the client goes or a fault ends it."""
 
-    def __init__(self, cluster: Cluster, request: web.BaseRequest, target: Target, query: Query) -> None:
+    def __init__(self, cluster: Cluster, request: web.BaseRequest, info: RequestInfo, query: Query) -> None:
         self._cluster = cluster
         self._request = request
-        self._target = target
+        self._info = info
         self._query = query
         self._opened = time.monotonic()
         timeout = query.number("timeoutSeconds")
@@ -76,14 +75,14 @@ class WatchStream:
         response.enable_chunked_encoding()
         try:
             self._check_expired()
-            watcher = open_watch(self._cluster, self._target, self._query)
+            watcher = open_watch(self._cluster, self._info, self._query)
         except ApiError as error:
             if error.code != _GONE:
                 raise
             await response.prepare(self._request)
             await response.write(msgspec.json.encode({"type": "ERROR", "object": error.body()}) + b"\n")
         else:
-            await self._follow(response, watcher)
+            await self._stream(response, watcher)
         await response.write_eof()
         return response
 
@@ -92,58 +91,58 @@ class WatchStream:
             version = self._query.number("resourceVersion") or 0
             raise expired(f"too old resource version: {version} ({self._cluster.store.version})")
 
-    async def _follow(self, response: web.StreamResponse, watcher: Watcher) -> None:
+    async def _stream(self, response: web.StreamResponse, watcher: Watcher) -> None:
         try:
             await response.prepare(self._request)
             while not watcher.closed:
-                await self._pause(watcher)
-                if self._struck("unavailable"):
+                await self._wait(watcher)
+                if self._has_fault("unavailable"):
                     self._abort()
                     return
-                if self._struck("watch-stall"):
+                if self._has_fault("watch-stall"):
                     continue
-                is_over = self._over()  # before the write: what comes meanwhile is for the next watch
+                is_over = self._is_over()  # before the write: what comes meanwhile is for the next watch
                 await self._write(response, watcher)
                 if is_over:
                     return
         finally:
             self._cluster.watchers.discard(watcher)
 
-    async def _pause(self, watcher: Watcher) -> None:
+    async def _wait(self, watcher: Watcher) -> None:
         """Until there is something to send or to decide."""
-        if self._struck("watch-stall"):
-            await asyncio.sleep(_STALL_LOOK_SECONDS)
+        if self._has_fault("watch-stall"):
+            await asyncio.sleep(_STALL_POLL_SECONDS)
             return
-        await watcher.wait(min(self._until()) - time.monotonic())
+        await watcher.wait(min(self._wakeup_times()) - time.monotonic())
 
-    def _until(self) -> list[float]:
+    def _wakeup_times(self) -> list[float]:
         times = [self._deadline]
         if self._bookmarks:
             times.append(self._next_bookmark)
-        if self._struck("watch-close"):
-            times.append(self._closing())
+        if self._has_fault("watch-close"):
+            times.append(self._close_time())
         return times
 
     async def _write(self, response: web.StreamResponse, watcher: Watcher) -> None:
         """A bookmark says that all before its version was told: it is made with the lines, at one moment."""
-        moment, lines = time.monotonic(), watcher.take()
+        moment, lines = time.monotonic(), watcher.drain()
         if self._bookmarks and (moment >= self._next_bookmark or moment >= self._deadline):
-            lines += bookmark(self._target.kind, self._cluster.store.version)
+            lines += encode_bookmark(self._info.kind, self._cluster.store.version)
             self._next_bookmark = moment + self._cluster.options.bookmark_seconds
         if lines:
             await response.write(lines)
 
-    def _over(self) -> bool:
+    def _is_over(self) -> bool:
         moment = time.monotonic()
-        return moment >= self._deadline or (self._struck("watch-close") and moment >= self._closing())
+        return moment >= self._deadline or (self._has_fault("watch-close") and moment >= self._close_time())
 
-    def _closing(self) -> float:
+    def _close_time(self) -> float:
         rule = self._fault
         if rule is None:
             return self._deadline
         return max(self._opened, rule.since) + (rule.seconds or 0)
 
-    def _struck(self, kind: str) -> bool:
+    def _has_fault(self, kind: str) -> bool:
         """Asked anew only when the rules have changed: one watch is struck once by a rule."""
         faults = self._cluster.faults
         if self._rules is not faults.rules:
@@ -152,7 +151,7 @@ class WatchStream:
         return self._fault is not None and self._fault.kind == kind
 
     def _as_fault_target(self) -> FaultTarget:
-        return FaultTarget("watch", self._target.kind.resource, self._target.namespace)
+        return FaultTarget("watch", self._info.kind.resource, self._info.namespace)
 
     def _abort(self) -> None:
         if self._request.transport is not None:

@@ -10,14 +10,14 @@ from deploy.local.emulator.base.options import Options
 from deploy.local.emulator.lifecycle import deletion
 from deploy.local.emulator.lifecycle.garbage import GarbageCollector
 from deploy.local.emulator.lifecycle.namespaces import NamespaceController
-from deploy.local.emulator.networking.addresses import Addresses
-from deploy.local.emulator.networking.kube_proxy import Proxy
+from deploy.local.emulator.networking.addresses import ServiceAddresses
+from deploy.local.emulator.networking.kube_proxy import KubeProxy
 from deploy.local.emulator.networking.node_ports import NodePorts
-from deploy.local.emulator.node.events import Recorder
+from deploy.local.emulator.node.events import EventRecorder
 from deploy.local.emulator.node.kubelet import Kubelet
 from deploy.local.emulator.node.node import NAME, Node, node_object
 from deploy.local.emulator.storage.kinds import NODES, Kind
-from deploy.local.emulator.storage.objects import Change, Store, Stored
+from deploy.local.emulator.storage.objects import Change, Store, StoredObject
 from deploy.local.emulator.storage.watches import Watchers
 
 
@@ -31,12 +31,12 @@ class Cluster:
         self.store = Store(options.history)
         self.faults = Faults(self.random)
         self.watchers = Watchers()
-        recorder = Recorder(self.store, NAME, self.random)
-        self.node = Node(self.store, recorder, self.faults, options, self.random, self._stopped)
+        recorder = EventRecorder(self.store, NAME, self.random)
+        self.node = Node(self.store, recorder, self.faults, options, self.random, self._on_pod_stopped)
         self.kubelet = Kubelet(self.node)
-        self.proxy = Proxy(self.store, self.kubelet.is_running, options.proxy_seconds)
+        self.proxy = KubeProxy(self.store, self.kubelet.is_running, options.proxy_seconds)
         self.node_ports = NodePorts(options.node_address, options.node_ports, self.random)
-        self.addresses = Addresses(self.store, self.node_ports, self.proxy, self.random)
+        self.addresses = ServiceAddresses(self.store, self.node_ports, self.proxy, self.random)
         self.quotas = Quotas(self.store)
         self.garbage = GarbageCollector(self.store, options.garbage_seconds)
         self.namespaces = NamespaceController(self.store, self.random)
@@ -60,15 +60,15 @@ class Cluster:
         for name in ("default", "kube-system"):
             self.namespaces.create(name)
 
-    def delete(self, kind: Kind, namespace: str, name: str, options: deletion.DeleteOptions) -> Stored:
+    def delete(self, kind: Kind, namespace: str, name: str, options: deletion.DeleteOptions) -> StoredObject:
         """Delete an object for a client. Return it as it is now, or as it was at its removal."""
         stored = deletion.find_deletable(self.store, kind, namespace, name, options)
         if options.propagation_policy == "Orphan":
-            self.garbage.orphan(stored.uid)
+            self.garbage.orphan_dependents(stored.uid)
         return deletion.delete(self.store, stored, options)
 
-    def _stopped(self, uid: str) -> None:
-        self.proxy.stopped(uid)
+    def _on_pod_stopped(self, uid: str) -> None:
+        self.proxy.abort_connections(uid)
 
     def close(self) -> None:
         self.kubelet.close()

@@ -7,20 +7,20 @@ import msgspec
 
 from deploy.local.emulator.base.statuses import bad_request, conflict, forbidden, invalid, not_found, unsupported_value
 from deploy.local.emulator.base.timestamps import now
-from deploy.local.emulator.schemas.meta import Shape
+from deploy.local.emulator.schemas.meta import ApiStruct
 from deploy.local.emulator.storage.kinds import NAMESPACES, PODS, Kind
-from deploy.local.emulator.storage.objects import Store, Stored
+from deploy.local.emulator.storage.objects import Store, StoredObject
 
 _POLICIES = ("Background", "Foreground", "Orphan")
 _PERMANENT = ("default", "kube-system")
 
 
-class Preconditions(Shape):
+class Preconditions(ApiStruct):
     uid: str | None = None
     resource_version: str | None = None
 
 
-class DeleteOptions(Shape):
+class DeleteOptions(ApiStruct):
     grace_period_seconds: int | None = None
     preconditions: Preconditions | None = None
     propagation_policy: str | None = None
@@ -33,8 +33,8 @@ def read_options(body: bytes, query: dict[str, str]) -> DeleteOptions:
         if body:
             options = msgspec.json.decode(body, type=DeleteOptions)
         else:
-            given = {key: query[key] for key in ("gracePeriodSeconds", "propagationPolicy") if key in query}
-            options = msgspec.convert(given, DeleteOptions, strict=False)
+            parameters = {key: query[key] for key in ("gracePeriodSeconds", "propagationPolicy") if key in query}
+            options = msgspec.convert(parameters, DeleteOptions, strict=False)
     except msgspec.DecodeError as error:
         raise bad_request(f"couldn't get version/kind; json parse error: {error}") from error
     if options.propagation_policy not in {None, *_POLICIES}:
@@ -43,7 +43,7 @@ def read_options(body: bytes, query: dict[str, str]) -> DeleteOptions:
     return options
 
 
-def find_deletable(store: Store, kind: Kind, namespace: str, name: str, options: DeleteOptions) -> Stored:
+def find_deletable(store: Store, kind: Kind, namespace: str, name: str, options: DeleteOptions) -> StoredObject:
     """Return the object, if these options permit its deletion."""
     stored = store.get(kind, namespace, name)
     if stored is None:
@@ -54,71 +54,71 @@ def find_deletable(store: Store, kind: Kind, namespace: str, name: str, options:
     return stored
 
 
-def delete(store: Store, stored: Stored, options: DeleteOptions) -> Stored:
+def delete(store: Store, stored: StoredObject, options: DeleteOptions) -> StoredObject:
     """Return the object as it is now, or as it was at its removal."""
     if stored.kind is NAMESPACES:
-        return _end_namespace(store, stored)
-    return _end_pod(store, stored, options) if stored.kind is PODS else _end(store, stored)
+        return _terminate_namespace(store, stored)
+    return _terminate_pod(store, stored, options) if stored.kind is PODS else _remove_or_terminate(store, stored)
 
 
-def collect(store: Store, stored: Stored) -> None:
+def collect(store: Store, stored: StoredObject) -> None:
     """Delete an object as a controller does: with the default grace."""
     if store.get(stored.kind, *stored.key) is not None:
         options = DeleteOptions()
         delete(store, find_deletable(store, stored.kind, *stored.key, options), options)
 
 
-def _check_preconditions(stored: Stored, options: DeleteOptions) -> None:
-    wanted = options.preconditions
-    if wanted is None:
+def _check_preconditions(stored: StoredObject, options: DeleteOptions) -> None:
+    preconditions = options.preconditions
+    if preconditions is None:
         return
-    if wanted.uid is not None and wanted.uid != stored.uid:
-        why = f"the UID in the precondition ({wanted.uid}) does not match the UID in record ({stored.uid}). "
-        raise conflict(stored.kind.name, stored.name, f"{why}The object might have been deleted and then recreated")
-    if wanted.resource_version is not None and wanted.resource_version != str(stored.version):
-        why = f"the ResourceVersion in the precondition ({wanted.resource_version}) does not match "
-        why += f"the ResourceVersion in record ({stored.version}). The object might have been modified"
-        raise conflict(stored.kind.name, stored.name, why)
+    if preconditions.uid is not None and preconditions.uid != stored.uid:
+        detail = f"the UID in the precondition ({preconditions.uid}) does not match the UID in record ({stored.uid}). "
+        raise conflict(stored.kind.name, stored.name, f"{detail}The object might have been deleted and then recreated")
+    if preconditions.resource_version is not None and preconditions.resource_version != str(stored.version):
+        detail = f"the ResourceVersion in the precondition ({preconditions.resource_version}) does not match "
+        detail += f"the ResourceVersion in record ({stored.version}). The object might have been modified"
+        raise conflict(stored.kind.name, stored.name, detail)
 
 
-def _end_namespace(store: Store, stored: Stored) -> Stored:
-    if stored.terminating:
+def _terminate_namespace(store: Store, stored: StoredObject) -> StoredObject:
+    if stored.is_terminating:
         return stored
     metadata = {**stored.metadata, "deletionTimestamp": now()}
     return store.put(NAMESPACES, {**stored.body, "metadata": metadata, "status": {"phase": "Terminating"}})
 
 
-def _end(store: Store, stored: Stored) -> Stored:
+def _remove_or_terminate(store: Store, stored: StoredObject) -> StoredObject:
     """At once, or when the last finalizer is gone."""
     if not stored.metadata.get("finalizers"):
         return store.remove(stored)
-    if stored.terminating:
+    if stored.is_terminating:
         return stored
-    ending = {**stored.metadata, "deletionTimestamp": now(), "deletionGracePeriodSeconds": 0}
-    return store.put(stored.kind, {**stored.body, "metadata": ending})
+    terminating = {**stored.metadata, "deletionTimestamp": now(), "deletionGracePeriodSeconds": 0}
+    return store.put(stored.kind, {**stored.body, "metadata": terminating})
 
 
-def _end_pod(store: Store, stored: Stored, options: DeleteOptions) -> Stored:
-    grace = _grace(stored, options)
+def _terminate_pod(store: Store, stored: StoredObject, options: DeleteOptions) -> StoredObject:
+    grace = _grace_seconds(stored, options)
     if grace is None:
         return stored
     metadata = {**stored.metadata, "deletionTimestamp": now(grace), "deletionGracePeriodSeconds": grace}
-    if not stored.terminating:
+    if not stored.is_terminating:
         metadata["generation"] += 1
-    ending = store.put(PODS, {**stored.body, "metadata": metadata})
-    return ending if grace or metadata.get("finalizers") else store.remove(ending)
+    terminating = store.put(PODS, {**stored.body, "metadata": metadata})
+    return terminating if grace or metadata.get("finalizers") else store.remove(terminating)
 
 
-def _grace(stored: Stored, options: DeleteOptions) -> int | None:
+def _grace_seconds(stored: StoredObject, options: DeleteOptions) -> int | None:
     """Seconds; None when it is terminating already and is not asked to hurry."""
-    asked = options.grace_period_seconds
-    if asked is not None and asked < 0:
-        asked = 1
-    if stored.terminating:
-        given = stored.metadata["deletionGracePeriodSeconds"]
-        return asked if asked is not None and asked < given else None
+    requested = options.grace_period_seconds
+    if requested is not None and requested < 0:
+        requested = 1
+    if stored.is_terminating:
+        parameters = stored.metadata["deletionGracePeriodSeconds"]
+        return requested if requested is not None and requested < parameters else None
     spec, status = stored.body["spec"], stored.body["status"]
-    grace: int = asked if asked is not None else spec["terminationGracePeriodSeconds"]
+    grace: int = requested if requested is not None else spec["terminationGracePeriodSeconds"]
     if "nodeName" not in spec or status["phase"] in {"Failed", "Succeeded"}:
         return 0
     return grace if grace >= 0 else 1

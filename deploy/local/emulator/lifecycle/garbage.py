@@ -6,10 +6,10 @@ from collections import defaultdict
 from deploy.local.emulator.base.statuses import Object
 from deploy.local.emulator.lifecycle import deletion
 from deploy.local.emulator.storage.kinds import KINDS, Kind
-from deploy.local.emulator.storage.objects import Change, Key, Store, Stored
+from deploy.local.emulator.storage.objects import Change, Key, Store, StoredObject
 
 _KIND_OF_NAME = {kind.name: kind for kind in KINDS.values()}
-Place = tuple[Kind, Key]
+ObjectKey = tuple[Kind, Key]
 
 
 class GarbageCollector:
@@ -18,59 +18,59 @@ class GarbageCollector:
     def __init__(self, store: Store, seconds: float) -> None:
         self._store = store
         self._seconds = seconds
-        self._owned: dict[str, dict[Place, None]] = defaultdict(dict)
+        self._dependents: dict[str, dict[ObjectKey, None]] = defaultdict(dict)
 
     def on_change(self, change: Change) -> None:
         if change.before is not None:
-            self._unlink(change.before)
+            self._unindex(change.before)
         if change.after is not None:
-            self._link(change.after, new=change.before is None)
-        elif change.last.uid in self._owned:
-            for place in list(self._owned[change.last.uid]):
-                self._look_later(place)
+            self._index(change.after, is_new=change.before is None)
+        elif change.last.uid in self._dependents:
+            for dependent in list(self._dependents[change.last.uid]):
+                self._check_later(dependent)
 
-    def _link(self, stored: Stored, *, new: bool) -> None:
+    def _index(self, stored: StoredObject, *, is_new: bool) -> None:
         for reference in stored.metadata.get("ownerReferences", []):
-            self._owned[reference["uid"]][stored.kind, stored.key] = None
-            if new and not self._lives(reference, stored.namespace):
-                self._look_later((stored.kind, stored.key))
+            self._dependents[reference["uid"]][stored.kind, stored.key] = None
+            if is_new and not self._owner_exists(reference, stored.namespace):
+                self._check_later((stored.kind, stored.key))
 
-    def _unlink(self, stored: Stored) -> None:
+    def _unindex(self, stored: StoredObject) -> None:
         for reference in stored.metadata.get("ownerReferences", []):
-            places = self._owned[reference["uid"]]
-            places.pop((stored.kind, stored.key), None)
-            if not places:
-                del self._owned[reference["uid"]]
+            dependents = self._dependents[reference["uid"]]
+            dependents.pop((stored.kind, stored.key), None)
+            if not dependents:
+                del self._dependents[reference["uid"]]
 
-    def _look_later(self, place: Place) -> None:
-        asyncio.get_running_loop().call_later(self._seconds, self._look, place)
+    def _check_later(self, dependent: ObjectKey) -> None:
+        asyncio.get_running_loop().call_later(self._seconds, self._check_owners, dependent)
 
-    def _look(self, place: Place) -> None:
-        kind, key = place
+    def _check_owners(self, dependent: ObjectKey) -> None:
+        kind, key = dependent
         stored = self._store.get(kind, *key)
-        if stored is None or stored.terminating:
+        if stored is None or stored.is_terminating:
             return
         references = stored.metadata.get("ownerReferences", [])
-        living = [reference for reference in references if self._lives(reference, stored.namespace)]
-        if references and not living:
+        existing = [reference for reference in references if self._owner_exists(reference, stored.namespace)]
+        if references and not existing:
             deletion.collect(self._store, stored)
-        elif len(living) < len(references):
-            self._keep_owners(stored, living)
+        elif len(existing) < len(references):
+            self._set_owners(stored, existing)
 
-    def _keep_owners(self, stored: Stored, kept: list[Object]) -> None:
+    def _set_owners(self, stored: StoredObject, owners: list[Object]) -> None:
         metadata = {key: value for key, value in stored.metadata.items() if key != "ownerReferences"}
-        if kept:
-            metadata["ownerReferences"] = kept
+        if owners:
+            metadata["ownerReferences"] = owners
         self._store.put(stored.kind, {**stored.body, "metadata": metadata})
 
-    def orphan(self, uid: str) -> None:
+    def orphan_dependents(self, uid: str) -> None:
         """The owner is deleted, but what it owned shall stay: nobody owns it any more."""
-        for kind, key in list(self._owned.get(uid, ())):
+        for kind, key in list(self._dependents.get(uid, ())):
             if (stored := self._store.get(kind, *key)) is not None:
-                kept = [reference for reference in stored.metadata["ownerReferences"] if reference["uid"] != uid]
-                self._keep_owners(stored, kept)
+                owners = [reference for reference in stored.metadata["ownerReferences"] if reference["uid"] != uid]
+                self._set_owners(stored, owners)
 
-    def _lives(self, reference: Object, namespace: str) -> bool:
+    def _owner_exists(self, reference: Object, namespace: str) -> bool:
         """As the real collector sees it: an object of that kind and name, in this namespace, with that uid.
 
         An owner of a kind that is not emulated is taken for a living one.

@@ -7,8 +7,8 @@ from deploy.local.emulator.base.ids import uid
 from deploy.local.emulator.base.statuses import Object, forbidden, not_found
 from deploy.local.emulator.base.timestamps import now
 from deploy.local.emulator.lifecycle import deletion
-from deploy.local.emulator.storage.kinds import ACCOUNTS, KINDS, NAMESPACES, Kind
-from deploy.local.emulator.storage.objects import Change, Store, Stored
+from deploy.local.emulator.storage.kinds import KINDS, NAMESPACES, SERVICE_ACCOUNTS, Kind
+from deploy.local.emulator.storage.objects import Change, Store, StoredObject
 
 NAME_LABEL = "kubernetes.io/metadata.name"
 
@@ -29,10 +29,10 @@ def admit(store: Store, kind: Kind, namespace: str, name: str) -> None:
     stored = store.get(NAMESPACES, "", namespace)
     if stored is None:
         raise not_found("namespaces", namespace)
-    if stored.terminating:
-        why = f"unable to create new content in namespace {namespace} because it is being terminated"
+    if stored.is_terminating:
+        detail = f"unable to create new content in namespace {namespace} because it is being terminated"
         cause = {"reason": "NamespaceTerminating", "message": f"namespace {namespace} is being terminated"}
-        raise forbidden(kind.resource, name, why, [{**cause, "field": "metadata.namespace"}])
+        raise forbidden(kind.resource, name, detail, [{**cause, "field": "metadata.namespace"}])
 
 
 class NamespaceController:
@@ -50,19 +50,19 @@ class NamespaceController:
         if change.last.kind is NAMESPACES and change.after is not None:
             if change.before is None:
                 self._create_account(change.after.name)
-            elif change.after.terminating and not change.before.terminating:
+            elif change.after.is_terminating and not change.before.is_terminating:
                 asyncio.get_running_loop().call_soon(self._empty, change.after.name)
         elif change.after is None and change.last.kind.namespaced:
             self._finish_later(change.last.namespace)
 
     def _create_account(self, namespace: str) -> None:
         metadata = {"name": "default", "namespace": namespace, "uid": uid(self._random), "creationTimestamp": now()}
-        self._store.put(ACCOUNTS, {"metadata": metadata})
+        self._store.put(SERVICE_ACCOUNTS, {"metadata": metadata})
 
     def _empty(self, namespace: str) -> None:
         for kind in KINDS.values():
             if kind.namespaced:
-                for stored in list(self._store.of(kind).all(namespace)):
+                for stored in list(self._store.collection(kind).all(namespace)):
                     deletion.collect(self._store, stored)
         self._finish(namespace)
 
@@ -72,10 +72,10 @@ class NamespaceController:
 
     def _finish(self, name: str) -> None:
         namespace = self._terminating(name)
-        collections = (self._store.of(kind).all(name) for kind in KINDS.values() if kind.namespaced)
+        collections = (self._store.collection(kind).all(name) for kind in KINDS.values() if kind.namespaced)
         if namespace is not None and all(next(objects, None) is None for objects in collections):
             self._store.remove(namespace)
 
-    def _terminating(self, name: str) -> Stored | None:
+    def _terminating(self, name: str) -> StoredObject | None:
         namespace = self._store.get(NAMESPACES, "", name)
-        return namespace if namespace is not None and namespace.terminating else None
+        return namespace if namespace is not None and namespace.is_terminating else None

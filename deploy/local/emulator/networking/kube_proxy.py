@@ -12,93 +12,93 @@ import msgspec
 
 from deploy.local.emulator.base.statuses import Object
 from deploy.local.emulator.storage.kinds import PODS, SERVICES
-from deploy.local.emulator.storage.objects import Change, Store, Stored
+from deploy.local.emulator.storage.objects import Change, Store, StoredObject
 
 
-class Proxy:
+class KubeProxy:
     """Chooses a Pod, in turn, for each connection to a Service's port; as with kube-proxy it stays there."""
 
-    def __init__(self, store: Store, running: Callable[[str], bool], seconds: float) -> None:
+    def __init__(self, store: Store, is_running: Callable[[str], bool], seconds: float) -> None:
         self._store = store
-        self._running = running  # does the container of the Pod with this uid run?
+        self._is_running = is_running  # does the container of the Pod with this uid run?
         self._seconds = seconds  # how long it takes to learn of a new Service or endpoint
-        self._since: dict[str, float] = {}  # uids of Services and Pods that can be reached, and since when
-        self._turns = itertools.count()
-        self._open: dict[str, set[Connection]] = defaultdict(set)
+        self._reachable_since: dict[str, float] = {}  # uids of Services and Pods that can be reached, and since when
+        self._round_robin = itertools.count()
+        self._connections: dict[str, set[PodConnection]] = defaultdict(set)
 
-    def choose(self, service: Object, port: Object) -> Stored | None:
+    def choose_pod(self, service: Object, port: Object) -> StoredObject | None:
         """None: nobody listens there, and the connection is refused."""
         candidates = self._endpoints(service)
-        if not candidates or not self._known(service["metadata"]["uid"]):
+        if not candidates or not self._is_synced(service["metadata"]["uid"]):
             return None
-        pod = candidates[next(self._turns) % len(candidates)]
-        return pod if self._running(pod.uid) and _listens(pod, port["targetPort"]) else None
+        pod = candidates[next(self._round_robin) % len(candidates)]
+        return pod if self._is_running(pod.uid) and _listens(pod, port["targetPort"]) else None
 
-    def _endpoints(self, service: Object) -> list[Stored]:
+    def _endpoints(self, service: Object) -> list[StoredObject]:
         spec = service["spec"]
         if not spec.get("selector"):
             return []
         pods = self._store.select(PODS, service["metadata"]["namespace"], spec["selector"].items())
-        pods = sorted((pod for pod in pods if _addressable(pod)), key=lambda pod: pod.key)
+        pods = sorted((pod for pod in pods if _has_address(pod)), key=lambda pod: pod.key)
         if spec.get("publishNotReadyAddresses"):
             return pods
-        ready = [pod for pod in pods if _ready(pod) and self._known(pod.uid)]
+        ready = [pod for pod in pods if _is_ready(pod) and self._is_synced(pod.uid)]
         # kube-proxy since 1.28: with no endpoint left but terminating ones that are still ready, those serve on
-        return [pod for pod in ready if not pod.terminating] or ready
+        return [pod for pod in ready if not pod.is_terminating] or ready
 
-    def _known(self, uid: str) -> bool:
-        return time.monotonic() - self._since.get(uid, 0) >= self._seconds
+    def _is_synced(self, uid: str) -> bool:
+        return time.monotonic() - self._reachable_since.get(uid, 0) >= self._seconds
 
-    def opened(self, pod: Stored, connection: "Connection") -> None:
-        self._open[pod.uid].add(connection)
+    def add_connection(self, pod: StoredObject, connection: "PodConnection") -> None:
+        self._connections[pod.uid].add(connection)
 
-    def closed(self, pod: Stored, connection: "Connection") -> None:
-        connections = self._open.get(pod.uid, set())
+    def remove_connection(self, pod: StoredObject, connection: "PodConnection") -> None:
+        connections = self._connections.get(pod.uid, set())
         connections.discard(connection)
         if not connections:
-            self._open.pop(pod.uid, None)
+            self._connections.pop(pod.uid, None)
 
     def on_change(self, change: Change) -> None:
         kind, uid = change.last.kind, change.last.uid
         if change.after is None:
-            self._since.pop(uid, None)
+            self._reachable_since.pop(uid, None)
             if kind is PODS:
-                self.stopped(uid)
-        elif kind is SERVICES or (kind is PODS and _ready(change.after)):
-            self._since.setdefault(uid, time.monotonic())
+                self.abort_connections(uid)
+        elif kind is SERVICES or (kind is PODS and _is_ready(change.after)):
+            self._reachable_since.setdefault(uid, time.monotonic())
         elif kind is PODS:
-            self._since.pop(uid, None)
+            self._reachable_since.pop(uid, None)
 
-    def stopped(self, uid: str) -> None:
+    def abort_connections(self, uid: str) -> None:
         """The container's process ended, and its connections with it."""
-        for connection in self._open.pop(uid, set()):
+        for connection in self._connections.pop(uid, set()):
             connection.abort()
 
 
-def _addressable(pod: Stored) -> bool:
+def _has_address(pod: StoredObject) -> bool:
     return "podIP" in pod.body["status"] and pod.body["status"]["phase"] not in {"Failed", "Succeeded"}
 
 
-def _ready(pod: Stored) -> bool:
+def _is_ready(pod: StoredObject) -> bool:
     conditions = pod.body["status"].get("conditions", [])
     return any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)
 
 
-def _listens(pod: Stored, target: int | str) -> bool:
+def _listens(pod: StoredObject, target: int | str) -> bool:
     """The emulated process listens on the ports its container declares, and on no other."""
     ports = [port for container in pod.body["spec"]["containers"] for port in container.get("ports", [])]
     return any(target in {port["containerPort"], port.get("name")} for port in ports)
 
 
-class Connection(asyncio.Protocol):
+class PodConnection(asyncio.Protocol):
     """One connection to one Pod: HTTP/1.1 with keep-alive, one resource."""
 
-    def __init__(self, proxy: Proxy, choose: Callable[[], Stored | None]) -> None:
+    def __init__(self, proxy: KubeProxy, choose: Callable[[], StoredObject | None]) -> None:
         self._proxy = proxy
         self._choose = choose
         self._parser = httptools.HttpRequestParser(self)
         self._transport: Any = None
-        self._pod: Stored | None = None
+        self._pod: StoredObject | None = None
         self._url = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -107,12 +107,12 @@ class Connection(asyncio.Protocol):
         if self._pod is None:
             self.abort()
         else:
-            self._proxy.opened(self._pod, self)
+            self._proxy.add_connection(self._pod, self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         del exc
         if self._pod is not None:
-            self._proxy.closed(self._pod, self)
+            self._proxy.remove_connection(self._pod, self)
 
     def abort(self) -> None:
         self._transport.abort()
@@ -131,15 +131,15 @@ class Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         status, body = self._answer()
-        keep = self._parser.should_keep_alive()
+        keep_alive = self._parser.should_keep_alive()
         head = f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
-        self._transport.write(f"{head}Connection: {'keep-alive' if keep else 'close'}\r\n\r\n".encode() + body)
-        if not keep:
+        self._transport.write(f"{head}Connection: {'keep-alive' if keep_alive else 'close'}\r\n\r\n".encode() + body)
+        if not keep_alive:
             self._transport.close()
 
     def _answer(self) -> tuple[str, bytes]:
         pod = self._pod
         if pod is None or self._url.partition(b"?")[0] != b"/v1/sandbox":
             return "404 Not Found", b'{"detail":"Not Found"}'
-        told = {"sandbox": pod.name, "uid": pod.uid, "namespace": pod.namespace, "labels": pod.labels}
-        return "200 OK", msgspec.json.encode(told)
+        body = {"sandbox": pod.name, "uid": pod.uid, "namespace": pod.namespace, "labels": pod.labels}
+        return "200 OK", msgspec.json.encode(body)

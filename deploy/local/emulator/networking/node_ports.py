@@ -20,59 +20,59 @@ class RangeFull(Exception):
 class NodePorts:
     """Takes a port by binding it, in one step: who is told of a port can reach it."""
 
-    def __init__(self, address: str, span: tuple[int, int], random: Random) -> None:
-        self.span = span
+    def __init__(self, address: str, port_range: tuple[int, int], random: Random) -> None:
+        self.port_range = port_range
         self._address = address
         self._random = random
-        self._taken: dict[int, socket.socket] = {}
-        self._free = set(range(span[0], span[1] + 1))
+        self._listeners: dict[int, socket.socket] = {}
+        self._free = set(range(port_range[0], port_range[1] + 1))
 
-    def taken(self, port: int) -> bool:
-        return port in self._taken
+    def is_allocated(self, port: int) -> bool:
+        return port in self._listeners
 
-    def take(self, port: int) -> socket.socket:
+    def allocate(self, port: int) -> socket.socket:
         """A named port. Raises OSError where something else on this machine holds it."""
         listener = _listen(self._address, port)
-        self._taken[port] = listener
+        self._listeners[port] = listener
         self._free.discard(port)
         return listener
 
-    def draw(self) -> int:
+    def allocate_any(self) -> int:
         """Any free port, of the upper part of the range while there are some."""
-        for candidates in self._bands():
+        for candidates in self._free_ports_by_band():
             while candidates:
                 port = candidates.pop(self._random.randrange(len(candidates)))
-                if self._try(port):
+                if self._try_allocate(port):
                     return port
         raise RangeFull
 
     def listener(self, port: int) -> socket.socket:
-        return self._taken[port]
+        return self._listeners[port]
 
-    def give_back(self, port: int) -> None:
-        if (listener := self._taken.pop(port, None)) is not None:
+    def release(self, port: int) -> None:
+        if (listener := self._listeners.pop(port, None)) is not None:
             listener.close()
             self._free.add(port)
 
     def close(self) -> None:
-        for port in list(self._taken):
-            self.give_back(port)
+        for port in list(self._listeners):
+            self.release(port)
 
-    def _try(self, port: int) -> bool:
+    def _try_allocate(self, port: int) -> bool:
         try:
-            self.take(port)
+            self.allocate(port)
         except OSError as error:
             if error.errno not in {errno.EADDRINUSE, errno.EACCES}:
                 raise
             return False
         return True
 
-    def _bands(self) -> list[list[int]]:
-        low, high = self.span
+    def _free_ports_by_band(self) -> list[list[int]]:
+        low, high = self.port_range
         size = high - low + 1
-        kept = 0 if size <= _STATIC_MIN else min(max(_STATIC_MIN, size // _STATIC_SHARE), _STATIC_MAX)
+        static = 0 if size <= _STATIC_MIN else min(max(_STATIC_MIN, size // _STATIC_SHARE), _STATIC_MAX)
         free = sorted(self._free)
-        return [[port for port in free if port >= low + kept], [port for port in free if port < low + kept]]
+        return [[port for port in free if port >= low + static], [port for port in free if port < low + static]]
 
 
 def _listen(address: str, port: int) -> socket.socket:

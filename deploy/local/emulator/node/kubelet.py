@@ -8,7 +8,7 @@ from deploy.local.emulator.node import pod_lifecycle
 from deploy.local.emulator.node.node import Node
 from deploy.local.emulator.node.pod_runtime import PodRuntime
 from deploy.local.emulator.storage.kinds import PODS
-from deploy.local.emulator.storage.objects import Change, Stored
+from deploy.local.emulator.storage.objects import Change, StoredObject
 
 _log = logging.getLogger(__name__)
 
@@ -28,23 +28,23 @@ class Kubelet:
             self._start(change.after)
         elif change.after is None:
             self._drop(change.last.uid)
-        elif change.after.terminating and _is_grace_changed(change):
+        elif change.after.is_terminating and _is_grace_changed(change):
             self._set_task(change.last.uid, pod_lifecycle.terminate(self._pods[change.last.uid]))
 
     def is_running(self, uid: str) -> bool:
-        return uid in self._node.running
+        return uid in self._node.running_pods
 
     def close(self) -> None:
         for uid in list(self._pods):
             self._drop(uid)
 
-    def _start(self, stored: Stored) -> None:
+    def _start(self, stored: StoredObject) -> None:
         pod = self._pods[stored.uid] = PodRuntime(self._node, stored)
         self._set_task(stored.uid, pod_lifecycle.run(pod))
 
     def _drop(self, uid: str) -> None:
         self._pods.pop(uid, None)
-        self._node.running.discard(uid)
+        self._node.running_pods.discard(uid)
         task = self._tasks.pop(uid, None)
         if task is not None and task is not asyncio.current_task():
             task.cancel()

@@ -11,7 +11,7 @@ from deploy.local.emulator.base.ids import uid
 from deploy.local.emulator.base.options import Options
 from deploy.local.emulator.base.statuses import Object
 from deploy.local.emulator.base.timestamps import now
-from deploy.local.emulator.node.events import Recorder
+from deploy.local.emulator.node.events import EventRecorder
 from deploy.local.emulator.storage.kinds import NODES
 from deploy.local.emulator.storage.objects import Store
 
@@ -32,16 +32,16 @@ class Node:
     """What every Pod's life is lived with."""
 
     store: Store
-    recorder: Recorder
+    recorder: EventRecorder
     faults: Faults
     options: Options
     random: Random
-    stopped: Callable[[str], None]  # tells the proxy that a Pod's container ended
-    running: set[str] = field(default_factory=set)  # uids of Pods whose containers run
+    on_pod_stopped: Callable[[str], None]  # tells the proxy that a Pod's container ended
+    running_pods: set[str] = field(default_factory=set)  # uids of Pods whose containers run
     _images: set[str] = field(default_factory=set)
     _addresses: Iterator[int] = field(default_factory=itertools.count)
 
-    def has(self, image: str) -> None:
+    def add_image(self, image: str) -> None:
         """From now on, and says so in its status: the image of a container that starts."""
         full = images.full_reference(image)
         node = self.store.get(NODES, "", NAME)
@@ -49,10 +49,10 @@ class Node:
             return
         self._images.add(full)
         status = node.body["status"]
-        there = [*status.get("images", []), images.described(full)]
-        self.store.put(NODES, {**node.body, "status": {**status, "images": there}})
+        listed = [*status.get("images", []), images.image_status(full)]
+        self.store.put(NODES, {**node.body, "status": {**status, "images": listed}})
 
-    def address(self) -> str:
+    def next_pod_ip(self) -> str:
         number = next(self._addresses) % _ADDRESSES
         return f"10.244.{number // 250}.{number % 250 + 2}"
 

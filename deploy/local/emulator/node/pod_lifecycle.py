@@ -2,14 +2,14 @@
 
 import asyncio
 
-from deploy.local.emulator.base.faults import POD_KINDS, Target
+from deploy.local.emulator.base.faults import POD_FAULTS, FaultTarget
 from deploy.local.emulator.base.statuses import Object
 from deploy.local.emulator.base.timestamps import now
 from deploy.local.emulator.node import pod_faults
 from deploy.local.emulator.node.node import NAME
 from deploy.local.emulator.node.pod_runtime import PodGone, PodRuntime
-from deploy.local.emulator.node.pod_status import KILLED, scheduled, unknown_end, unschedulable
-from deploy.local.emulator.node.scheduling import why_unschedulable
+from deploy.local.emulator.node.pod_status import KILLED, bind, mark_unschedulable, unknown_termination
+from deploy.local.emulator.node.scheduling import check_fit
 from deploy.local.emulator.storage.kinds import PODS
 
 SLOW_SECONDS = 30.0
@@ -35,8 +35,8 @@ async def run(pod: PodRuntime) -> None:
 
 async def _schedule_and_run(pod: PodRuntime) -> None:
     stored = pod.pod
-    target = Target(resource="pods", namespace=stored.namespace, name=stored.name, labels=stored.labels)
-    pod.rule = pod.node.faults.strike(POD_KINDS, target)
+    target = FaultTarget(resource="pods", namespace=stored.namespace, name=stored.name, labels=stored.labels)
+    pod.rule = pod.node.faults.strike(POD_FAULTS, target)
     await _schedule(pod)
     deadline = pod.spec.get("activeDeadlineSeconds")
     try:
@@ -50,62 +50,62 @@ async def _schedule_and_run(pod: PodRuntime) -> None:
 
 async def _schedule(pod: PodRuntime) -> None:
     await asyncio.sleep(pod.node.options.schedule_seconds)
-    while (why := why_unschedulable(pod.pod, pod.node.store, forced=pod.has_fault("unschedulable"))) is not None:
-        _report_unschedulable(pod, why)
+    while (message := check_fit(pod.pod, pod.node.store, is_forced=pod.has_fault("unschedulable"))) is not None:
+        _report_unschedulable(pod, message)
         await asyncio.sleep(RETRY_SECONDS)
     stored = pod.pod
     if "nodeName" not in stored.body["spec"]:
-        pod.node.store.put(PODS, scheduled(stored.body, NAME, now()))
-        pod.node.recorder.scheduler(stored, "Scheduled", f"Successfully assigned {'/'.join(pod.key)} to {NAME}")
+        pod.node.store.put(PODS, bind(stored.body, NAME, now()))
+        pod.node.recorder.record_scheduler(stored, "Scheduled", f"Successfully assigned {'/'.join(pod.key)} to {NAME}")
 
 
 def _report_unschedulable(pod: PodRuntime, message: str) -> None:
     stored = pod.pod
     conditions = stored.body["status"].get("conditions", [])
     if not any(condition.get("message") == message for condition in conditions):
-        pod.node.store.put(PODS, unschedulable(stored.body, message, now()))
-        pod.node.recorder.scheduler(stored, "FailedScheduling", message)
+        pod.node.store.put(PODS, mark_unschedulable(stored.body, message, now()))
+        pod.node.recorder.record_scheduler(stored, "FailedScheduling", message)
 
 
 async def _start(pod: PodRuntime) -> None:
     pod.view.start_time = now()
     pod.publish()
     await pod_faults.wait_for_mounts(pod)
-    usual = pod.node.options.start_seconds
-    await asyncio.sleep(pod.rule_seconds(SLOW_SECONDS) if pod.has_fault("slow-start") else usual)
+    normal_seconds = pod.node.options.start_seconds
+    await asyncio.sleep(pod.rule_seconds(SLOW_SECONDS) if pod.has_fault("slow-start") else normal_seconds)
     pod.view.network = True
     pod.publish()
     spec = pod.spec
-    pod.view.ip = pod.view.host_ip if spec.get("hostNetwork") else pod.node.address()
+    pod.view.ip = pod.view.host_ip if spec.get("hostNetwork") else pod.node.next_pod_ip()
     await _run_init_containers(pod, spec.get("initContainers", []))
     await pod_faults.wait_for_image(pod)
     if pod.has_fault("crash-loop", "out-of-memory"):
-        await pod_faults.crash(pod)
+        await pod_faults.run_crash_loop(pod)
     await _start_containers(pod)
 
 
 async def _run_init_containers(pod: PodRuntime, specs: list[Object]) -> None:
     for spec in specs:
         view = pod.view.init[spec["name"]]
-        pod.start(spec, view)
+        pod.start_container(spec, view)
         if spec.get("restartPolicy") == "Always":
             view.ready = True
             pod.publish()
             continue
         pod.publish()
         await asyncio.sleep(pod.node.options.start_seconds)
-        pod.stop(view, 0, "Completed")
+        pod.stop_container(view, 0, "Completed")
         view.ready = True
         pod.publish()
 
 
 async def _start_containers(pod: PodRuntime) -> None:
     for spec in pod.spec["containers"]:
-        pod.start(spec, pod.view.containers[spec["name"]])
-    pod.node.running.add(pod.uid)
+        pod.start_container(spec, pod.view.containers[spec["name"]])
+    pod.node.running_pods.add(pod.uid)
     pod.view.phase = "Running"
     await _await_probes(pod)
-    await pod_faults.after_start(pod)
+    await pod_faults.run_later_faults(pod)
 
 
 async def _await_probes(pod: PodRuntime) -> None:
@@ -147,15 +147,15 @@ async def terminate(pod: PodRuntime) -> None:
 
 
 async def _stop_containers(pod: PodRuntime) -> None:
-    running = [name for name, view in pod.view.containers.items() if view.running]
+    running = [name for name, view in pod.view.containers.items() if view.is_running]
     for name in running:
         pod.record_event("Killing", f"Stopping container {name}", name)
     grace, needed = pod.pod.metadata["deletionGracePeriodSeconds"], pod.node.options.termination_seconds
     await asyncio.sleep(min(grace, needed) * (1 - _NOTICE_SHARE) if running else 0)
-    pod.stop_all(KILLED if grace < needed else _SIGTERM_EXIT_CODE)
-    for view in pod.view.every():
+    pod.stop_containers(KILLED if grace < needed else _SIGTERM_EXIT_CODE)
+    for view in pod.view.all_containers():
         if "waiting" in view.state:
-            view.state = unknown_end()
+            view.state = unknown_termination()
 
 
 def _remove(pod: PodRuntime) -> None:
@@ -165,6 +165,6 @@ def _remove(pod: PodRuntime) -> None:
     """
     stored = pod.pod
     metadata = {**stored.metadata, "deletionTimestamp": now(), "deletionGracePeriodSeconds": 0}
-    terminating = pod.node.store.put(PODS, {**stored.body, "metadata": metadata})
+    is_terminating = pod.node.store.put(PODS, {**stored.body, "metadata": metadata})
     if not metadata.get("finalizers"):
-        pod.node.store.remove(terminating)
+        pod.node.store.remove(is_terminating)

@@ -5,9 +5,9 @@ from deploy.local.emulator.base.ids import container_id
 from deploy.local.emulator.base.statuses import Object
 from deploy.local.emulator.base.timestamps import now
 from deploy.local.emulator.node.node import Node
-from deploy.local.emulator.node.pod_status import ContainerView, first_view, render
+from deploy.local.emulator.node.pod_status import ContainerView, initial_view, render
 from deploy.local.emulator.storage.kinds import PODS
-from deploy.local.emulator.storage.objects import Stored
+from deploy.local.emulator.storage.objects import StoredObject
 
 
 class PodGone(Exception):
@@ -17,14 +17,14 @@ class PodGone(Exception):
 class PodRuntime:
     """One Pod as its node runs it."""
 
-    def __init__(self, node: Node, pod: Stored) -> None:
+    def __init__(self, node: Node, pod: StoredObject) -> None:
         self.node = node
         self.key, self.uid = pod.key, pod.uid
         self.rule: Rule | None = None
-        self.view = first_view(pod.body["spec"], node.options.node_address, now())
+        self.view = initial_view(pod.body["spec"], node.options.node_address, now())
 
     @property
-    def pod(self) -> Stored:
+    def pod(self) -> StoredObject:
         """The Pod as the API server stores it now.
 
         Raises:
@@ -56,33 +56,33 @@ class PodRuntime:
     def exit_code(self) -> int:
         return 1 if self.rule is None else self.rule.exit_code
 
-    def start(self, spec: Object, view: ContainerView) -> None:
+    def start_container(self, spec: Object, view: ContainerView) -> None:
         """Start a container, and record the three Events of a start."""
         if "terminated" in view.state or ("waiting" in view.state and view.last_state):
             view.restarts += 1
         if "terminated" in view.state:
             view.last_state = view.state
-        self.node.has(spec["image"])
+        self.node.add_image(spec["image"])
         view.container_id = container_id(self.node.random)
         view.state, view.started = {"running": {"startedAt": now()}}, True
-        present = f'Container image "{spec["image"]}" already present on machine and can be accessed by the pod'
-        self.record_event("Pulled", present, spec["name"])
+        message = f'Container image "{spec["image"]}" already present on machine and can be accessed by the pod'
+        self.record_event("Pulled", message, spec["name"])
         self.record_event("Created", "Container created", spec["name"])
         self.record_event("Started", "Container started", spec["name"])
 
-    def stop(self, view: ContainerView, code: int, reason: str) -> None:
+    def stop_container(self, view: ContainerView, code: int, reason: str) -> None:
         started = view.state["running"]["startedAt"]
-        ended = {"exitCode": code, "reason": reason, "startedAt": started, "finishedAt": now()}
-        view.state = {"terminated": {**ended, "containerID": view.container_id}}
+        termination = {"exitCode": code, "reason": reason, "startedAt": started, "finishedAt": now()}
+        view.state = {"terminated": {**termination, "containerID": view.container_id}}
         view.ready = view.started = False
 
-    def stop_all(self, code: int, reason: str = "Error") -> None:
+    def stop_containers(self, code: int, reason: str = "Error") -> None:
         """Stop all running containers. From now on node ports refuse connections to the Pod."""
-        for view in self.view.every():
-            if view.running:
-                self.stop(view, code, reason)
-        self.node.running.discard(self.uid)
-        self.node.stopped(self.uid)
+        for view in self.view.all_containers():
+            if view.is_running:
+                self.stop_container(view, code, reason)
+        self.node.running_pods.discard(self.uid)
+        self.node.on_pod_stopped(self.uid)
 
-    def record_event(self, reason: str, message: str, container: str = "", kind: str = "Normal") -> None:
-        self.node.recorder.kubelet(self.pod, reason, message, container, kind)
+    def record_event(self, reason: str, message: str, container: str = "", event_type: str = "Normal") -> None:
+        self.node.recorder.record_kubelet(self.pod, reason, message, container, event_type)

@@ -7,7 +7,7 @@ import hashlib
 from dataclasses import dataclass, field
 from typing import Any
 
-from deploy.local.emulator.base.quantities import amount, canonical
+from deploy.local.emulator.base.quantities import parse_quantity, to_canonical
 from deploy.local.emulator.base.statuses import Object
 
 CREATING: Object = {"waiting": {"reason": "ContainerCreating"}}
@@ -27,7 +27,7 @@ class ContainerView:
     container_id: str = ""
 
     @property
-    def running(self) -> bool:
+    def is_running(self) -> bool:
         return "running" in self.state
 
 
@@ -46,23 +46,23 @@ class PodView:
     message: str = ""
     disruption: Object | None = None  # a DisruptionTarget condition's reason and message
 
-    def every(self) -> list[ContainerView]:
+    def all_containers(self) -> list[ContainerView]:
         return [*self.init.values(), *self.containers.values()]
 
 
-def first_view(spec: Object, host_ip: str, now: str) -> PodView:
+def initial_view(spec: Object, host_ip: str, now: str) -> PodView:
     init = {container["name"]: ContainerView(INITIALIZING) for container in spec.get("initContainers", [])}
     waiting = INITIALIZING if init else CREATING
     return PodView(host_ip, now, {c["name"]: ContainerView(waiting) for c in spec["containers"]}, init)
 
 
-def scheduled(pod: Object, node: str, now: str) -> Object:
+def bind(pod: Object, node: str, now: str) -> Object:
     """The binding: a node, and a condition that says so without an observedGeneration."""
     condition = {"type": "PodScheduled", "status": "True", "lastProbeTime": None, "lastTransitionTime": now}
     return _with_conditions({**pod, "spec": {**pod["spec"], "nodeName": node}}, [condition])
 
 
-def unschedulable(pod: Object, message: str, now: str) -> Object:
+def mark_unschedulable(pod: Object, message: str, now: str) -> Object:
     condition = {
         "type": "PodScheduled",
         "observedGeneration": pod["metadata"]["generation"],
@@ -97,21 +97,23 @@ def render(pod: Object, view: PodView, now: str) -> Object:
 
 
 def _conditions(pod: Object, view: PodView, now: str) -> list[Object]:
-    wanted: list[tuple[str, bool, Object]] = [
+    conditions: list[tuple[str, bool, Object]] = [
         ("PodReadyToStartContainers", view.network, {}),
-        ("Initialized", *_initialized(view)),
-        ("Ready", *_ready(view)),
-        ("ContainersReady", *_ready(view)),
+        ("Initialized", *_is_initialized(view)),
+        ("Ready", *_is_ready(view)),
+        ("ContainersReady", *_is_ready(view)),
         ("PodScheduled", True, {}),
     ]
     if view.disruption is not None:
-        wanted.insert(0, ("DisruptionTarget", True, view.disruption))
+        conditions.insert(0, ("DisruptionTarget", True, view.disruption))
     old = {condition["type"]: condition for condition in pod["status"].get("conditions", [])}
-    return [_condition(name, true, why, old.get(name), pod, now) for name, true, why in wanted]
+    return [
+        _condition(name, is_true, explanation, old.get(name), pod, now) for name, is_true, explanation in conditions
+    ]
 
 
-def _condition(name: str, true: bool, why: Object, old: Object | None, pod: Object, now: str) -> Object:
-    status = "True" if true else "False"
+def _condition(name: str, is_true: bool, explanation: Object, old: Object | None, pod: Object, now: str) -> Object:
+    status = "True" if is_true else "False"
     unchanged = old is not None and old["status"] == status
     return {
         "type": name,
@@ -119,21 +121,21 @@ def _condition(name: str, true: bool, why: Object, old: Object | None, pod: Obje
         "status": status,
         "lastProbeTime": None,
         "lastTransitionTime": old["lastTransitionTime"] if old is not None and unchanged else now,
-        **why,
+        **explanation,
     }
 
 
-def _initialized(view: PodView) -> tuple[bool, Object]:
-    missing = [name for name, container in view.init.items() if not container.ready]
-    if not missing or view.phase == "Running":
+def _is_initialized(view: PodView) -> tuple[bool, Object]:
+    uninitialized = [name for name, container in view.init.items() if not container.ready]
+    if not uninitialized or view.phase == "Running":
         return True, {"reason": "PodCompleted"} if view.phase == "Succeeded" else {}
     return False, {
         "reason": "ContainersNotInitialized",
-        "message": f"containers with incomplete status: [{' '.join(missing)}]",
+        "message": f"containers with incomplete status: [{' '.join(uninitialized)}]",
     }
 
 
-def _ready(view: PodView) -> tuple[bool, Object]:
+def _is_ready(view: PodView) -> tuple[bool, Object]:
     if view.phase in {"Failed", "Succeeded"}:
         return False, {"reason": "PodFailed" if view.phase == "Failed" else "PodCompleted"}
     unready = [name for name, container in view.containers.items() if not container.ready]
@@ -154,19 +156,19 @@ def _container(spec: Object, view: ContainerView) -> Object:
     status |= {"restartCount": view.restarts, "image": spec["image"], "imageID": "", "started": view.started}
     if view.container_id:
         status |= {"imageID": image_id(spec["image"]), "containerID": view.container_id}
-        status |= _own_resources(spec["resources"])
+        status |= _container_resources(spec["resources"])
     mounts = [_mount(mount) for mount in spec.get("volumeMounts", [])]
     return {**status, **({"volumeMounts": mounts} if mounts else {})}
 
 
-def _own_resources(resources: Object) -> Object:
+def _container_resources(resources: Object) -> Object:
     requests = {"allocatedResources": resources["requests"]} if "requests" in resources else {}
     return {**requests, "resources": resources}
 
 
 def _mount(mount: Object) -> Object:
-    shown = {"name": mount["name"], "mountPath": mount["mountPath"]}
-    return {**shown, "readOnly": True, "recursiveReadOnly": "Disabled"} if mount.get("readOnly") else shown
+    status = {"name": mount["name"], "mountPath": mount["mountPath"]}
+    return {**status, "readOnly": True, "recursiveReadOnly": "Disabled"} if mount.get("readOnly") else status
 
 
 def image_id(image: str) -> str:
@@ -175,7 +177,7 @@ def image_id(image: str) -> str:
 
 def _total_resources(spec: Object) -> Object:
     """Of the whole Pod, which the status carries since 1.36; absent where no container says anything."""
-    total = {kind: _sum(spec["containers"], kind) for kind in ("limits", "requests")}
+    total = {kind: _sum_resources(spec["containers"], kind) for kind in ("limits", "requests")}
     total = {kind: amounts for kind, amounts in total.items() if amounts}
     if not total:
         return {}
@@ -183,22 +185,22 @@ def _total_resources(spec: Object) -> Object:
     return {**allocated, "resources": total}
 
 
-def _sum(containers: list[Object], kind: str) -> Object:
+def _sum_resources(containers: list[Object], kind: str) -> Object:
     parts = [container["resources"].get(kind, {}) for container in containers]
     if len(parts) == 1:
         return dict(parts[0])
     names = {name for part in parts for name in part if kind == "requests" or all(name in other for other in parts)}
-    return {name: _add([part[name] for part in parts if name in part]) for name in sorted(names)}
+    return {name: _add_quantities([part[name] for part in parts if name in part]) for name in sorted(names)}
 
 
-def _add(texts: list[Any]) -> str:
-    total = sum(amount(text) for text in texts)
+def _add_quantities(texts: list[Any]) -> str:
+    total = sum(parse_quantity(text) for text in texts)
     binary = any(str(text).endswith("i") for text in texts)
-    return canonical(f"{int(total) // 1024}Ki" if binary and int(total) % 1024 == 0 else f"{total:f}")
+    return to_canonical(f"{int(total) // 1024}Ki" if binary and int(total) % 1024 == 0 else f"{total:f}")
 
 
-def unknown_end() -> Object:
+def unknown_termination() -> Object:
     """How a container ends that never began."""
-    why = "The container could not be located when the pod was terminated"
-    ended = {"exitCode": KILLED, "reason": "ContainerStatusUnknown", "message": why}
-    return {"terminated": {**ended, "startedAt": None, "finishedAt": None}}
+    explanation = "The container could not be located when the pod was terminated"
+    termination = {"exitCode": KILLED, "reason": "ContainerStatusUnknown", "message": explanation}
+    return {"terminated": {**termination, "startedAt": None, "finishedAt": None}}

@@ -4,10 +4,10 @@ from typing import Any
 
 import msgspec
 
-from deploy.local.emulator.schemas.meta import Quantity, Shape
+from deploy.local.emulator.schemas.meta import ApiStruct, Quantity
 
 
-class ContainerPort(Shape):
+class ContainerPort(ApiStruct):
     name: str = ""
     host_port: int = 0
     container_port: int = 0
@@ -15,38 +15,38 @@ class ContainerPort(Shape):
     host_ip: str = msgspec.field(name="hostIP", default="")
 
 
-class HttpHeader(Shape, omit_defaults=False):
+class HTTPHeader(ApiStruct, omit_defaults=False):
     name: str = ""
     value: str = ""
 
 
-class HttpGet(Shape):
+class HTTPGetAction(ApiStruct):
     path: str = ""
     port: int | str = 0
     host: str = ""
     scheme: str = ""
-    http_headers: list[HttpHeader] = msgspec.field(default_factory=list)
+    http_headers: list[HTTPHeader] = msgspec.field(default_factory=list)
 
 
-class Exec(Shape):
+class ExecAction(ApiStruct):
     command: list[str] = msgspec.field(default_factory=list)
 
 
-class TcpSocket(Shape):
+class TCPSocketAction(ApiStruct):
     port: int | str = 0
     host: str = ""
 
 
-class Grpc(Shape):
+class GRPCAction(ApiStruct):
     port: int = 0
     service: str | None = None
 
 
-class Probe(Shape):
-    exec: Exec | None = None
-    http_get: HttpGet | None = None
-    tcp_socket: TcpSocket | None = None
-    grpc: Grpc | None = None
+class Probe(ApiStruct):
+    exec: ExecAction | None = None
+    http_get: HTTPGetAction | None = None
+    tcp_socket: TCPSocketAction | None = None
+    grpc: GRPCAction | None = None
     initial_delay_seconds: int = 0
     timeout_seconds: int = 0
     period_seconds: int = 0
@@ -55,37 +55,37 @@ class Probe(Shape):
     termination_grace_period_seconds: int | None = None
 
 
-class Resources(Shape):
+class ResourceRequirements(ApiStruct):
     limits: dict[str, Quantity] = msgspec.field(default_factory=dict)
     requests: dict[str, Quantity] = msgspec.field(default_factory=dict)
     claims: list[dict[str, Any]] = msgspec.field(default_factory=list)
 
 
-class FieldReference(Shape):
+class FieldSelector(ApiStruct):
     api_version: str = ""
     field_path: str = ""
 
 
-class KeyReference(Shape):
+class KeySelector(ApiStruct):
     name: str = ""
     key: str = ""
     optional: bool | None = None
 
 
-class EnvironmentSource(Shape):
-    field_ref: FieldReference | None = None
+class EnvVarSource(ApiStruct):
+    field_ref: FieldSelector | None = None
     resource_field_ref: dict[str, Any] | None = None
-    config_map_key_ref: KeyReference | None = None
-    secret_key_ref: KeyReference | None = None
+    config_map_key_ref: KeySelector | None = None
+    secret_key_ref: KeySelector | None = None
 
 
-class EnvironmentVariable(Shape):
+class EnvVar(ApiStruct):
     name: str = ""
     value: str = ""
-    value_from: EnvironmentSource | None = None
+    value_from: EnvVarSource | None = None
 
 
-class VolumeMount(Shape):
+class VolumeMount(ApiStruct):
     name: str = ""
     read_only: bool = False
     recursive_read_only: str | None = None
@@ -95,36 +95,36 @@ class VolumeMount(Shape):
     mount_propagation: str | None = None
 
 
-class SleepAction(Shape):
+class SleepAction(ApiStruct):
     seconds: int = 0
 
 
-class LifecycleHandler(Shape):
-    exec: Exec | None = None
-    http_get: HttpGet | None = None
-    tcp_socket: TcpSocket | None = None
+class LifecycleHandler(ApiStruct):
+    exec: ExecAction | None = None
+    http_get: HTTPGetAction | None = None
+    tcp_socket: TCPSocketAction | None = None
     sleep: SleepAction | None = None
 
 
-class Lifecycle(Shape):
+class Lifecycle(ApiStruct):
     post_start: LifecycleHandler | None = None
     pre_stop: LifecycleHandler | None = None
     stop_signal: str | None = None
 
 
-class Profile(Shape):
+class SecurityProfile(ApiStruct):
     """Of seccomp or AppArmor."""
 
     type: str = ""
     localhost_profile: str | None = None
 
 
-class Capabilities(Shape):
+class Capabilities(ApiStruct):
     add: list[str] = msgspec.field(default_factory=list)
     drop: list[str] = msgspec.field(default_factory=list)
 
 
-class SecurityContext(Shape):
+class SecurityContext(ApiStruct):
     capabilities: Capabilities | None = None
     privileged: bool | None = None
     se_linux_options: dict[str, str] | None = None
@@ -134,11 +134,11 @@ class SecurityContext(Shape):
     read_only_root_filesystem: bool | None = None
     allow_privilege_escalation: bool | None = None
     proc_mount: str | None = None
-    seccomp_profile: Profile | None = None
-    app_armor_profile: Profile | None = None
+    seccomp_profile: SecurityProfile | None = None
+    app_armor_profile: SecurityProfile | None = None
 
 
-class Container(Shape):
+class Container(ApiStruct):
     name: str = ""
     image: str = ""
     command: list[str] = msgspec.field(default_factory=list)
@@ -146,8 +146,8 @@ class Container(Shape):
     working_dir: str = ""
     ports: list[ContainerPort] = msgspec.field(default_factory=list)
     env_from: list[dict[str, Any]] = msgspec.field(default_factory=list)
-    env: list[EnvironmentVariable] = msgspec.field(default_factory=list)
-    resources: Resources | None = None
+    env: list[EnvVar] = msgspec.field(default_factory=list)
+    resources: ResourceRequirements | None = None
     volume_mounts: list[VolumeMount] = msgspec.field(default_factory=list)
     liveness_probe: Probe | None = None
     readiness_probe: Probe | None = None

@@ -7,11 +7,11 @@ import msgspec
 Quantity = str | int | float
 
 
-class Shape(msgspec.Struct, rename="camel", omit_defaults=True, kw_only=True):
+class ApiStruct(msgspec.Struct, rename="camel", omit_defaults=True, kw_only=True):
     """Base of every typed part of a body."""
 
 
-class OwnerReference(Shape):
+class OwnerReference(ApiStruct):
     api_version: str = ""
     kind: str = ""
     name: str = ""
@@ -20,7 +20,7 @@ class OwnerReference(Shape):
     block_owner_deletion: bool | None = None
 
 
-class Metadata(Shape):
+class ObjectMeta(ApiStruct):
     name: str = ""
     generate_name: str = ""
     namespace: str = ""
@@ -36,16 +36,16 @@ class Metadata(Shape):
     finalizers: list[str] = msgspec.field(default_factory=list)
 
 
-class Plain(Shape):
+class UntypedObject(ApiStruct):
     """A kind whose spec the emulator does not look into."""
 
-    metadata: Metadata = msgspec.field(default_factory=Metadata)
+    metadata: ObjectMeta = msgspec.field(default_factory=ObjectMeta)
     spec: dict[str, Any] = msgspec.field(default_factory=dict)
     status: dict[str, Any] = msgspec.field(default_factory=dict)
 
 
-class Event(Shape):
-    metadata: Metadata = msgspec.field(default_factory=Metadata)
+class Event(ApiStruct):
+    metadata: ObjectMeta = msgspec.field(default_factory=ObjectMeta)
     involved_object: dict[str, Any] = msgspec.field(default_factory=dict)
     reason: str = ""
     message: str = ""

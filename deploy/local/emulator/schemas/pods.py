@@ -4,11 +4,11 @@ from typing import Any
 
 import msgspec
 
-from deploy.local.emulator.schemas.containers import Container, Profile, Resources
-from deploy.local.emulator.schemas.meta import Metadata, Quantity, Shape
+from deploy.local.emulator.schemas.containers import Container, ResourceRequirements, SecurityProfile
+from deploy.local.emulator.schemas.meta import ApiStruct, ObjectMeta, Quantity
 
 
-class PodSecurityContext(Shape):
+class PodSecurityContext(ApiStruct):
     se_linux_options: dict[str, str] | None = None
     run_as_user: int | None = None
     run_as_group: int | None = None
@@ -18,59 +18,59 @@ class PodSecurityContext(Shape):
     fs_group: int | None = None
     fs_group_change_policy: str | None = None
     sysctls: list[dict[str, str]] = msgspec.field(default_factory=list)
-    seccomp_profile: Profile | None = None
-    app_armor_profile: Profile | None = None
+    seccomp_profile: SecurityProfile | None = None
+    app_armor_profile: SecurityProfile | None = None
 
 
-class HostPath(Shape):
+class HostPathVolumeSource(ApiStruct):
     path: str = ""
     type: str | None = None
 
 
-class EmptyDir(Shape):
+class EmptyDirVolumeSource(ApiStruct):
     medium: str = ""
     size_limit: Quantity | None = None
 
 
-class ClaimSource(Shape):
+class PersistentVolumeClaimSource(ApiStruct):
     claim_name: str = ""
     read_only: bool = False
 
 
-class NfsSource(Shape):
+class NFSVolumeSource(ApiStruct):
     server: str = ""
     path: str = ""
     read_only: bool = False
 
 
-class KeyToPath(Shape):
+class KeyToPath(ApiStruct):
     key: str = ""
     path: str = ""
     mode: int | None = None
 
 
-class SecretSource(Shape):
+class SecretVolumeSource(ApiStruct):
     secret_name: str = ""
     items: list[KeyToPath] = msgspec.field(default_factory=list)
     default_mode: int | None = None
     optional: bool | None = None
 
 
-class ConfigMapSource(Shape):
+class ConfigMapVolumeSource(ApiStruct):
     name: str = ""
     items: list[KeyToPath] = msgspec.field(default_factory=list)
     default_mode: int | None = None
     optional: bool | None = None
 
 
-class Volume(Shape):
+class Volume(ApiStruct):
     name: str = ""
-    empty_dir: EmptyDir | None = None
-    host_path: HostPath | None = None
-    persistent_volume_claim: ClaimSource | None = None
-    nfs: NfsSource | None = None
-    secret: SecretSource | None = None
-    config_map: ConfigMapSource | None = None
+    empty_dir: EmptyDirVolumeSource | None = None
+    host_path: HostPathVolumeSource | None = None
+    persistent_volume_claim: PersistentVolumeClaimSource | None = None
+    nfs: NFSVolumeSource | None = None
+    secret: SecretVolumeSource | None = None
+    config_map: ConfigMapVolumeSource | None = None
     projected: dict[str, Any] | None = None
     downward_api: dict[str, Any] | None = msgspec.field(name="downwardAPI", default=None)
     csi: dict[str, Any] | None = None
@@ -78,11 +78,11 @@ class Volume(Shape):
     image: dict[str, Any] | None = None
 
 
-class LocalReference(Shape):
+class LocalObjectReference(ApiStruct):
     name: str = ""
 
 
-class Toleration(Shape):
+class Toleration(ApiStruct):
     key: str = ""
     operator: str = ""
     value: str = ""
@@ -90,7 +90,7 @@ class Toleration(Shape):
     toleration_seconds: int | None = None
 
 
-class PodSpec(Shape):
+class PodSpec(ApiStruct):
     volumes: list[Volume] = msgspec.field(default_factory=list)
     init_containers: list[Container] = msgspec.field(default_factory=list)
     containers: list[Container] = msgspec.field(default_factory=list)
@@ -108,7 +108,7 @@ class PodSpec(Shape):
     host_ipc: bool = msgspec.field(name="hostIPC", default=False)
     share_process_namespace: bool | None = None
     security_context: PodSecurityContext | None = None
-    image_pull_secrets: list[LocalReference] = msgspec.field(default_factory=list)
+    image_pull_secrets: list[LocalObjectReference] = msgspec.field(default_factory=list)
     hostname: str = ""
     subdomain: str = ""
     affinity: dict[str, Any] | None = None
@@ -128,10 +128,10 @@ class PodSpec(Shape):
     os: dict[str, Any] | None = None
     host_users: bool | None = None
     scheduling_gates: list[dict[str, Any]] = msgspec.field(default_factory=list)
-    resources: Resources | None = None
+    resources: ResourceRequirements | None = None
 
 
-class Pod(Shape):
-    metadata: Metadata = msgspec.field(default_factory=Metadata)
+class Pod(ApiStruct):
+    metadata: ObjectMeta = msgspec.field(default_factory=ObjectMeta)
     spec: PodSpec = msgspec.field(default_factory=PodSpec)
     status: dict[str, Any] | None = None

@@ -4,10 +4,10 @@ from typing import Any
 
 import msgspec
 
-from deploy.local.emulator.schemas.meta import Metadata, Shape
+from deploy.local.emulator.schemas.meta import ApiStruct, ObjectMeta
 
 
-class ServicePort(Shape):
+class ServicePort(ApiStruct):
     name: str = ""
     protocol: str = ""
     app_protocol: str | None = None
@@ -16,7 +16,7 @@ class ServicePort(Shape):
     node_port: int = 0
 
 
-class ServiceSpec(Shape):
+class ServiceSpec(ApiStruct):
     ports: list[ServicePort] = msgspec.field(default_factory=list)
     selector: dict[str, str] = msgspec.field(default_factory=dict)
     cluster_ip: str = msgspec.field(name="clusterIP", default="")
@@ -34,7 +34,7 @@ class ServiceSpec(Shape):
     traffic_distribution: str | None = None
 
 
-class Service(Shape):
-    metadata: Metadata = msgspec.field(default_factory=Metadata)
+class Service(ApiStruct):
+    metadata: ObjectMeta = msgspec.field(default_factory=ObjectMeta)
     spec: ServiceSpec = msgspec.field(default_factory=ServiceSpec)
     status: dict[str, Any] | None = None

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from deploy.local.emulator.base.statuses import Object
-from deploy.local.emulator.schemas.meta import Event, Plain, Shape
+from deploy.local.emulator.schemas.meta import ApiStruct, Event, UntypedObject
 from deploy.local.emulator.schemas.pods import Pod
 from deploy.local.emulator.schemas.services import Service
 
@@ -18,7 +18,7 @@ class Kind:
 
     resource: str
     name: str
-    schema: type[Shape]
+    schema: type[ApiStruct]
     namespaced: bool = True
     returns_deleted: bool = True  # the answer to a delete is the object, or else a Status
     bare: Object = field(default_factory=dict)  # the fields an empty object still writes, as in a BOOKMARK
@@ -46,10 +46,10 @@ def _service_fields(body: Object) -> dict[str, str]:
 def _event_fields(body: Object) -> dict[str, str]:
     involved: dict[str, Any] = body.get("involvedObject", {})
     names = ("kind", "namespace", "name", "uid", "apiVersion", "resourceVersion", "fieldPath")
-    asked = {f"involvedObject.{name}": str(involved.get(name, "")) for name in names}
+    fields = {f"involvedObject.{name}": str(involved.get(name, "")) for name in names}
     component = body.get("source", {}).get("component") or body.get("reportingComponent", "")
-    asked |= {"reason": body.get("reason", ""), "type": body.get("type", ""), "source": component}
-    return asked | {"reportingComponent": body.get("reportingComponent", "")}
+    fields |= {"reason": body.get("reason", ""), "type": body.get("type", ""), "source": component}
+    return fields | {"reportingComponent": body.get("reportingComponent", "")}
 
 
 def _namespace_fields(body: Object) -> dict[str, str]:
@@ -71,11 +71,13 @@ _BARE_POD: Object = {"spec": {"containers": None}, "status": {}}
 
 PODS = Kind("pods", "Pod", Pod, bare=_BARE_POD, fields=_pod_fields)
 SERVICES = Kind("services", "Service", Service, bare=_BARE_SERVICE, fields=_service_fields)
-NAMESPACES = Kind("namespaces", "Namespace", Plain, namespaced=False, bare=_BARE, fields=_namespace_fields)
+NAMESPACES = Kind("namespaces", "Namespace", UntypedObject, namespaced=False, bare=_BARE, fields=_namespace_fields)
 EVENTS = Kind("events", "Event", Event, returns_deleted=False, bare=_BARE_EVENT, fields=_event_fields)
-CLAIMS = Kind("persistentvolumeclaims", "PersistentVolumeClaim", Plain, bare=_BARE)
-QUOTAS = Kind("resourcequotas", "ResourceQuota", Plain, bare=_BARE)
-ACCOUNTS = Kind("serviceaccounts", "ServiceAccount", Plain)
-NODES = Kind("nodes", "Node", Plain, namespaced=False, returns_deleted=False, bare=_BARE)
+VOLUME_CLAIMS = Kind("persistentvolumeclaims", "PersistentVolumeClaim", UntypedObject, bare=_BARE)
+QUOTAS = Kind("resourcequotas", "ResourceQuota", UntypedObject, bare=_BARE)
+SERVICE_ACCOUNTS = Kind("serviceaccounts", "ServiceAccount", UntypedObject)
+NODES = Kind("nodes", "Node", UntypedObject, namespaced=False, returns_deleted=False, bare=_BARE)
 
-KINDS = {kind.resource: kind for kind in (PODS, SERVICES, NAMESPACES, EVENTS, CLAIMS, QUOTAS, ACCOUNTS, NODES)}
+KINDS = {
+    kind.resource: kind for kind in (PODS, SERVICES, NAMESPACES, EVENTS, VOLUME_CLAIMS, QUOTAS, SERVICE_ACCOUNTS, NODES)
+}

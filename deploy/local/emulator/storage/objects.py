@@ -18,7 +18,7 @@ Key = tuple[str, str]  # namespace ("" for what has none) and name: also the ord
 FIRST_VERSION = 256  # a cluster that has just come up has written about so much; older versions are "too old"
 
 
-class Stored:
+class StoredObject:
     """One state of one object: its body without `kind` and `apiVersion`, and how that is written."""
 
     __slots__ = ("_encoded", "body", "key", "kind", "labels", "uid", "version")
@@ -47,7 +47,7 @@ class Stored:
         return metadata
 
     @property
-    def terminating(self) -> bool:
+    def is_terminating(self) -> bool:
         return "deletionTimestamp" in self.metadata
 
     def item(self) -> bytes:
@@ -60,8 +60,8 @@ class Stored:
         """As an answer of its own."""
         return b'{"kind":"%s","apiVersion":"v1",%s' % (self.kind.name.encode(), self.item()[1:])
 
-    def at(self, version: int) -> "Stored":
-        return Stored(self.kind, self.body, version)
+    def with_version(self, version: int) -> "StoredObject":
+        return StoredObject(self.kind, self.body, version)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +69,11 @@ class Change:
     """`before` is None for what was made, `after` for what was removed; `last` is then the state that went."""
 
     version: int
-    before: Stored | None
-    after: Stored | None
+    before: StoredObject | None
+    after: StoredObject | None
 
     @property
-    def last(self) -> Stored:
+    def last(self) -> StoredObject:
         stored = self.after or self.before
         assert stored is not None  # noqa: S101 - a change has one of the two
         return stored
@@ -84,38 +84,38 @@ class Collection:
 
     def __init__(self, kind: Kind, history: int, version: int) -> None:
         self.kind = kind
-        self.floor = version  # the newest version whose changes are no longer all known
+        self.compacted_version = version  # the newest version whose changes are no longer all known
         self.changes: deque[Change] = deque()
         self._history = history
-        self._objects: dict[str, dict[str, Stored]] = defaultdict(dict)
-        self._labelled: dict[tuple[str, str], dict[Key, None]] = defaultdict(dict)
+        self._objects: dict[str, dict[str, StoredObject]] = defaultdict(dict)
+        self._by_label: dict[tuple[str, str], dict[Key, None]] = defaultdict(dict)
 
-    def get(self, namespace: str, name: str) -> Stored | None:
+    def get(self, namespace: str, name: str) -> StoredObject | None:
         return self._objects[namespace].get(name) if namespace in self._objects else None
 
-    def all(self, namespace: str | None = None) -> Iterator[Stored]:
+    def all(self, namespace: str | None = None) -> Iterator[StoredObject]:
         spaces = self._objects.values() if namespace is None else [self._objects.get(namespace, {})]
         for space in spaces:
             yield from space.values()
 
-    def labelled(self, label: tuple[str, str]) -> Iterator[Stored]:
-        for namespace, name in self._labelled.get(label, ()):
+    def with_label(self, label: tuple[str, str]) -> Iterator[StoredObject]:
+        for namespace, name in self._by_label.get(label, ()):
             yield self._objects[namespace][name]
 
-    def count_labelled(self, label: tuple[str, str]) -> int:
-        return len(self._labelled.get(label, ()))
+    def count_with_label(self, label: tuple[str, str]) -> int:
+        return len(self._by_label.get(label, ()))
 
     def count(self) -> int:
         return sum(len(space) for space in self._objects.values())
 
     def apply(self, change: Change) -> None:
         if change.before is not None:
-            self._forget(change.before)
+            self._discard(change.before)
         if change.after is not None:
-            self._remember(change.after)
+            self._add(change.after)
         self.changes.append(change)
         if len(self.changes) > self._history:
-            self.floor = self.changes.popleft().version
+            self.compacted_version = self.changes.popleft().version
 
     def since(self, version: int) -> list[Change]:
         """Changes after that version, oldest first; the cost follows their number."""
@@ -128,23 +128,23 @@ class Collection:
 
     def expire(self, version: int) -> None:
         self.changes.clear()
-        self.floor = version
+        self.compacted_version = version
 
-    def _remember(self, stored: Stored) -> None:
+    def _add(self, stored: StoredObject) -> None:
         self._objects[stored.namespace][stored.name] = stored
         for label in stored.labels.items():
-            self._labelled[label][stored.key] = None
+            self._by_label[label][stored.key] = None
 
-    def _forget(self, stored: Stored) -> None:
+    def _discard(self, stored: StoredObject) -> None:
         space = self._objects[stored.namespace]
         del space[stored.name]
         if not space:
             del self._objects[stored.namespace]
         for label in stored.labels.items():
-            keys = self._labelled[label]
+            keys = self._by_label[label]
             del keys[stored.key]
             if not keys:
-                del self._labelled[label]
+                del self._by_label[label]
 
 
 class Store:
@@ -155,13 +155,13 @@ class Store:
         self.listeners: list[Callable[[Change], None]] = []
         self._collections = {kind: Collection(kind, history, self.version) for kind in KINDS.values()}
 
-    def of(self, kind: Kind) -> Collection:
+    def collection(self, kind: Kind) -> Collection:
         return self._collections[kind]
 
-    def get(self, kind: Kind, namespace: str, name: str) -> Stored | None:
+    def get(self, kind: Kind, namespace: str, name: str) -> StoredObject | None:
         return self._collections[kind].get(namespace, name)
 
-    def put(self, kind: Kind, body: Object) -> Stored:
+    def put(self, kind: Kind, body: Object) -> StoredObject:
         """Make or replace. A replacement that changes nothing writes nothing, as on the real server."""
         metadata = body["metadata"]
         before = self.get(kind, metadata.get("namespace", ""), metadata["name"])
@@ -170,15 +170,15 @@ class Store:
             "metadata": {**metadata, "resourceVersion": str(before.version)},
         }:
             return before
-        after = Stored(kind, body, self._next())
-        self._changed(Change(after.version, before, after))
+        after = StoredObject(kind, body, self._next_version())
+        self._commit(Change(after.version, before, after))
         return after
 
-    def remove(self, stored: Stored) -> Stored:
+    def remove(self, stored: StoredObject) -> StoredObject:
         """The last state at the version of its removal, as the DELETED event shows it."""
-        gone = stored.at(self._next())
-        self._changed(Change(gone.version, stored, None))
-        return gone
+        removed = stored.with_version(self._next_version())
+        self._commit(Change(removed.version, stored, None))
+        return removed
 
     def expire(self) -> None:
         """Forget all history: every version before now becomes too old."""
@@ -186,22 +186,22 @@ class Store:
         for collection in self._collections.values():
             collection.expire(self.version)
 
-    def select(self, kind: Kind, namespace: str, labels: Iterable[tuple[str, str]]) -> list[Stored]:
+    def select(self, kind: Kind, namespace: str, labels: Iterable[tuple[str, str]]) -> list[StoredObject]:
         """Those in a namespace that carry all these labels, by way of the rarest of them."""
-        wanted = list(labels)
-        collection = self.of(kind)
-        rarest = min(wanted, key=collection.count_labelled)
+        requirements = list(labels)
+        collection = self.collection(kind)
+        rarest = min(requirements, key=collection.count_with_label)
         return [
             stored
-            for stored in collection.labelled(rarest)
-            if stored.namespace == namespace and all(stored.labels.get(key) == value for key, value in wanted)
+            for stored in collection.with_label(rarest)
+            if stored.namespace == namespace and all(stored.labels.get(key) == value for key, value in requirements)
         ]
 
-    def _next(self) -> int:
+    def _next_version(self) -> int:
         self.version += 1
         return self.version
 
-    def _changed(self, change: Change) -> None:
-        self.of(change.last.kind).apply(change)
+    def _commit(self, change: Change) -> None:
+        self.collection(change.last.kind).apply(change)
         for listener in self.listeners:
             listener(change)

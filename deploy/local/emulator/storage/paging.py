@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import msgspec
 
 from deploy.local.emulator.base.statuses import ContinueExpired, bad_request, expired, version_too_large
-from deploy.local.emulator.storage.objects import Collection, Key, Store, Stored
+from deploy.local.emulator.storage.objects import Collection, Key, Store, StoredObject
 from deploy.local.emulator.storage.selectors import Selection
 
-_NOW = -1  # the version in a token whose snapshot is gone: continue with what is there now
+_CURRENT = -1  # the version in a token whose snapshot is gone: continue with what is there now
 
 
-class _Token(msgspec.Struct):
+class _ContinueToken(msgspec.Struct):
     """`start` is the key after the last one shown; the shape is that of `k8s.io/apiserver/pkg/storage/continue.go`."""
 
     v: str
@@ -25,98 +25,102 @@ class _Token(msgspec.Struct):
 @dataclass(frozen=True, slots=True)
 class Page:
     version: int
-    items: list[Stored]
+    items: list[StoredObject]
     token: str = ""
     remaining: int | None = None  # None where the real server does not say: nothing left, or a selector given
 
 
-def _path(key: Key, selection: Selection) -> str:
+def _continue_key(key: Key, selection: Selection) -> str:
     return f"/{key[1]}" if selection.namespace is not None or not key[0] else f"/{key[0]}/{key[1]}"
 
 
 def _encode(version: int, start: str) -> str:
-    raw = msgspec.json.encode(_Token("meta.k8s.io/v1", version, start))
+    raw = msgspec.json.encode(_ContinueToken("meta.k8s.io/v1", version, start))
     return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
 
 
-def _decode(text: str) -> _Token:
+def _decode(text: str) -> _ContinueToken:
     unpadded = text.rstrip("=")
     if len(unpadded) % 4 == 1:
-        raise _bad_token(f"illegal base64 data at input byte {len(unpadded) - 1}")
+        raise _invalid_token(f"illegal base64 data at input byte {len(unpadded) - 1}")
     try:
-        token = msgspec.json.decode(base64.urlsafe_b64decode(unpadded + "=" * (-len(unpadded) % 4)), type=_Token)
+        token = msgspec.json.decode(
+            base64.urlsafe_b64decode(unpadded + "=" * (-len(unpadded) % 4)), type=_ContinueToken
+        )
     except (binascii.Error, msgspec.DecodeError) as error:
-        raise _bad_token(str(error)) from error
+        raise _invalid_token(str(error)) from error
     if token.v != "meta.k8s.io/v1" or token.rv == 0:
-        raise _bad_token(f'server does not recognize this encoded version "{token.v}"')
+        raise _invalid_token(f'server does not recognize this encoded version "{token.v}"')
     return token
 
 
-def _bad_token(why: str) -> Exception:
-    return bad_request(f"invalid continue token: continue key is not valid: {why}")
+def _invalid_token(detail: str) -> Exception:
+    return bad_request(f"invalid continue token: continue key is not valid: {detail}")
 
 
-def list_page(store: Store, selection: Selection, limit: int, exactly: int | None) -> Page:
+def list_page(store: Store, selection: Selection, limit: int, exact_version: int | None) -> Page:
     """The first page: of now, or of exactly that version."""
-    collection = store.of(selection.kind)
-    if exactly is None or exactly == store.version:
-        return _cut(_now(collection, selection), selection, limit, store.version)
-    if exactly > store.version:
-        raise version_too_large(exactly, store.version)
-    if exactly < collection.floor:
+    collection = store.collection(selection.kind)
+    if exact_version is None or exact_version == store.version:
+        return _cut(_current(collection, selection), selection, limit, store.version)
+    if exact_version > store.version:
+        raise version_too_large(exact_version, store.version)
+    if exact_version < collection.compacted_version:
         raise expired("The resourceVersion for the provided list is too old.")
-    return _cut(_then(collection, selection, exactly), selection, limit, exactly)
+    return _cut(_at_version(collection, selection, exact_version), selection, limit, exact_version)
 
 
 def continue_page(store: Store, selection: Selection, limit: int, text: str) -> Page:
     """The next page of the same snapshot. Where its history is gone: 410, with a token for going on regardless."""
     token = _decode(text)
-    collection = store.of(selection.kind)
-    version = store.version if token.rv == _NOW else token.rv
-    if version < collection.floor:
-        raise ContinueExpired(_encode(_NOW, token.start))
-    found = _now(collection, selection) if version == store.version else _then(collection, selection, version)
-    rest = [stored for stored in found if _path(stored.key, selection) >= token.start]
-    return _cut(rest, selection, limit, version)
+    collection = store.collection(selection.kind)
+    version = store.version if token.rv == _CURRENT else token.rv
+    if version < collection.compacted_version:
+        raise ContinueExpired(_encode(_CURRENT, token.start))
+    objects = (
+        _current(collection, selection) if version == store.version else _at_version(collection, selection, version)
+    )
+    remaining = [stored for stored in objects if _continue_key(stored.key, selection) >= token.start]
+    return _cut(remaining, selection, limit, version)
 
 
-def _cut(found: list[Stored], selection: Selection, limit: int, version: int) -> Page:
-    if not limit or len(found) <= limit:
-        return Page(version, found)
-    shown = found[:limit]
-    token = _encode(version, _path(shown[-1].key, selection) + "\0")
-    return Page(version, shown, token, len(found) - limit if selection.everything else None)
+def _cut(objects: list[StoredObject], selection: Selection, limit: int, version: int) -> Page:
+    if not limit or len(objects) <= limit:
+        return Page(version, objects)
+    first = objects[:limit]
+    token = _encode(version, _continue_key(first[-1].key, selection) + "\0")
+    return Page(version, first, token, len(objects) - limit if selection.is_unfiltered else None)
 
 
-def select(collection: Collection, selection: Selection) -> list[Stored]:
+def select_objects(collection: Collection, selection: Selection) -> list[StoredObject]:
     """By the rarest label asked for where there is one; in the order of lists."""
-    return _now(collection, selection)
+    return _current(collection, selection)
 
 
-def _now(collection: Collection, selection: Selection) -> list[Stored]:
-    return sorted((s for s in _candidates(collection, selection) if selection.matches(s)), key=_order)
+def _current(collection: Collection, selection: Selection) -> list[StoredObject]:
+    return sorted((s for s in _candidates(collection, selection) if selection.matches(s)), key=_etcd_key)
 
 
-def _candidates(collection: Collection, selection: Selection) -> Iterable[Stored]:
-    if (name := selection.only_name()) is not None and selection.namespace is not None:
-        found = collection.get(selection.namespace, name)
-        return [found] if found else []
-    labels = selection.equal_labels()
+def _candidates(collection: Collection, selection: Selection) -> Iterable[StoredObject]:
+    if (name := selection.exact_name()) is not None and selection.namespace is not None:
+        objects = collection.get(selection.namespace, name)
+        return [objects] if objects else []
+    labels = selection.required_labels()
     if not labels:
         return collection.all(selection.namespace)
-    return collection.labelled(min(labels, key=collection.count_labelled))
+    return collection.with_label(min(labels, key=collection.count_with_label))
 
 
-def _then(collection: Collection, selection: Selection, version: int) -> list[Stored]:
+def _at_version(collection: Collection, selection: Selection, version: int) -> list[StoredObject]:
     """The state at that version: what is there now, with every later change undone."""
     states = {stored.key: stored for stored in collection.all(selection.namespace)}
     for change in reversed(collection.since(version)):
         states.pop(change.last.key, None)
         if change.before is not None:
             states[change.before.key] = change.before
-    return sorted((stored for stored in states.values() if selection.matches(stored)), key=_order)
+    return sorted((stored for stored in states.values() if selection.matches(stored)), key=_etcd_key)
 
 
-def _order(stored: Stored) -> str:
+def _etcd_key(stored: StoredObject) -> str:
     """As etcd orders its keys: `a-b/x` comes before `a/x`."""
     return f"{stored.key[0]}/{stored.key[1]}"

@@ -15,22 +15,22 @@ _JSON = "application/json-patch+json"
 
 
 def apply(body: Object, patch: bytes, content_type: str) -> Object:
-    wanted = content_type.partition(";")[0].strip()
-    if wanted not in {*_MERGE, _JSON}:
+    media_type = content_type.partition(";")[0].strip()
+    if media_type not in {*_MERGE, _JSON}:
         raise unsupported_media_type(", ".join([_JSON, *_MERGE]))
     try:
-        given = msgspec.json.decode(patch)
+        decoded = msgspec.json.decode(patch)
     except msgspec.DecodeError as error:
         raise bad_request(f"error decoding patch: {error}") from error
-    if wanted == _JSON:
-        return _json_patched(body, given)
-    if not isinstance(given, dict):
+    if media_type == _JSON:
+        return _apply_json_patch(body, decoded)
+    if not isinstance(decoded, dict):
         raise bad_request("error decoding patch: it is not an object")
-    merged: Object = _merged(body, given)
+    merged: Object = _merge(body, decoded)
     return merged
 
 
-def _merged(target: Any, patch: Any) -> Any:
+def _merge(target: Any, patch: Any) -> Any:
     if not isinstance(patch, dict):
         return patch
     merged = dict(target) if isinstance(target, dict) else {}
@@ -38,49 +38,49 @@ def _merged(target: Any, patch: Any) -> Any:
         if value is None:
             merged.pop(key, None)
         else:
-            merged[key] = _merged(merged.get(key), value)
+            merged[key] = _merge(merged.get(key), value)
     return merged
 
 
-def _json_patched(body: Object, steps: Any) -> Object:
+def _apply_json_patch(body: Object, operations: Any) -> Object:
     patched: Object = msgspec.json.decode(msgspec.json.encode(body))  # a copy that may be changed in place
     try:
-        for step in steps:
-            _step(patched, step)
+        for operation in operations:
+            _apply_step(patched, operation)
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise bad_request(f"the server rejected our request due to an error in our request: {error!r}") from error
     return patched
 
 
-def _step(body: Object, step: Object) -> None:
-    *way, last = [part.replace("~1", "/").replace("~0", "~") for part in step["path"].split("/")[1:]]
-    place: Any = body
-    for part in way:
-        place = place[int(part) if isinstance(place, list) else part]
-    if isinstance(place, list):
-        _step_in_list(place, last, step)
-    elif step["op"] == "remove":
-        del place[last]
-    elif step["op"] == "test":
-        _test(place.get(last), step["value"])
-    elif step["op"] == "add" or last in place:
-        place[last] = step["value"]
+def _apply_step(body: Object, operation: Object) -> None:
+    *parents, last = [part.replace("~1", "/").replace("~0", "~") for part in operation["path"].split("/")[1:]]
+    container: Any = body
+    for part in parents:
+        container = container[int(part) if isinstance(container, list) else part]
+    if isinstance(container, list):
+        _apply_step_to_list(container, last, operation)
+    elif operation["op"] == "remove":
+        del container[last]
+    elif operation["op"] == "test":
+        _test(container.get(last), operation["value"])
+    elif operation["op"] == "add" or last in container:
+        container[last] = operation["value"]
     else:
-        raise KeyError(step["path"])
+        raise KeyError(operation["path"])
 
 
-def _step_in_list(place: list[Any], last: str, step: Object) -> None:
-    index = len(place) if last == "-" else int(last)
-    if step["op"] == "remove":
-        del place[index]
-    elif step["op"] == "test":
-        _test(place[index], step["value"])
-    elif step["op"] == "add":
-        place.insert(index, step["value"])
+def _apply_step_to_list(container: list[Any], last: str, operation: Object) -> None:
+    index = len(container) if last == "-" else int(last)
+    if operation["op"] == "remove":
+        del container[index]
+    elif operation["op"] == "test":
+        _test(container[index], operation["value"])
+    elif operation["op"] == "add":
+        container.insert(index, operation["value"])
     else:
-        place[index] = step["value"]
+        container[index] = operation["value"]
 
 
-def _test(there: Any, wanted: Any) -> None:
-    if there != wanted:
+def _test(actual: Any, media_type: Any) -> None:
+    if actual != media_type:
         raise ValueError("testing value failed")

@@ -7,34 +7,34 @@ from collections.abc import Iterable
 import msgspec
 
 from deploy.local.emulator.storage.kinds import Kind
-from deploy.local.emulator.storage.objects import Change, Stored
+from deploy.local.emulator.storage.objects import Change, StoredObject
 from deploy.local.emulator.storage.selectors import Selection
 
 BACKLOG_MAX = 20_000  # events; the real server also ends a watch whose reader does not keep up
 
-Hook = tuple[str, ...]  # what a change must carry to concern a watcher
+IndexKey = tuple[str, ...]  # what a change must carry to concern a watcher
 
 
-def line(event: str, stored: Stored) -> bytes:
+def encode_event(event: str, stored: StoredObject) -> bytes:
     return b'{"type":"%s","object":%s}\n' % (event.encode(), stored.document())
 
 
-def bookmark(kind: Kind, version: int, annotations: dict[str, str] | None = None) -> bytes:
+def encode_bookmark(kind: Kind, version: int, annotations: dict[str, str] | None = None) -> bytes:
     metadata = {"resourceVersion": str(version), **({"annotations": annotations} if annotations else {})}
     body = {"kind": kind.name, "apiVersion": "v1", "metadata": metadata, **kind.bare}
     return msgspec.json.encode({"type": "BOOKMARK", "object": body}) + b"\n"
 
 
-def event_of(change: Change, selection: Selection) -> bytes | None:
+def watch_event(change: Change, selection: Selection) -> bytes | None:
     """An object that stops matching is DELETED for this watcher, one that starts to is ADDED.
 
     The state shown as DELETED is the last that matched, at the version of the change.
     """
-    was = change.before is not None and selection.matches(change.before)
+    matched_before = change.before is not None and selection.matches(change.before)
     if change.after is not None and selection.matches(change.after):
-        return line("MODIFIED" if was else "ADDED", change.after)
-    if was and change.before is not None:
-        return line("DELETED", change.before.at(change.version))
+        return encode_event("MODIFIED" if matched_before else "ADDED", change.after)
+    if matched_before and change.before is not None:
+        return encode_event("DELETED", change.before.with_version(change.version))
     return None
 
 
@@ -49,17 +49,17 @@ class Watcher:
         self._wake = asyncio.Event()
 
     @property
-    def hook(self) -> Hook:
+    def index_key(self) -> IndexKey:
         """One thing all its objects share, so that a write does not ask every watcher: the last label, as a rule."""
-        if (name := self.selection.only_name()) is not None:
+        if (name := self.selection.exact_name()) is not None:
             return ("name", name)
-        labels = self.selection.equal_labels()
+        labels = self.selection.required_labels()
         return ("label", *labels[-1]) if labels else ("any",)
 
-    def offer(self, change: Change) -> None:
+    def add_change(self, change: Change) -> None:
         if change.version <= self.after:
             return
-        if (event := event_of(change, self.selection)) is not None:
+        if (event := watch_event(change, self.selection)) is not None:
             self.push(event)
 
     def push(self, event: bytes) -> None:
@@ -72,7 +72,7 @@ class Watcher:
         self.closed = True
         self._wake.set()
 
-    def take(self) -> bytes:
+    def drain(self) -> bytes:
         lines, self._lines = self._lines, []
         return b"".join(lines)
 
@@ -95,28 +95,28 @@ class Watchers:
     """All open watches, found by hook."""
 
     def __init__(self) -> None:
-        self._hooked: dict[tuple[Kind, Hook], dict[Watcher, None]] = defaultdict(dict)
+        self._by_key: dict[tuple[Kind, IndexKey], dict[Watcher, None]] = defaultdict(dict)
 
     def add(self, watcher: Watcher) -> None:
-        self._hooked[watcher.selection.kind, watcher.hook][watcher] = None
+        self._by_key[watcher.selection.kind, watcher.index_key][watcher] = None
 
     def discard(self, watcher: Watcher) -> None:
-        place = (watcher.selection.kind, watcher.hook)
-        self._hooked[place].pop(watcher, None)
-        if not self._hooked[place]:
-            del self._hooked[place]
+        key = (watcher.selection.kind, watcher.index_key)
+        self._by_key[key].pop(watcher, None)
+        if not self._by_key[key]:
+            del self._by_key[key]
 
     def all(self) -> list[Watcher]:
-        return [watcher for place in self._hooked.values() for watcher in place]
+        return [watcher for key in self._by_key.values() for watcher in key]
 
     def on_change(self, change: Change) -> None:
         kind = change.last.kind
-        for hook in _hooks(change):
-            for watcher in self._hooked.get((kind, hook), ()):
-                watcher.offer(change)
+        for index_key in _index_keys(change):
+            for watcher in self._by_key.get((kind, index_key), ()):
+                watcher.add_change(change)
 
 
-def _hooks(change: Change) -> Iterable[Hook]:
+def _index_keys(change: Change) -> Iterable[IndexKey]:
     states = [state for state in (change.before, change.after) if state is not None]
     labels = {label for state in states for label in state.labels.items()}
     return [("any",), ("name", change.last.name), *(("label", *label) for label in labels)]

@@ -1,6 +1,6 @@
 """A Pod's containers."""
 
-from deploy.local.emulator.base.names import dns_label_faults, port_name_faults
+from deploy.local.emulator.base.names import validate_dns_label, validate_port_name
 from deploy.local.emulator.base.statuses import (
     FieldError,
     Object,
@@ -10,11 +10,11 @@ from deploy.local.emulator.base.statuses import (
     required_value,
     unsupported_value,
 )
-from deploy.local.emulator.validation.environment import environment_faults
-from deploy.local.emulator.validation.probes import handler_faults, probe_faults
-from deploy.local.emulator.validation.resources import resource_faults
-from deploy.local.emulator.validation.security import container_security_faults
-from deploy.local.emulator.validation.volumes import mount_faults
+from deploy.local.emulator.validation.environment import validate_environment
+from deploy.local.emulator.validation.probes import validate_handler, validate_probe
+from deploy.local.emulator.validation.resources import validate_resources
+from deploy.local.emulator.validation.security import validate_container_security
+from deploy.local.emulator.validation.volumes import validate_mounts
 
 _PULL_POLICIES = ("Always", "IfNotPresent", "Never")
 _MESSAGE_POLICIES = ("File", "FallbackToLogsOnError")
@@ -25,86 +25,86 @@ _PORT_RANGE = "must be between 1 and 65535, inclusive"
 _SIDECARS_ONLY = "may not be set for init containers without restartPolicy=Always"
 
 
-def container_faults(containers: list[Object], volumes: set[str]) -> list[FieldError]:
+def validate_containers(containers: list[Object], volumes: set[str]) -> list[FieldError]:
     if not containers:
         return [required_value("spec.containers")]
     errors: list[FieldError] = []
     seen: set[str] = set()
     for index, container in enumerate(containers):
         field = f"spec.containers[{index}]"
-        errors += _common_faults(container, volumes, field)
-        errors += _repeated(container, seen, field)
-        errors += _probe_faults(container, field)
+        errors += _validate_common(container, volumes, field)
+        errors += _validate_unique_name(container, seen, field)
+        errors += _validate_probes(container, field)
         if "restartPolicy" in container:
             errors.append(forbidden_value(f"{field}.restartPolicy", "may not be set for non-init containers"))
-    return errors + _host_port_conflicts(containers, "spec.containers")
+    return errors + _validate_unique_host_ports(containers, "spec.containers")
 
 
-def init_container_faults(containers: list[Object], others: list[Object], volumes: set[str]) -> list[FieldError]:
+def validate_init_containers(containers: list[Object], others: list[Object], volumes: set[str]) -> list[FieldError]:
     errors: list[FieldError] = []
     seen = {container.get("name", "") for container in others}
     for index, container in enumerate(containers):
         field = f"spec.initContainers[{index}]"
-        errors += _common_faults(container, volumes, field)
+        errors += _validate_common(container, volumes, field)
         if container.get("restartPolicy", "Always") != "Always":
             errors.append(unsupported_value(f"{field}.restartPolicy", container["restartPolicy"], ("Always",)))
-        errors += _repeated(container, seen, field)
+        errors += _validate_unique_name(container, seen, field)
         if container.get("restartPolicy") == "Always":
-            errors += _probe_faults(container, field)
+            errors += _validate_probes(container, field)
         else:
             given = [name for name in ("lifecycle", *_PROBES) if name in container]
             errors += [forbidden_value(f"{field}.{name}", _SIDECARS_ONLY) for name in given]
     return errors
 
 
-def pod_only_faults(containers: list[Object], field: str) -> list[FieldError]:
+def validate_images(containers: list[Object], field: str) -> list[FieldError]:
     """Checked after everything else of the spec."""
-    words = "must not have leading or trailing whitespace"
+    detail = "must not have leading or trailing whitespace"
     images = [container.get("image", "") for container in containers]
     return [
-        invalid_value(f"{field}[{index}].image", image, words)
+        invalid_value(f"{field}[{index}].image", image, detail)
         for index, image in enumerate(images)
         if image != image.strip()
     ]
 
 
-def host_network_faults(spec: Object) -> list[FieldError]:
-    words = "must match `containerPort` when `hostNetwork` is true"
+def validate_host_network(spec: Object) -> list[FieldError]:
+    detail = "must match `containerPort` when `hostNetwork` is true"
     return [
-        invalid_value(f"spec.containers[{c}].ports[{p}].hostPort", port.get("hostPort", 0), words)
+        invalid_value(f"spec.containers[{c}].ports[{p}].hostPort", port.get("hostPort", 0), detail)
         for c, container in enumerate(spec["containers"])
         for p, port in enumerate(container.get("ports", []))
         if spec.get("hostNetwork") and port.get("hostPort", 0) != port.get("containerPort", 0)
     ]
 
 
-def _common_faults(container: Object, volumes: set[str], field: str) -> list[FieldError]:
+def _validate_common(container: Object, volumes: set[str], field: str) -> list[FieldError]:
     return [
-        *_name_faults(container.get("name", ""), f"{field}.name"),
+        *_validate_name(container.get("name", ""), f"{field}.name"),
         *([] if container.get("image") else [required_value(f"{field}.image")]),
-        *_choice(container, "terminationMessagePolicy", _MESSAGE_POLICIES, field),
-        *_port_faults(container.get("ports", []), f"{field}.ports"),
-        *environment_faults(container.get("env", []), f"{field}.env"),
-        *mount_faults(container.get("volumeMounts", []), volumes, f"{field}.volumeMounts"),
-        *_choice(container, "imagePullPolicy", _PULL_POLICIES, field),
-        *resource_faults(container["resources"], f"{field}.resources"),
-        *container_security_faults(container.get("securityContext", {}), f"{field}.securityContext"),
+        *_validate_choice(container, "terminationMessagePolicy", _MESSAGE_POLICIES, field),
+        *_validate_ports(container.get("ports", []), f"{field}.ports"),
+        *validate_environment(container.get("env", []), f"{field}.env"),
+        *validate_mounts(container.get("volumeMounts", []), volumes, f"{field}.volumeMounts"),
+        *_validate_choice(container, "imagePullPolicy", _PULL_POLICIES, field),
+        *validate_resources(container["resources"], f"{field}.resources"),
+        *validate_container_security(container.get("securityContext", {}), f"{field}.securityContext"),
     ]
 
 
-def _name_faults(name: str, field: str) -> list[FieldError]:
+def _validate_name(name: str, field: str) -> list[FieldError]:
     if not name:
         return [required_value(field)]
-    return [invalid_value(field, name, words) for words in dns_label_faults(name)]
+    return [invalid_value(field, name, detail) for detail in validate_dns_label(name)]
 
 
-def _choice(container: Object, name: str, supported: tuple[str, ...], field: str) -> list[FieldError]:
+def _validate_choice(container: Object, name: str, supported: tuple[str, ...], field: str) -> list[FieldError]:
     if container[name] in supported:
         return []
     return [unsupported_value(f"{field}.{name}", container[name], supported)]
 
 
-def _repeated(container: Object, seen: set[str], field: str) -> list[FieldError]:
+def _validate_unique_name(container: Object, seen: set[str], field: str) -> list[FieldError]:
     name = container.get("name", "")
     if name in seen:
         return [duplicate_value(f"{field}.name", name)]
@@ -113,36 +113,36 @@ def _repeated(container: Object, seen: set[str], field: str) -> list[FieldError]
     return []
 
 
-def _probe_faults(container: Object, field: str) -> list[FieldError]:
+def _validate_probes(container: Object, field: str) -> list[FieldError]:
     errors: list[FieldError] = []
     for name in ("postStart", "preStop"):
         if name in container.get("lifecycle", {}):
-            errors += handler_faults(container["lifecycle"][name], f"{field}.lifecycle.{name}")
+            errors += validate_handler(container["lifecycle"][name], f"{field}.lifecycle.{name}")
     for name in _PROBES:
         if name in container:
-            errors += probe_faults(container[name], f"{field}.{name}", readiness=name == "readinessProbe")
+            errors += validate_probe(container[name], f"{field}.{name}", readiness=name == "readinessProbe")
     return errors
 
 
-def _port_faults(ports: list[Object], field: str) -> list[FieldError]:
+def _validate_ports(ports: list[Object], field: str) -> list[FieldError]:
     errors: list[FieldError] = []
     seen: set[str] = set()
     for index, port in enumerate(ports):
-        errors += _port_name(port.get("name", ""), seen, f"{field}[{index}].name")
-        errors += _port_number(port, f"{field}[{index}]")
+        errors += _validate_port_name(port.get("name", ""), seen, f"{field}[{index}].name")
+        errors += _validate_port_number(port, f"{field}[{index}]")
         seen.add(port.get("name", ""))
     return errors
 
 
-def _port_name(name: str, seen: set[str], field: str) -> list[FieldError]:
+def _validate_port_name(name: str, seen: set[str], field: str) -> list[FieldError]:
     if not name:
         return []
-    if words := port_name_faults(name):
-        return [invalid_value(field, name, word) for word in words]
+    if detail := validate_port_name(name):
+        return [invalid_value(field, name, word) for word in detail]
     return [duplicate_value(field, name)] if name in seen else []
 
 
-def _port_number(port: Object, field: str) -> list[FieldError]:
+def _validate_port_number(port: Object, field: str) -> list[FieldError]:
     number, host = port.get("containerPort", 0), port.get("hostPort", 0)
     errors = []
     if not number:
@@ -156,7 +156,7 @@ def _port_number(port: Object, field: str) -> list[FieldError]:
     return errors
 
 
-def _host_port_conflicts(containers: list[Object], field: str) -> list[FieldError]:
+def _validate_unique_host_ports(containers: list[Object], field: str) -> list[FieldError]:
     errors = []
     seen = set()
     for index, container in enumerate(containers):

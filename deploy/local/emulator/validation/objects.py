@@ -1,21 +1,21 @@
 """All faults of a new object."""
 
-from deploy.local.emulator.base.names import dns_label_faults, dns_subdomain_faults
+from deploy.local.emulator.base.names import validate_dns_label, validate_dns_subdomain
 from deploy.local.emulator.base.statuses import FieldError, Object
-from deploy.local.emulator.storage.kinds import CLAIMS, NAMESPACES, PODS, SERVICES, Kind
-from deploy.local.emulator.validation.metadata import metadata_faults
-from deploy.local.emulator.validation.pods import pod_faults
-from deploy.local.emulator.validation.services import service_faults
-from deploy.local.emulator.validation.volume_claims import claim_faults
+from deploy.local.emulator.storage.kinds import NAMESPACES, PODS, SERVICES, VOLUME_CLAIMS, Kind
+from deploy.local.emulator.validation.metadata import validate_metadata
+from deploy.local.emulator.validation.pods import validate_pod_spec
+from deploy.local.emulator.validation.services import validate_service_spec
+from deploy.local.emulator.validation.volume_claims import validate_volume_claim_spec
 
 
-def faults(kind: Kind, body: Object) -> list[FieldError]:
+def validate_object(kind: Kind, body: Object) -> list[FieldError]:
     if kind is SERVICES:
-        named = metadata_faults(body["metadata"], lambda name: dns_label_faults(name, "characters"))
-        return named + service_faults(body["spec"])
+        named = validate_metadata(body["metadata"], lambda name: validate_dns_label(name, "characters"))
+        return named + validate_service_spec(body["spec"])
     if kind is NAMESPACES:
-        return metadata_faults(body["metadata"], dns_label_faults)
-    named = metadata_faults(body["metadata"], dns_subdomain_faults)
-    if kind is CLAIMS:
-        return named + claim_faults(body["spec"])
-    return named + pod_faults(body["spec"]) if kind is PODS else named
+        return validate_metadata(body["metadata"], validate_dns_label)
+    named = validate_metadata(body["metadata"], validate_dns_subdomain)
+    if kind is VOLUME_CLAIMS:
+        return named + validate_volume_claim_spec(body["spec"])
+    return named + validate_pod_spec(body["spec"]) if kind is PODS else named

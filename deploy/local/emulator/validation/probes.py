@@ -1,6 +1,6 @@
 """Probes and lifecycle handlers."""
 
-from deploy.local.emulator.base.names import port_name_faults
+from deploy.local.emulator.base.names import validate_port_name
 from deploy.local.emulator.base.statuses import (
     FieldError,
     Object,
@@ -16,8 +16,8 @@ _PORT_MAX = 65535
 _NUMBERS = ("initialDelaySeconds", "timeoutSeconds", "periodSeconds", "successThreshold", "failureThreshold")
 
 
-def probe_faults(probe: Object, field: str, *, readiness: bool) -> list[FieldError]:
-    errors = handler_faults(probe, field)
+def validate_probe(probe: Object, field: str, *, readiness: bool) -> list[FieldError]:
+    errors = validate_handler(probe, field)
     for name in _NUMBERS:
         if probe.get(name, 0) < 0:
             errors.append(invalid_value(f"{field}.{name}", probe[name], "must be greater than or equal to 0"))
@@ -31,7 +31,7 @@ def probe_faults(probe: Object, field: str, *, readiness: bool) -> list[FieldErr
     return errors
 
 
-def handler_faults(handler: Object, field: str) -> list[FieldError]:
+def validate_handler(handler: Object, field: str) -> list[FieldError]:
     given = [name for name in _HANDLERS if name in handler]
     if not given:
         return [required_value(field, "must specify a handler type")]
@@ -40,21 +40,21 @@ def handler_faults(handler: Object, field: str) -> list[FieldError]:
     if first == "exec" and not handler["exec"].get("command"):
         errors.append(required_value(f"{field}.exec.command"))
     elif first == "httpGet":
-        errors += _http_faults(handler["httpGet"], f"{field}.httpGet")
+        errors += _validate_http(handler["httpGet"], f"{field}.httpGet")
     elif first in {"tcpSocket", "grpc"}:
-        errors += port_faults(handler[first].get("port", 0), f"{field}.{first}.port")
+        errors += validate_port(handler[first].get("port", 0), f"{field}.{first}.port")
     return errors + [forbidden_value(f"{field}.{n}", "may not specify more than 1 handler type") for n in given[1:]]
 
 
-def _http_faults(handler: Object, field: str) -> list[FieldError]:
-    errors = port_faults(handler.get("port", 0), f"{field}.port")
+def _validate_http(handler: Object, field: str) -> list[FieldError]:
+    errors = validate_port(handler.get("port", 0), f"{field}.port")
     if handler["scheme"] not in _SCHEMES:
         errors.append(unsupported_value(f"{field}.scheme", handler["scheme"], _SCHEMES))
     return errors
 
 
-def port_faults(port: int | str, field: str) -> list[FieldError]:
+def validate_port(port: int | str, field: str) -> list[FieldError]:
     """A number, or the name of one."""
     if isinstance(port, str):
-        return [invalid_value(field, port, words) for words in port_name_faults(port)]
+        return [invalid_value(field, port, detail) for detail in validate_port_name(port)]
     return [] if 0 < port <= _PORT_MAX else [invalid_value(field, port, "must be between 1 and 65535, inclusive")]

@@ -1,42 +1,42 @@
 """Requests and limits."""
 
-from deploy.local.emulator.base.quantities import amount
+from deploy.local.emulator.base.quantities import parse_quantity
 from deploy.local.emulator.base.statuses import FieldError, Object, invalid_value, required_value
 
 _STANDARD = ("cpu", "memory", "ephemeral-storage")
 
 
-def resource_faults(resources: Object, field: str) -> list[FieldError]:
+def validate_resources(resources: Object, field: str) -> list[FieldError]:
     limits, requests = resources.get("limits", {}), resources.get("requests", {})
     errors: list[FieldError] = []
     for name in sorted(limits):
-        errors += _amount_faults(name, limits[name], f"{field}.limits[{name}]")
+        errors += _validate_amount(name, limits[name], f"{field}.limits[{name}]")
     for name in sorted(requests):
-        errors += _amount_faults(name, requests[name], f"{field}.requests[{name}]")
-        errors += _excess_faults(name, requests[name], limits.get(name), field)
+        errors += _validate_amount(name, requests[name], f"{field}.requests[{name}]")
+        errors += _validate_request(name, requests[name], limits.get(name), field)
     return errors
 
 
-def _amount_faults(name: str, text: str, field: str) -> list[FieldError]:
+def _validate_amount(name: str, text: str, field: str) -> list[FieldError]:
     errors = []
     if "/" not in name and name not in _STANDARD and not name.startswith("hugepages-"):
         errors.append(invalid_value(field, name, "must be a standard resource type or fully qualified"))
         errors.append(invalid_value(field, name, "must be a standard resource for containers"))
-    if amount(text) < 0:
+    if parse_quantity(text) < 0:
         errors.append(invalid_value(field, text, "must be greater than or equal to 0"))
-    if "/" in name and amount(text) != amount(text).to_integral_value():
+    if "/" in name and parse_quantity(text) != parse_quantity(text).to_integral_value():
         errors.append(invalid_value(field, text, "must be an integer"))
     return errors
 
 
-def _excess_faults(name: str, text: str, limit: str | None, field: str) -> list[FieldError]:
+def _validate_request(name: str, text: str, limit: str | None, field: str) -> list[FieldError]:
     """What cannot be shared, as devices and huge pages, is requested exactly as it is limited."""
     shareable = name in _STANDARD
     if limit is None:
-        words = "Limit must be set for non overcommitable resources"
-        return [] if shareable else [required_value(f"{field}.limits", words)]
-    if not shareable and amount(text) != amount(limit):
+        detail = "Limit must be set for non overcommitable resources"
+        return [] if shareable else [required_value(f"{field}.limits", detail)]
+    if not shareable and parse_quantity(text) != parse_quantity(limit):
         return [invalid_value(f"{field}.requests", text, f"must be equal to {name} limit of {limit}")]
-    if amount(text) > amount(limit):
+    if parse_quantity(text) > parse_quantity(limit):
         return [invalid_value(f"{field}.requests", text, f"must be less than or equal to {name} limit of {limit}")]
     return []

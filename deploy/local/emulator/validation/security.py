@@ -9,11 +9,11 @@ _GROUP_POLICIES = ("Always", "OnRootMismatch")
 _SYS_ADMIN = ("CAP_SYS_ADMIN", "SYS_ADMIN")
 
 
-def container_security_faults(context: Object, field: str) -> list[FieldError]:
-    return [*_shared_faults(context, field), *_escalation_faults(context, field)]
+def validate_container_security(context: Object, field: str) -> list[FieldError]:
+    return [*_validate_shared(context, field), *_validate_escalation(context, field)]
 
 
-def pod_security_faults(context: Object, field: str) -> list[FieldError]:
+def validate_pod_security(context: Object, field: str) -> list[FieldError]:
     groups = {"fsGroup": context.get("fsGroup", 0)}
     groups |= {
         f"supplementalGroups[{index}]": group for index, group in enumerate(context.get("supplementalGroups", []))
@@ -22,14 +22,14 @@ def pod_security_faults(context: Object, field: str) -> list[FieldError]:
     policy = context.get("fsGroupChangePolicy")
     if policy is not None and policy not in _GROUP_POLICIES:
         errors.append(unsupported_value(f"{field}.fsGroupChangePolicy", policy, _GROUP_POLICIES))
-    return errors + _shared_faults(context, field)
+    return errors + _validate_shared(context, field)
 
 
 def _is_id(number: int) -> bool:
     return 0 <= number <= _ID_MAX
 
 
-def _shared_faults(context: Object, field: str) -> list[FieldError]:
+def _validate_shared(context: Object, field: str) -> list[FieldError]:
     names = ("runAsUser", "runAsGroup")
     errors = [invalid_value(f"{field}.{n}", context[n], _ID_RANGE) for n in names if not _is_id(context.get(n, 0))]
     profile = context.get("seccompProfile")
@@ -41,19 +41,19 @@ def _shared_faults(context: Object, field: str) -> list[FieldError]:
     elif kind not in _SECCOMP:
         errors.append(unsupported_value(f"{field}.seccompProfile.type", kind, _SECCOMP))
     elif kind == "Localhost" and not profile.get("localhostProfile"):
-        words = "must be set when seccomp type is Localhost"
-        errors.append(required_value(f"{field}.seccompProfile.localhostProfile", words))
+        detail = "must be set when seccomp type is Localhost"
+        errors.append(required_value(f"{field}.seccompProfile.localhostProfile", detail))
     return errors
 
 
-def _escalation_faults(context: Object, field: str) -> list[FieldError]:
+def _validate_escalation(context: Object, field: str) -> list[FieldError]:
     if context.get("allowPrivilegeEscalation") is not False:
         return []
     errors = []
     if context.get("privileged"):
-        words = "cannot set `allowPrivilegeEscalation` to false and `privileged` to true"
-        errors.append(invalid_value(field, context, words))
+        detail = "cannot set `allowPrivilegeEscalation` to false and `privileged` to true"
+        errors.append(invalid_value(field, context, detail))
     if any(name in _SYS_ADMIN for name in context.get("capabilities", {}).get("add", [])):
-        words = "cannot set `allowPrivilegeEscalation` to false and `capabilities.Add` CAP_SYS_ADMIN"
-        errors.append(invalid_value(field, context, words))
+        detail = "cannot set `allowPrivilegeEscalation` to false and `capabilities.Add` CAP_SYS_ADMIN"
+        errors.append(invalid_value(field, context, detail))
     return errors

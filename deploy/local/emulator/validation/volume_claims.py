@@ -3,7 +3,7 @@
 from deploy.local.emulator.base.statuses import FieldError, Object, required_value
 
 
-def claim_faults(spec: Object) -> list[FieldError]:
+def validate_volume_claim_spec(spec: Object) -> list[FieldError]:
     errors = [] if spec.get("accessModes") else [_NO_MODE]
     stored = spec.get("resources", {}).get("requests", {}).get("storage")
     return errors if stored else [*errors, required_value("spec.resources[storage]")]

@@ -1,6 +1,6 @@
 """Volumes, and where containers mount them."""
 
-from deploy.local.emulator.base.names import dns_label_faults
+from deploy.local.emulator.base.names import validate_dns_label
 from deploy.local.emulator.base.statuses import (
     FieldError,
     Object,
@@ -25,42 +25,42 @@ _HOST_PATH_TYPES = (
 _PROPAGATIONS = ("Bidirectional", "HostToContainer", "None")
 
 
-def volume_faults(volumes: list[Object]) -> tuple[set[str], list[FieldError]]:
+def validate_volumes(volumes: list[Object]) -> tuple[set[str], list[FieldError]]:
     """The names of the volumes that are well, which alone can be mounted, and what is wrong with the others."""
     good: set[str] = set()
     errors: list[FieldError] = []
     for index, volume in enumerate(volumes):
-        found = _one_volume(volume, good, f"spec.volumes[{index}]")
+        found = _validate_volume(volume, good, f"spec.volumes[{index}]")
         errors += found
         if not found:
             good.add(volume["name"])
     return good, errors
 
 
-def _one_volume(volume: Object, good: set[str], field: str) -> list[FieldError]:
+def _validate_volume(volume: Object, good: set[str], field: str) -> list[FieldError]:
     name = volume.get("name", "")
-    errors = _source_faults(volume, field)
+    errors = _validate_source(volume, field)
     if not name:
         errors.append(required_value(f"{field}.name"))
     else:
-        errors += [invalid_value(f"{field}.name", name, words) for words in dns_label_faults(name)]
+        errors += [invalid_value(f"{field}.name", name, detail) for detail in validate_dns_label(name)]
     return [*errors, duplicate_value(f"{field}.name", name)] if name in good else errors
 
 
-def _source_faults(volume: Object, field: str) -> list[FieldError]:
+def _validate_source(volume: Object, field: str) -> list[FieldError]:
     sources = [name for name in volume if name != "name"]
     errors = [forbidden_value(f"{field}.{name}", "may not specify more than 1 volume type") for name in sources[1:]]
     if "hostPath" in volume:
-        errors += _host_path_faults(volume["hostPath"], f"{field}.hostPath")
+        errors += _validate_host_path(volume["hostPath"], f"{field}.hostPath")
     if "nfs" in volume:
-        errors += _nfs_faults(volume["nfs"], f"{field}.nfs")
+        errors += _validate_nfs(volume["nfs"], f"{field}.nfs")
     needed = (("persistentVolumeClaim", "claimName"), ("secret", "secretName"), ("configMap", "name"))
     return errors + [
         required_value(f"{field}.{name}.{key}") for name, key in needed if name in volume and not volume[name].get(key)
     ]
 
 
-def _host_path_faults(source: Object, field: str) -> list[FieldError]:
+def _validate_host_path(source: Object, field: str) -> list[FieldError]:
     path = source.get("path", "")
     if not path:
         return [required_value(f"{field}.path")]
@@ -72,26 +72,26 @@ def _host_path_faults(source: Object, field: str) -> list[FieldError]:
     return errors
 
 
-def _nfs_faults(source: Object, field: str) -> list[FieldError]:
+def _validate_nfs(source: Object, field: str) -> list[FieldError]:
     errors = [required_value(f"{field}.{name}") for name in ("server", "path") if not source.get(name)]
     if source.get("path") and not source["path"].startswith("/"):
         errors.append(invalid_value(f"{field}.path", source["path"], "must be an absolute path"))
     return errors
 
 
-def mount_faults(mounts: list[Object], volumes: set[str], field: str) -> list[FieldError]:
+def validate_mounts(mounts: list[Object], volumes: set[str], field: str) -> list[FieldError]:
     errors: list[FieldError] = []
     seen: set[str] = set()
     for index, mount in enumerate(mounts):
-        errors += _place_faults(mount, volumes, seen, f"{field}[{index}]")
-        errors += _sub_path_faults(mount, field, f"{field}[{index}]")
+        errors += _validate_mount_point(mount, volumes, seen, f"{field}[{index}]")
+        errors += _validate_sub_paths(mount, field, f"{field}[{index}]")
         if mount.get("mountPropagation", "None") not in _PROPAGATIONS:
             errors.append(unsupported_value(f"{field}.mountPropagation", mount["mountPropagation"], _PROPAGATIONS))
         seen.add(mount.get("mountPath", ""))
     return errors
 
 
-def _place_faults(mount: Object, volumes: set[str], seen: set[str], field: str) -> list[FieldError]:
+def _validate_mount_point(mount: Object, volumes: set[str], seen: set[str], field: str) -> list[FieldError]:
     name, path = mount.get("name", ""), mount.get("mountPath", "")
     errors = [] if name else [required_value(f"{field}.name")]
     if name not in volumes:
@@ -103,16 +103,16 @@ def _place_faults(mount: Object, volumes: set[str], seen: set[str], field: str) 
     return errors
 
 
-def _sub_path_faults(mount: Object, field: str, indexed: str) -> list[FieldError]:
+def _validate_sub_paths(mount: Object, field: str, indexed: str) -> list[FieldError]:
     """The real server names these fields without the mount's index."""
     path, expression = mount.get("subPath", ""), mount.get("subPathExpr", "")
-    errors = _descending_faults(path, f"{field}.subPath")
+    errors = _validate_relative_path(path, f"{field}.subPath")
     if path and expression:
-        words = "subPathExpr and subPath are mutually exclusive"
-        errors.append(invalid_value(f"{indexed}.subPathExpr", expression, words))
-    return errors + _descending_faults(expression, f"{field}.subPathExpr")
+        detail = "subPathExpr and subPath are mutually exclusive"
+        errors.append(invalid_value(f"{indexed}.subPathExpr", expression, detail))
+    return errors + _validate_relative_path(expression, f"{field}.subPathExpr")
 
 
-def _descending_faults(path: str, field: str) -> list[FieldError]:
+def _validate_relative_path(path: str, field: str) -> list[FieldError]:
     errors = [invalid_value(field, path, "must be a relative path")] if path.startswith("/") else []
     return [*errors, invalid_value(field, path, "must not contain '..'")] if ".." in path.split("/") else errors
