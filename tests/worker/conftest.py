@@ -1,11 +1,10 @@
-"""The worker's real parts: an emulated Kubernetes as a process, a namespace of it a test, and what works on both."""
+"""The worker's parts on real servers: Valkey, and an emulated Kubernetes with one namespace for each test."""
 
-import asyncio
 import secrets
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,25 +20,16 @@ from shared.sandbox.record import Sandbox
 from shared.settings import Settings, read_settings
 from shared.store import keys
 from shared.store.store import Store
-from shared.store.update import Precondition, Update
+from shared.store.update import Precondition
 from tests.conftest import Clock
+from tests.support.emulator import WORKER_TESTS, node_address
+from tests.support.eventually import SECONDS, eventually
+from tests.support.store import put
 from worker.jobs.provisioner import Provisioner
 from worker.kubernetes.client import KubernetesClient
 from worker.kubernetes.config import configuration
 
-SECONDS = 15.0
-"""An upper bound for anything to come true; what is waited for comes as soon as it does."""
-
-
-async def eventually(check: Callable[[], Awaitable[Any]], what: str) -> Any:
-    """The first truthy answer of `check`."""
-    try:
-        async with asyncio.timeout(SECONDS):
-            while not (answer := await check()):
-                await asyncio.sleep(0.01)
-            return answer
-    except TimeoutError:
-        pytest.fail(f"not within {SECONDS:.0f} s: {what}")
+__all__ = ["SECONDS", "Emulator", "Kubernetes", "answers", "empty", "eventually", "put", "queued", "read"]
 
 
 class Emulator(NamedTuple):
@@ -50,7 +40,7 @@ class Emulator(NamedTuple):
 
 
 class Kubernetes(Client):
-    """One namespace of the emulated cluster, as its administrator sees it."""
+    """An administrator's client for one namespace of the emulated cluster."""
 
     async def found(self, resource: str) -> list[dict[str, Any]]:
         items: list[dict[str, Any]] = (await self.list(resource)).body["items"]
@@ -60,19 +50,19 @@ class Kubernetes(Client):
         return sorted(item["metadata"]["name"] for item in await self.found(resource))
 
     async def misbehave(self, *rules: dict[str, Any]) -> None:
-        """In this namespace, until told otherwise."""
+        """Set the faults of this namespace. No rules: the cluster works again."""
         answer = await self.faults(*({"namespace": self.namespace, **rule} for rule in rules))
         assert answer.status == 200, answer.body
 
     async def struck(self) -> list[int]:
-        """How often each rule has struck."""
+        """Return how often each rule applied."""
         return [rule["struck"] for rule in (await self.call("GET", "/emulator/faults")).body]
 
     async def until_struck(self) -> None:
         async def struck() -> bool:
             return any(await self.struck())
 
-        await eventually(struck, "the fault has struck")
+        await eventually(struck, "a fault applied")
 
     async def until_empty(self) -> None:
         async def empty() -> bool:
@@ -81,7 +71,7 @@ class Kubernetes(Client):
         await eventually(empty, "no Pod and no Service is left")
 
     async def lose(self, pod: str) -> None:
-        """At once, behind everyone's back."""
+        """Remove a Pod at once, as a lost node does."""
         body = {"resource": "pods", "namespace": self.namespace, "name": pod}
         assert (await self.call("POST", "/emulator/lose", body)).status == 200
 
@@ -92,11 +82,11 @@ class Kubernetes(Client):
         return made
 
     async def made_pod(self, name: str, **metadata: Any) -> dict[str, Any]:
-        """Any Pod, not one of ours."""
+        """Create a Pod with these metadata, and without our labels unless given."""
         return await self.made("pods", name, metadata=metadata, spec={"containers": [{"name": "c", "image": "i"}]})
 
     async def made_legacy(self, sandbox_id: str, *, service: bool = True) -> dict[str, Any]:
-        """A Pod, with its Service, as DeerFlow's legacy provisioner made them."""
+        """Create a Pod, and its Service, as DeerFlow's legacy provisioner did."""
         labels = {"app": "deer-flow-sandbox", "sandbox-id": sandbox_id}
         container = {"name": "sandbox", "image": "i", "ports": [{"containerPort": 8080}]}
         pod = await self.made(
@@ -112,24 +102,19 @@ class Kubernetes(Client):
         return await self.made("services", name, metadata=metadata, spec={"ports": [{"port": 80}]})
 
 
-def node_address(worker_id: str) -> str:
-    """Emulators that run at once share the range of node ports, so each has an address of its own."""
-    number = int(worker_id.removeprefix("gw")) if worker_id.startswith("gw") else 0
-    return f"127.0.0.{151 + number}"
-
-
 @pytest.fixture(scope="session")
 def emulator(worker_id: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
-    """One for all the tests of this process, each in a namespace of its own."""
+    """Start one emulator for all tests of this process."""
     kubeconfig = tmp_path_factory.mktemp("emulator") / "kubeconfig"
     quick = ("--start-seconds", "0.02", "--ready-seconds", "0.02", "--garbage-seconds", "0.05")
-    where = ("--kubeconfig", str(kubeconfig), "--node-address", node_address(worker_id))
-    command = [sys.executable, "-m", "deploy.local.emulator", *where, *quick]
+    address = node_address(worker_id, WORKER_TESTS)
+    options = ("--kubeconfig", str(kubeconfig), "--node-address", address)
+    command = [sys.executable, "-m", "deploy.local.emulator", *options, *quick]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
-            said = msgspec.json.decode(process.stdout.readline())
-            yield Emulator(said["server"], said["token"], str(kubeconfig), node_address(worker_id))
+            started = msgspec.json.decode(process.stdout.readline())
+            yield Emulator(started["server"], started["token"], str(kubeconfig), address)
         finally:
             process.send_signal(signal.SIGTERM)
 
@@ -141,7 +126,7 @@ def namespace() -> str:
 
 @pytest.fixture
 async def kubernetes(emulator: Emulator, namespace: str) -> AsyncIterator[Kubernetes]:
-    """A namespace that is this test's alone; it behaves again, and goes with all it holds, at the end."""
+    """Create a namespace for this test. At the end its faults are cleared, and it is deleted with all it holds."""
     async with Kubernetes(emulator.url, emulator.token, namespace) as client:
         await client.made("namespaces", namespace)
         yield client
@@ -151,7 +136,7 @@ async def kubernetes(emulator: Emulator, namespace: str) -> AsyncIterator[Kubern
 
 @pytest.fixture
 def environment(emulator: Emulator, namespace: str, valkey_url: str) -> dict[str, str]:
-    """What a worker of this test is set to."""
+    """Return the environment of a worker of this test."""
     return {
         "REDIS_URL": valkey_url,
         "KUBECONFIG_PATH": emulator.kubeconfig,
@@ -171,7 +156,7 @@ def settings(environment: dict[str, str]) -> Settings:
 
 @pytest.fixture
 async def cluster(settings: Settings, kubernetes: Kubernetes) -> AsyncIterator[KubernetesClient]:
-    """As the worker opens it, in the namespace of `kubernetes`."""
+    """Open the worker's own client, in the namespace of `kubernetes`."""
     configured = await configuration(settings)
     async with KubernetesClient(configured, kubernetes.namespace, settings.k8s_timeout_seconds) as opened:
         yield opened
@@ -183,26 +168,26 @@ def store(valkey: ArqRedis, clock: Clock) -> Store:
 
 
 LEADING = Precondition("lease", "ours")
-"""What the one holds who may write what is observed."""
+"""The lease of the test's leader, as a precondition of its writes."""
 
 
 @pytest.fixture
 async def leading(valkey: ArqRedis) -> Precondition:
-    """We are the one."""
+    """Hold the lease."""
     await valkey.set(*LEADING)
     return LEADING
 
 
 @pytest.fixture
 async def sync(store: Store, valkey: ArqRedis, settings: Settings, leading: Precondition) -> ClusterSync:
-    """Of a cluster that has been observed."""
+    """Return the sync of a cluster that has synced."""
     sync = ClusterSync(valkey, store.now, settings.cluster_name)
     await sync.mark_synced(leading)
     return sync
 
 
 async def empty(redis: ArqRedis) -> None:
-    """Redis loses all it has; we lead again."""
+    """Empty Redis, and hold the lease again."""
     await redis.flushall()
     await redis.set(*LEADING)
 
@@ -219,13 +204,6 @@ def provisioner(
     return Provisioner(store, sync, workers, cluster, settings)
 
 
-async def put(store: Store, record: Sandbox) -> Sandbox:
-    """As it is, whatever is there."""
-    outcome = await store.create_or_update(record.id, lambda _: Update(record))
-    assert outcome.record is not None
-    return outcome.record
-
-
 async def read(store: Store, sandbox_id: str) -> Sandbox:
     record = await store.get(sandbox_id)
     assert record is not None
@@ -233,12 +211,12 @@ async def read(store: Store, sandbox_id: str) -> Sandbox:
 
 
 async def queued(redis: ArqRedis) -> list[str]:
-    """Ids of the jobs that wait."""
+    """Return the ids of all jobs in the queue."""
     return [job.decode() for job in await redis.zrange(keys.QUEUE, 0, -1)]
 
 
 async def answers(url: str) -> bool:
-    """Whether a sandbox does, at its URL."""
+    """Return True if a sandbox answers at its URL."""
     async with httpx.AsyncClient(trust_env=False) as outside:
         try:
             return (await outside.get(f"{url}/v1/sandbox")).is_success
@@ -248,5 +226,5 @@ async def answers(url: str) -> bool:
 
 @pytest.fixture
 def root(pytestconfig: pytest.Config) -> Path:
-    """Of the repository."""
+    """Return the root of the repository."""
     return pytestconfig.rootpath
