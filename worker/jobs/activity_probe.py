@@ -1,4 +1,4 @@
-"""Asks an idle sandbox whether it is busy after all, and ends it if not."""
+"""The activity probe: requests from an idle sandbox whether it is busy, and ends the sandbox if not."""
 
 import contextlib
 from datetime import datetime
@@ -21,80 +21,83 @@ log = structlog.get_logger()
 TRIES = 3
 TRY_SECONDS = 3.0
 MAX_BYTES = 64 * 1024
-_TROUBLE = (aiohttp.ClientError, TimeoutError, OSError, msgspec.MsgspecError, ValueError, RecursionError)
+_FAILURES = (aiohttp.ClientError, TimeoutError, OSError, msgspec.MsgspecError, ValueError, RecursionError)
 
-
-MILLISECONDS = 1e11
-"""A number as large as this counts them since the epoch: as seconds it is 3,000 years from now, as these it is 1973."""
+MIN_MILLISECONDS = 1e11
+"""A number as large as this counts milliseconds since the epoch: as seconds, the year would be 5138."""
 MAX_CLOCK_AHEAD_SECONDS = 86400.0
-"""So far may a sandbox' clock be ahead, which tells its zone's time as ours, say. Further is no time to go by."""
+"""Tolerated clock skew of a sandbox, which may send its local time as UTC. Later times are ignored."""
 
 
 class Activity(msgspec.Struct, frozen=True):
-    """What a sandbox answers: whether it is busy, or when it last was (RFC 3339, or a number of seconds or milliseconds
-    since the epoch)."""
+    """A sandbox's answer. `last_activity` is RFC 3339, or a number of seconds or milliseconds since the epoch."""
 
     active: bool = False
     last_activity: Annotated[datetime, Meta(tz=True)] | float | None = None
 
     def last(self, now: float) -> float:
-        """Its last activity, seconds since the epoch, not in the future; 0: it says nothing of the kind."""
+        """Return the time of the last activity, seconds since the epoch and not after `now`; 0 if unknown."""
         if self.active:
             return now
-        at = _seconds(self.last_activity)
-        return min(at, now) if at <= now + MAX_CLOCK_AHEAD_SECONDS else 0.0
+        last = _seconds(self.last_activity)
+        return min(last, now) if last <= now + MAX_CLOCK_AHEAD_SECONDS else 0.0
 
 
-def _seconds(at: datetime | float | None) -> float:
-    """Since the epoch."""
-    if isinstance(at, datetime):
-        return at.timestamp()
-    at = at or 0.0
-    return at / 1000 if at >= MILLISECONDS else at
+def _seconds(time: datetime | float | None) -> float:
+    """Return seconds since the epoch."""
+    if isinstance(time, datetime):
+        return time.timestamp()
+    number = time or 0.0
+    return number / 1000 if number >= MIN_MILLISECONDS else number
 
 
 _decode = msgspec.json.Decoder(Activity).decode
 
 
 class ActivityProbe:
-    """Whoever opens it closes it."""
+    """Lives as long as the `session` it is given. `try_seconds` limits each of TRIES requests."""
 
-    def __init__(self, store: Store, settings: Settings, session: aiohttp.ClientSession) -> None:
+    def __init__(
+        self, store: Store, settings: Settings, session: aiohttp.ClientSession, try_seconds: float = TRY_SECONDS
+    ) -> None:
         self._store = store
         self._path = settings.sandbox_activity_path
         self._session = session
+        self._timeout = aiohttp.ClientTimeout(total=try_seconds)
 
     async def run(self, sandbox_id: str, incarnation: str, attempt: int) -> None:
-        """End this life, unless it was busy lately, or somebody has used it meanwhile. StoreUnavailable."""
+        """Probe the sandbox and end it, unless it was active recently or was used meanwhile.
+
+        Raises:
+            StoreUnavailable: Redis does not answer.
+        """
         record = await self._store.get(sandbox_id)
-        if not _is_asked(record, incarnation, attempt) or record is None:
+        if record is None or record.incarnation != incarnation or not _is_probed(record, attempt):
             return
-        last = await self._last_activity(record.url)
+        last_activity = await self._last_activity(record.url)
 
         def mutate(current: Sandbox) -> Update | None:
-            return (
-                apply_activity(current, last, self._store.now()) if _is_asked(current, incarnation, attempt) else None
-            )
+            return apply_activity(current, last_activity, self._store.now()) if _is_probed(current, attempt) else None
 
-        outcome = await self._store.update_cached(record, mutate)
-        if outcome.written and outcome.record:
-            log.info("asked whether it is busy", ended=not outcome.record.is_active)
+        result = await self._store.update_cached(record, mutate)
+        if result.written and result.record:
+            log.info("activity probed", expired=not result.record.is_active)
 
     async def _last_activity(self, url: str) -> float:
-        """Seconds since the epoch; trouble asking counts as not busy."""
+        """Return the time of the last activity, seconds since the epoch; 0 if the sandbox gives no answer."""
         for _ in range(TRIES):
-            with contextlib.suppress(*_TROUBLE):
-                timeout = aiohttp.ClientTimeout(total=TRY_SECONDS)
-                address = url + self._path
-                # Not wherever else a sandbox, which runs what nobody has read, sends us.
-                async with self._session.get(address, timeout=timeout, allow_redirects=False) as response:
+            with contextlib.suppress(*_FAILURES):
+                # A sandbox runs untrusted code: following a redirect would let that code choose what a worker calls.
+                async with self._session.get(
+                    url + self._path, timeout=self._timeout, allow_redirects=False
+                ) as response:
                     if response.status == 200:  # noqa: PLR2004 - OK
-                        return _decode(await _body(response)).last(self._store.now())
+                        return _decode(await _read_body(response)).last(self._store.now())
         return 0.0
 
 
-async def _body(response: aiohttp.ClientResponse) -> bytes:
-    """All of it, in however many pieces it comes; what is too long for an answer is cut, and then none."""
+async def _read_body(response: aiohttp.ClientResponse) -> bytes:
+    """Read at most about MAX_BYTES. A longer body fails to parse and counts as no answer."""
     body = b""
     async for piece in response.content.iter_any():
         body += piece
@@ -104,20 +107,16 @@ async def _body(response: aiohttp.ClientResponse) -> bytes:
 
 
 def apply_activity(record: Sandbox, last_activity: float, now: float) -> Update:
-    """What becomes of a record that was asked. Pure."""
+    """Return the update of a probed record: the sandbox stays, or it expires with a terminate job. Pure."""
     record = msgspec.structs.replace(record, probing_until=None)
-    busy = touched(record, last_activity) if last_activity > record.last_used_at else record
-    by = busy.expired_by_now(now)
-    if by is None:
-        return Update(busy)
-    ending = next_attempt(expired(busy, by, now))
-    return Update(ending, (Job.of(JobKind.TERMINATE, ending),))
+    used = touched(record, last_activity) if last_activity > record.last_used_at else record
+    cause = used.expired_by_now(now)
+    if cause is None:
+        return Update(used)
+    ended = next_attempt(expired(used, cause, now))
+    return Update(ended, (Job.of(JobKind.TERMINATE, ended),))
 
 
-def _is_asked(record: Sandbox | None, incarnation: str, attempt: int) -> bool:
-    return (
-        record is not None
-        and record.incarnation == incarnation
-        and record.attempt == attempt
-        and record.probing_until is not None
-    )
+def _is_probed(record: Sandbox, attempt: int) -> bool:
+    """Return True if the probe with this attempt is the record's current job."""
+    return record.attempt == attempt and record.probing_until is not None

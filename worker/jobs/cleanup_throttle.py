@@ -1,4 +1,4 @@
-"""Work that may wait is spread over time, so that it is in nobody's way."""
+"""Spreads clean-ups over time, so that thousands of them delay no create."""
 
 from redis.asyncio import Redis
 
@@ -8,23 +8,26 @@ from shared.store import keys
 from shared.store.lua import load_script
 
 CLEANUPS_PER_SECOND = 50.0
-"""Sandboxes whose time is over are removed at this rate, however many there are: about a worker's half."""
+"""Rate at which expired sandboxes are removed, however many there are: about half of what one worker can do."""
 
 
 class CleanupThrottle:
-    """Lives as long as the `redis` it is given; shared by all who use that."""
+    """Lives as long as the `redis` it is given. All users of that Redis share the slots."""
 
     def __init__(self, redis: Redis, now: Clock) -> None:
         self._reserve = load_script(redis, __file__, "reserve_slots.lua")
         self._now = now
 
     async def reserve(self, count: int) -> list[float]:
-        """When so many clean-ups may begin, one after the other, behind those planned before. StoreUnavailable."""
+        """Return when each of `count` clean-ups may begin, seconds since the epoch. They follow earlier reservations.
+
+        Raises:
+            StoreUnavailable: Redis does not answer.
+        """
         if not count:
             return []
-        apart = 1 / CLEANUPS_PER_SECOND
+        interval = 1 / CLEANUPS_PER_SECOND
+        request = {"count": count, "interval": interval, "now": repr(self._now())}
         with translate_redis_errors():
-            first = float(
-                await self._reserve([keys.CLEANUP_SLOTS], {"count": count, "interval": apart, "now": repr(self._now())})
-            )
-        return [first + place * apart for place in range(count)]
+            first = float(await self._reserve([keys.CLEANUP_SLOTS], request))
+        return [first + position * interval for position in range(count)]

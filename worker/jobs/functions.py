@@ -1,6 +1,6 @@
-"""The functions arq calls. They bind the log context, bound the time, and turn trouble into arq's `Retry`.
+"""The functions that arq calls. Each one binds the log context, limits the time, and turns temporary errors into Retry.
 
-arq calls any other exception final, so nothing that is temporary may leave here as such.
+arq treats any other exception as final, so no temporary error may leave this module.
 """
 
 import asyncio
@@ -26,13 +26,13 @@ from worker.kubernetes.errors import KubernetesError
 log = structlog.get_logger()
 
 JOB_SECONDS = 45.0
-"""What a job may take in all: at worst four calls to a Kubernetes that answers none. The next attempt goes on."""
+"""Time limit of one try: at worst four calls to a Kubernetes that does not answer. The next try continues."""
 ARQ_TIMEOUT_SECONDS = JOB_SECONDS + 5
-"""arq's own limit is final, so ours comes first."""
+"""arq's own time limit. A try that reaches it is final, so JOB_SECONDS ends each try first."""
 
 
 class Context(TypedDict):
-    """What `worker.main` puts into arq's context, and arq adds a job at a time."""
+    """arq's context: the parts that `worker.main` opens, and the id and the try of this job."""
 
     store: Store
     provisioner: Provisioner
@@ -59,7 +59,7 @@ async def probe_activity(context: dict[Any, Any], sandbox_id: str, incarnation: 
 
 
 async def sweep(context: dict[Any, Any]) -> None:
-    """What it does not get to, for Redis being away, the next one does."""
+    """Sweep once. If Redis does not answer, the next sweep does the rest."""
     ctx = cast(Context, context)
     with logs.log_context(job_id=ctx["job_id"]):
         try:
@@ -75,12 +75,12 @@ async def _run(context: Context, sandbox_id: str, work: Awaitable[None]) -> None
             async with asyncio.timeout(JOB_SECONDS):
                 await work
         except (CleanupPending, ClusterNotSynced):
-            raise _again(context["store"], retry.backoff_seconds(context["job_try"])) from None
+            raise _retry_in(retry.backoff_seconds(context["job_try"]), context["store"]) from None
         except (KubernetesError, StoreUnavailable, TimeoutError) as error:
             retry_after = error.retry_after if isinstance(error, KubernetesError) else None
             seconds = retry.backoff_seconds(context["job_try"], retry_after)
-            log.warning("job will be tried again", error=str(error) or type(error).__name__, seconds=round(seconds, 2))
-            raise _again(context["store"], seconds) from None
+            log.warning("job retries later", error=str(error) or type(error).__name__, seconds=round(seconds, 2))
+            raise _retry_in(seconds, context["store"]) from None
 
 
 @contextlib.contextmanager
@@ -90,13 +90,13 @@ def _counted(function: str) -> Iterator[None]:
         with metrics.JOB_SECONDS.labels(function).time():
             yield
         outcome = "done"
-    except (Retry, asyncio.CancelledError):  # at the worker's end, arq lets another one run it
+    except (Retry, asyncio.CancelledError):  # cancelled: this worker stops, and another one runs the job
         outcome = "retried"
         raise
     finally:
         metrics.JOBS.labels(function, outcome).inc()
 
 
-def _again(store: Store, seconds: float) -> Retry:
-    """arq counts from its host's clock, the queue goes by Redis'."""
+def _retry_in(seconds: float, store: Store) -> Retry:
+    """Return arq's Retry for `seconds` of Redis' time. arq adds the delay to its host's time, which may differ."""
     return Retry(max(0.001, seconds + store.now() - time.time()))

@@ -1,4 +1,4 @@
-"""Finds, never acts: what waits for a job, or is over its time, gets one. Its cost follows what is due."""
+"""The sweep: enqueues a job for each record that is due. It never acts itself. Its cost follows what is due."""
 
 import asyncio
 
@@ -17,100 +17,109 @@ from worker.jobs.cleanup_throttle import CleanupThrottle
 
 log = structlog.get_logger()
 
-BATCH = 500
-BATCHES = 40
-"""A sweep looks at so many records at most; the next one, ten seconds later, takes the rest."""
-AT_ONCE = 16
-ASK_SECONDS = 60.0
-"""For a job to ask a sandbox whether it is busy; after that another one does."""
+BATCH_SIZE = 500
+MAX_BATCHES = 40
+"""Batches of one sweep. The next sweep takes the rest."""
+SWEEP_CONCURRENCY = 16
+"""Records that one sweep updates at once."""
+PROBE_SECONDS = 60.0
+"""Time for an activity probe to answer. After that the sweep enqueues another one."""
 
 
 async def sweep(store: Store, throttle: CleanupThrottle, settings: Settings) -> int:
-    """Enqueue a job for each record that is due; how many there were. Two sweeps at once do no harm."""
+    """Enqueue a job for each record that is due, and return their number. Two sweeps at once do no harm.
+
+    Raises:
+        StoreUnavailable: Redis does not answer.
+    """
     swept = skipped = 0
-    observed_at = await ClusterSync(store.redis, store.now, settings.cluster_name).synced_at() or 0.0
-    for _ in range(BATCHES):
-        due = await store.due(BATCH, skipped)
-        written = await _batch(store, throttle, settings, [r for r in due if r is not None], observed_at)
+    synced_at = await ClusterSync(store.redis, store.now, settings.cluster_name).synced_at() or 0.0
+    for _ in range(MAX_BATCHES):
+        due = await store.due(BATCH_SIZE, skipped)
+        written = await _sweep_batch(store, throttle, settings, [r for r in due if r is not None], synced_at)
         swept += written
-        skipped += len(due) - written  # gone by now, moved on, or unreadable: not to be looked at again
-        if len(due) < BATCH:
+        skipped += len(due) - written  # deleted, updated meanwhile, or unreadable: not read again by this sweep
+        if len(due) < BATCH_SIZE:
             break
     return swept
 
 
-async def _batch(
-    store: Store, throttle: CleanupThrottle, settings: Settings, due: list[Sandbox], observed_at: float
+async def _sweep_batch(
+    store: Store, throttle: CleanupThrottle, settings: Settings, due: list[Sandbox], synced_at: float
 ) -> int:
-    """Clean-ups are planned behind each other: thousands at once delay no create."""
-    over = [record.id for record in due if _expired_by(record, store.now()) or record.is_expiring]
-    times = dict(zip(over, await throttle.reserve(len(over)), strict=True))
+    """Update the records of one batch, and return how many changed. Each clean-up gets a slot of the throttle."""
+    cleanup_ids = [record.id for record in due if _expired_by(record, store.now()) or record.is_expiring]
+    slots = dict(zip(cleanup_ids, await throttle.reserve(len(cleanup_ids)), strict=True))
     count = 0
-    for start in range(0, len(due), AT_ONCE):
-        some = due[start : start + AT_ONCE]
-        count += sum(await asyncio.gather(*(_again(store, r, settings, times.get(r.id), observed_at) for r in some)))
+    for start in range(0, len(due), SWEEP_CONCURRENCY):
+        chunk = due[start : start + SWEEP_CONCURRENCY]
+        count += sum(await asyncio.gather(*(_sweep(store, r, settings, slots.get(r.id), synced_at) for r in chunk)))
     return count
 
 
-async def _again(store: Store, believed: Sandbox, settings: Settings, at: float | None, observed_at: float) -> bool:
-    """The record is looked at once more in the very step that enqueues: it may have moved since the index was read."""
+async def _sweep(store: Store, record: Sandbox, settings: Settings, slot: float | None, synced_at: float) -> bool:
+    """Update one record, and return True if it changed. The record may have changed since the index was read."""
 
-    def mutate(record: Sandbox) -> Update | None:
+    def mutate(current: Sandbox) -> Update | None:
         now = store.now()
-        if record.due_at is None or record.due_at > now:
+        if current.due_at is None or current.due_at > now:
             return None
-        return update_for_due(record, settings, now=now, at=at or now, observed_at=observed_at)
+        return update_for_due(current, settings, now=now, starts_at=slot or now, synced_at=synced_at)
 
-    outcome = await store.update_cached(believed, mutate)
-    if outcome.written and outcome.record:
-        _say(believed, outcome.record)
-    return outcome.written
+    result = await store.update_cached(record, mutate)
+    if result.written and result.record:
+        _log_update(record, result.record)
+    return result.written
 
 
-def _say(before: Sandbox, record: Sandbox) -> None:
-    is_asked, is_ended = record.probing_until != before.probing_until, record.expired_at != before.expired_at
-    with logs.log_context(sandbox_id=record.id):
-        if is_asked or is_ended:
-            log.info("its time is over", by=record.expired_by, asked=is_asked)
+def _log_update(before: Sandbox, after: Sandbox) -> None:
+    with logs.log_context(sandbox_id=after.id):
+        if after.expired_at != before.expired_at:
+            log.info("sandbox expired", cause=after.expired_by)
+        elif after.probing_until != before.probing_until:
+            log.info("sandbox idle; activity probe enqueued")
         else:
-            log.warning("due, another job", status=record.status, attempt=record.attempt)
+            log.warning("sandbox stalled; job enqueued again", status=after.status, attempt=after.attempt)
 
 
-def update_for_due(record: Sandbox, settings: Settings, *, now: float, at: float, observed_at: float) -> Update | None:
-    """What becomes of a record that is due `now`; its clean-up, if that is it, may begin `at`. Pure.
+def update_for_due(
+    record: Sandbox, settings: Settings, *, now: float, starts_at: float, synced_at: float
+) -> Update | None:
+    """Return the update of a record that is due `now`. A clean-up may begin `starts_at`. Pure.
 
-    None: it would be given up for not being ready in time, but nobody has looked since (`observed_at`): it may be.
+    Return None if the record would fail for not being ready, but no leader has synced the cluster since its deadline:
+    the Pod may be ready.
     """
-    by = _expired_by(record, now)
-    if by is not None:
-        return _expire(record, by, settings, now=now, at=at)
-    if record.is_active and record.is_provisioned and observed_at < (record.deadline or 0.0):
+    cause = _expired_by(record, now)
+    if cause is not None:
+        return _expire(record, cause, settings, now=now, starts_at=starts_at)
+    if record.is_active and record.is_provisioned and synced_at < (record.deadline or 0.0):
         return None
     if record.is_expiring:
-        again = replace(next_attempt(record), deadline=at + STALLED_SECONDS)
-        return Update(again, (Job.of(JobKind.TERMINATE, again, at),))
-    following = next_attempt(_give_up(record, now + settings.failed_retention_seconds))
-    work = JobKind.PROVISION if following.is_active else JobKind.TERMINATE
-    return Update(following, (Job.of(work, following),))
+        retried = replace(next_attempt(record), deadline=starts_at + STALLED_SECONDS)
+        return Update(retried, (Job.of(JobKind.TERMINATE, retried, starts_at),))
+    retried = next_attempt(_give_up(record, now + settings.failed_retention_seconds))
+    kind = JobKind.PROVISION if retried.is_active else JobKind.TERMINATE
+    return Update(retried, (Job.of(kind, retried),))
 
 
 def _expired_by(record: Sandbox, now: float) -> ExpiryCause | None:
-    """Which of its times is over. While an idle one is asked whether it is busy, something else made it due."""
-    by = record.expired_by_now(now)
-    return None if by is ExpiryCause.IDLE and (record.probing_until or 0.0) > now else by
+    """Return why the record expires now. While an activity probe runs, an idle record does not."""
+    cause = record.expired_by_now(now)
+    return None if cause is ExpiryCause.IDLE and (record.probing_until or 0.0) > now else cause
 
 
-def _expire(record: Sandbox, by: ExpiryCause, settings: Settings, *, now: float, at: float) -> Update:
-    """An idle one may be asked first: its user may talk to it, and not to us."""
-    if by is ExpiryCause.IDLE and settings.sandbox_activity_path and record.is_provisioned:
-        question = next_attempt(probing(record, at + ASK_SECONDS))
-        return Update(question, (Job.of(JobKind.PROBE_ACTIVITY, question, at),))
-    ending = next_attempt(expired(record, by, now, deadline=at + STALLED_SECONDS))
-    return Update(ending, (Job.of(JobKind.TERMINATE, ending, at),))
+def _expire(record: Sandbox, cause: ExpiryCause, settings: Settings, *, now: float, starts_at: float) -> Update:
+    """Probe an idle sandbox first, if the settings have a path for that: its user may talk to it directly."""
+    if cause is ExpiryCause.IDLE and settings.sandbox_activity_path and record.is_provisioned:
+        probed = next_attempt(probing(record, starts_at + PROBE_SECONDS))
+        return Update(probed, (Job.of(JobKind.PROBE_ACTIVITY, probed, starts_at),))
+    ended = next_attempt(expired(record, cause, now, deadline=starts_at + STALLED_SECONDS))
+    return Update(ended, (Job.of(JobKind.TERMINATE, ended, starts_at),))
 
 
 def _give_up(record: Sandbox, deadline: float) -> Sandbox:
-    """As it goes on: what was never ready in its time has failed, what has failed long ago is removed."""
+    """Fail a sandbox that was not ready in time. End one that failed long ago. Leave any other as it is."""
     if record.status in TERMINAL_STATUSES:
         return terminating(record)
     if record.is_active and record.is_provisioned:

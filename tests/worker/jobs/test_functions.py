@@ -25,18 +25,18 @@ from worker.kubernetes.client import KubernetesClient
 pytestmark = pytest.mark.anyio
 
 ACCEPTED = record_of("abc")
-ABOUT = ("abc", ACCEPTED.incarnation, 1)
+ARGUMENTS = ("abc", ACCEPTED.incarnation, 1)
 
 
 @pytest.fixture
 def clock() -> Clock:
-    """Redis' time is this host's, by which arq counts."""
+    """Return a clock with this host's time, which arq uses."""
     return Clock(time.time())
 
 
 @pytest.fixture
 def context(store: Store, provisioner: Provisioner) -> dict[Any, Any]:
-    """What arq hands to a job at its first try."""
+    """Return arq's context of a job's first try."""
     return {
         "store": store,
         "provisioner": provisioner,
@@ -47,73 +47,79 @@ def context(store: Store, provisioner: Provisioner) -> dict[Any, Any]:
     }
 
 
-async def test_a_life(context: dict[Any, Any], store: Store, kubernetes: Kubernetes):
-    """The two jobs make a sandbox and take it away again."""
+async def test_provision_and_terminate_create_and_delete_a_sandbox(
+    context: dict[Any, Any], store: Store, kubernetes: Kubernetes
+):
     await put(store, ACCEPTED)
-    await functions.provision(context, *ABOUT)
+    await functions.provision(context, *ARGUMENTS)
     assert (await read(store, "abc")).is_provisioned
     await put(store, terminating(await read(store, "abc")))
-    await functions.terminate(context, *ABOUT)
+    await functions.terminate(context, *ARGUMENTS)
     await kubernetes.until_empty()
 
 
 @pytest.mark.parametrize("job", [functions.provision, functions.terminate])
-async def test_a_cluster_in_trouble(context: dict[Any, Any], store: Store, kubernetes: Kubernetes, job: Any):
-    """A job that cannot be done now is put off, so that arq does not take it for one that failed."""
+async def test_job_with_failing_kubernetes_raises_retry(
+    context: dict[Any, Any], store: Store, kubernetes: Kubernetes, job: Any
+):
+    """arq takes any other exception for a final failure."""
     await put(store, ACCEPTED if job is functions.provision else terminating(ACCEPTED))
     await kubernetes.misbehave({"kind": "error", "status": 503})
     with pytest.raises(Retry) as put_off:
-        await job(context, *ABOUT)
+        await job(context, *ARGUMENTS)
     assert 0 < (put_off.value.defer_score or 0) < 1000
 
 
-async def test_the_servers_word(context: dict[Any, Any], store: Store, kubernetes: Kubernetes):
-    """A job is put off for as long as Kubernetes says."""
+async def test_job_with_retry_after_of_kubernetes_waits_that_long(
+    context: dict[Any, Any], store: Store, kubernetes: Kubernetes
+):
     await put(store, ACCEPTED)
     await kubernetes.misbehave({"kind": "error", "status": 429, "retry_after": 7})
     with pytest.raises(Retry) as put_off:
-        await functions.provision(context, *ABOUT)
+        await functions.provision(context, *ARGUMENTS)
     assert 6000 < (put_off.value.defer_score or 0) < 20_000
 
 
 @pytest.mark.parametrize("ahead", [-3600, 3600])
-async def test_a_host_whose_clock_is_wrong(
+async def test_job_on_host_with_wrong_clock_is_due_by_redis_time(
     context: dict[Any, Any], store: Store, kubernetes: Kubernetes, clock: Clock, ahead: float
 ):
-    """What arq counts by its host's clock comes due by Redis' time, by which the queue goes."""
+    """arq adds the delay to its host's time."""
     clock.advance(ahead)
     await put(store, ACCEPTED)
     await kubernetes.misbehave({"kind": "error", "status": 429, "retry_after": 7})
     with pytest.raises(Retry) as put_off:
-        await functions.provision(context, *ABOUT)
+        await functions.provision(context, *ARGUMENTS)
     due = time.time() + (put_off.value.defer_score or 0) / 1000
     assert ahead < 0 or 6 < due - clock.now < 20
     assert (put_off.value.defer_score or 0) > 0
 
 
-async def test_each_try_waits_longer(context: dict[Any, Any], store: Store, kubernetes: Kubernetes):
-    """A job that has failed often waits longer than one that failed once."""
+async def test_job_waits_longer_after_each_try(context: dict[Any, Any], store: Store, kubernetes: Kubernetes):
     await put(store, ACCEPTED)
     await kubernetes.misbehave({"kind": "error", "status": 503})
     waits = []
     for job_try in (1, 4, 8):
         with pytest.raises(Retry) as put_off:
-            await functions.provision({**context, "job_try": job_try}, *ABOUT)
+            await functions.provision({**context, "job_try": job_try}, *ARGUMENTS)
         waits.append(put_off.value.defer_score or 0)
     assert waits == sorted(set(waits))
 
 
-async def test_still_provisioning(context: dict[Any, Any], store: Store, valkey: ArqRedis):
-    """A terminate that must wait for a provision looks again soon."""
+async def test_terminate_during_a_provision_job_retries_soon(
+    context: dict[Any, Any], store: Store, valkey: ArqRedis, workers: WorkerRegistry
+):
     await put(store, terminating(ACCEPTED))
-    await valkey.set(keys.IN_PROGRESS + Job.of(JobKind.PROVISION, ACCEPTED).id, b"somebody")
+    await valkey.set(keys.IN_PROGRESS + Job.of(JobKind.PROVISION, ACCEPTED).id, "host:1:a")
+    await workers.beat("host:1:a")
     with pytest.raises(Retry) as put_off:
-        await functions.terminate(context, *ABOUT)
+        await functions.terminate(context, *ARGUMENTS)
     assert 0 < (put_off.value.defer_score or 0) <= 1000
 
 
-async def test_redis_away(cluster: KubernetesClient, settings: Settings, away_url: str):
-    """A job that cannot read its record is put off; a sweep that cannot is left to the next one."""
+async def test_jobs_without_redis_retry_or_wait_for_the_next_sweep(
+    cluster: KubernetesClient, settings: Settings, away_url: str
+):
     async with connect(settings_of(REDIS_URL=away_url), FAIL_FAST) as away:
         store = Store(away)
         context = {
@@ -127,18 +133,19 @@ async def test_redis_away(cluster: KubernetesClient, settings: Settings, away_ur
             "job_try": 1,
         }
         with pytest.raises(Retry):
-            await functions.provision(context, *ABOUT)
+            await functions.provision(context, *ARGUMENTS)
         await functions.sweep(context)
 
 
-async def test_sweep(context: dict[Any, Any], store: Store, clock: Clock, valkey: ArqRedis):
-    """The scheduled job sweeps."""
+async def test_sweep_enqueues_jobs_of_due_records(
+    context: dict[Any, Any], store: Store, clock: Clock, valkey: ArqRedis
+):
     await put(store, ACCEPTED)
     clock.advance(STALLED_SECONDS)
     await functions.sweep(context)
     assert len(await queued(valkey)) == 1
 
 
-def test_our_limit_comes_before_arqs():
-    """arq's own limit is final, so a job ends itself before."""
+def test_job_limit_is_shorter_than_arqs():
+    """arq's own limit is final."""
     assert functions.JOB_SECONDS < functions.ARQ_TIMEOUT_SECONDS
