@@ -1,4 +1,4 @@
-"""`python -m worker`: one worker; start as many as the load needs."""
+"""`python -m worker` runs one worker. Start as many workers as the load needs."""
 
 import argparse
 import asyncio
@@ -18,37 +18,42 @@ from shared.liveness.workers import WorkerRegistry
 from shared.redis.connection import FAIL_FAST, connect
 from shared.settings import Settings
 from shared.store.store import Store
-from worker.health import heartbeat
-from worker.health.probes import serving
+from worker.health.heartbeat import is_on_this_host
+from worker.health.probes import Health, serving
 from worker.jobs.queue_worker import QueueWorker
-from worker.main import FAILED, arq_settings
+from worker.main import LEADER_FAILED, make_worker
 from worker.manifests.preview import preview
 
 log = structlog.get_logger()
 
 CLOSE_SECONDS = 5
-"""For giving back the lease and closing connections; a Redis that is away must not keep a worker from stopping."""
+"""Time to release the lease and to close connections. Without Redis the worker must stop all the same."""
 
 
 async def run(settings: Settings) -> None:
-    """Until SIGTERM or SIGINT: then no new jobs, those under way are finished, and everything is closed."""
-    async with (
-        connect(settings, FAIL_FAST) as redis,
-        serving(WorkerRegistry(redis, time.time), ClusterSync(redis, time.time, settings.cluster_name), settings),
-    ):
-        await _say_if_redis_is_away(redis)
-        worker = QueueWorker(**arq_settings(settings))
-        try:
-            await worker.async_run()
-        except asyncio.CancelledError:
-            log.info("stopping")
-        finally:
-            await close(worker)
-    if worker.ctx.get(FAILED):
-        sys.exit("The observer failed: see the log.")
+    """Run one worker until SIGTERM or SIGINT. It then fetches no more jobs, finishes the running ones, and closes."""
+    worker = make_worker(settings)
+    async with connect(settings, FAIL_FAST) as redis:
+        workers = WorkerRegistry(redis, time.time)
+        sync = ClusterSync(redis, time.time, settings.cluster_name)
+        async with serving(Health(worker.seconds_since_fetch, workers, sync), settings):
+            await _warn_without_redis(redis)
+            await _work(worker)
+    if worker.ctx.get(LEADER_FAILED):
+        sys.exit("The leader failed. See the log.")
+
+
+async def _work(worker: QueueWorker) -> None:
+    try:
+        await worker.async_run()
+    except asyncio.CancelledError:
+        log.info("worker stopping")
+    finally:
+        await close(worker)
 
 
 def print_manifest(settings: Settings) -> str | None:
+    """Print the preview of a create request. Return what is wrong with the request, or None."""
     try:
         sys.stdout.write(preview(sys.stdin.buffer.read(), settings))
     except InvalidRequest as error:
@@ -57,27 +62,29 @@ def print_manifest(settings: Settings) -> str | None:
 
 
 async def check(settings: Settings, *, ready: bool) -> str | None:
-    """What is wrong, for the exit of a health check; None: a worker of this host, or container, lives.
+    """Return what is wrong, or None if a worker of this host is alive.
 
-    `ready`: and all that it needs to make and see sandboxes is there.
+    With `ready`, the whole system must be ready too.
     """
     async with connect(settings, FAIL_FAST) as redis:
         store = Store(redis)
         workers, sync = WorkerRegistry(redis, store.now), ClusterSync(redis, store.now, settings.cluster_name)
         try:
-            here = [name for name in await workers.alive() if name.startswith(f"{heartbeat.host_name()}:")]
-            missing = [] if here else ["No worker on this host has said that it lives."]
-            return " ".join([*missing, *(await missing_parts(workers, sync, time.time()) if ready else [])]) or None
+            is_alive = any(is_on_this_host(worker) for worker in await workers.alive())
+            sentences = [] if is_alive else ["No worker on this host sends heartbeats."]
+            if ready:
+                sentences += await missing_parts(workers, sync, time.time())
         except StoreUnavailable as error:
             return error.detail
+    return " ".join(sentences) or None
 
 
-async def _say_if_redis_is_away(redis: Redis) -> None:
-    """arq waits for it without a word."""
+async def _warn_without_redis(redis: Redis) -> None:
+    """Log if Redis does not answer. arq waits for Redis silently."""
     try:
         await redis.ping()
     except (RedisError, OSError) as error:
-        log.warning("redis does not answer; waiting for it", error=str(error))
+        log.warning("waiting for Redis", error=str(error))
 
 
 async def close(worker: QueueWorker) -> None:
@@ -85,15 +92,15 @@ async def close(worker: QueueWorker) -> None:
         async with asyncio.timeout(CLOSE_SECONDS):
             await worker.close()
     except TimeoutError:
-        log.warning("not closed in time; the lease ends by itself", seconds=CLOSE_SECONDS)
+        log.warning("worker not closed in time; its lease expires", seconds=CLOSE_SECONDS)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m worker", description="Run one worker of the sandbox provisioner.")
     cli.add_print_settings(parser)
-    parser.add_argument("--ready", action="store_true", help="as --check, and the cluster was observed lately")
-    parser.add_argument("--check", action="store_true", help="exit 0 if a worker on this host is alive, or else 1")
-    text = "print the Pod and Service of the create request on standard input, and exit"
+    parser.add_argument("--check", action="store_true", help="exit 0 if a worker on this host is alive, else 1")
+    parser.add_argument("--ready", action="store_true", help="as --check, and the whole system must be ready")
+    text = "print the Pod and the Service of the create request on standard input, and exit"
     parser.add_argument("--print-manifest", action="store_true", help=text)
     arguments = parser.parse_args()
     settings = cli.settings_or_exit(show=arguments.print_settings)

@@ -1,7 +1,6 @@
-"""The worker's only wiring: arq's settings, what its jobs need, and the observer beside them."""
+"""The worker's wiring: the options of arq's worker, the parts that jobs need, and the leader beside them."""
 
 import asyncio
-import os
 import signal
 from contextlib import AsyncExitStack, suppress
 from functools import partial
@@ -9,26 +8,25 @@ from typing import Any, cast
 
 import aiohttp
 import structlog
-from arq import cron
 from arq.typing import WorkerCoroutine
 from arq.worker import Function, func
 
-from shared import logs, metrics
 from shared.errors import StoreUnavailable
 from shared.liveness.sync import ClusterSync
 from shared.liveness.workers import WorkerRegistry
 from shared.queue import job
 from shared.queue.job import JobKind
 from shared.redis.connection import FAIL_FAST, RETRY_FOREVER, connect
-from shared.settings import Settings, read_settings
+from shared.settings import Settings
 from shared.store import keys
 from shared.store.store import Store
-from worker.health.heartbeat import heartbeat
+from worker.health.heartbeat import heartbeat, new_worker_name
 from worker.jobs import functions
 from worker.jobs.activity_probe import ActivityProbe
 from worker.jobs.cleanup_throttle import CleanupThrottle
+from worker.jobs.interval_job import every
 from worker.jobs.provisioner import Provisioner
-from worker.jobs.queue_worker import FALLBACK_SECONDS
+from worker.jobs.queue_worker import POLL_SECONDS, QueueWorker
 from worker.kubernetes.client import KubernetesClient
 from worker.kubernetes.config import configuration
 from worker.leader.leader import Leader
@@ -36,110 +34,95 @@ from worker.reflectors.tasks import reflector_tasks
 
 log = structlog.get_logger()
 
-SWEEP_SECONDS = set(range(0, 60, 10))
-FAILED = "leader_failed"
-"""In arq's context: this worker stops because of a bug, and is to say so with its exit code."""
-READ_LIMIT = 5000
-"""Entries of the queue that a worker looks through for one that nobody works on. Those being worked on stay in the
-queue: with arq's default of five times its own jobs, a few busy workers would hide the rest of it from all others."""
-ENDLESS = 1_000_000_000
-"""Tries: a job decides itself when to stop (`worker.jobs.provisioner`), by its deadline and not by counting."""
+LEADER_FAILED = "leader_failed"
+"""Key in arq's context: the leader task failed, which is a bug, and the worker exits with an error."""
 
 
-def __getattr__(name: str) -> type:
-    """`arq worker.main.WorkerSettings`: made when asked for, so that importing this module reads no settings."""
-    if name != "WorkerSettings":
-        raise AttributeError(name)
-    settings = read_settings(os.environ)
-    logs.configure(settings, "worker")
-    metrics.prepare("worker")
-    return type(name, (), arq_settings(settings))
+def make_worker(settings: Settings, **options: Any) -> QueueWorker:
+    """Return a worker. Its start-up hook opens what jobs need, and its shutdown hook closes that.
 
-
-def arq_settings(settings: Settings) -> dict[str, Any]:
-    """The arguments of arq's `Worker`. What jobs need is opened in its start-up hook, and closed in the other."""
+    `options` are further options of arq's worker. Tries are not limited: a job stops at its record's deadline.
+    """
+    name = new_worker_name()
     stack = AsyncExitStack()
 
     async def on_startup(context: dict[Any, Any]) -> None:
-        await _open(settings, stack, context)
-        log.info("worker started", cluster=settings.cluster_name, namespace=settings.k8s_namespace)
+        await _open(settings, name, stack, context)
+        log.info("worker started", worker=name, cluster=settings.cluster_name, namespace=settings.k8s_namespace)
 
     async def on_shutdown(_: dict[Any, Any]) -> None:
         await stack.aclose()
-        log.info("worker stopped")
+        log.info("worker stopped", worker=name)
 
-    return {
-        "redis_pool": connect(settings, RETRY_FOREVER),
-        "queue_name": keys.QUEUE,
-        "functions": [
+    return QueueWorker(
+        name,
+        redis_pool=connect(settings, RETRY_FOREVER),
+        queue_name=keys.QUEUE,
+        functions=[
             _function(functions.provision, JobKind.PROVISION),
             _function(functions.terminate, JobKind.TERMINATE),
             _function(functions.probe_activity, JobKind.PROBE_ACTIVITY),
         ],
-        "cron_jobs": [
-            cron(cast(WorkerCoroutine, functions.sweep), second=SWEEP_SECONDS, timeout=functions.ARQ_TIMEOUT_SECONDS)
-        ],
-        "on_startup": on_startup,
-        "on_shutdown": on_shutdown,
-        "job_serializer": job.encode,
-        "job_deserializer": job.decode,
-        "job_timeout": functions.ARQ_TIMEOUT_SECONDS,
-        "keep_result": 0,
-        "max_jobs": settings.worker_max_jobs,
-        "max_tries": ENDLESS,
-        "poll_delay": FALLBACK_SECONDS,
-        "queue_read_limit": READ_LIMIT,
-        "job_completion_wait": settings.worker_shutdown_seconds,
-    }
+        cron_jobs=[every(settings.sweep_interval_seconds, functions.sweep, functions.ARQ_TIMEOUT_SECONDS)],
+        on_startup=on_startup,
+        on_shutdown=on_shutdown,
+        job_serializer=job.encode,
+        job_deserializer=job.decode,
+        job_timeout=functions.ARQ_TIMEOUT_SECONDS,
+        max_jobs=settings.worker_max_jobs,
+        poll_delay=POLL_SECONDS,
+        job_completion_wait=settings.worker_shutdown_seconds,
+        **options,
+    )
 
 
 def _function(coroutine: object, name: JobKind) -> Function:
     return func(cast(WorkerCoroutine, coroutine), name=name)
 
 
-async def _open(settings: Settings, stack: AsyncExitStack, context: dict[Any, Any]) -> None:
-    """Put into arq's context what jobs need; `stack` closes it, the last opened first."""
+async def _open(settings: Settings, name: str, stack: AsyncExitStack, context: dict[Any, Any]) -> None:
+    """Put what jobs need into arq's context. `stack` closes it in reverse order."""
     redis = connect(settings, FAIL_FAST)
     stack.push_async_callback(redis.aclose)
     store = Store(redis)
     with suppress(StoreUnavailable):
         await store.set_clock()
-    cluster = await stack.enter_async_context(await _cluster(settings))
-    watching = await stack.enter_async_context(await _cluster(settings))
+    job_client = await stack.enter_async_context(await _client(settings))
+    watch_client = await stack.enter_async_context(await _client(settings))
     sync = ClusterSync(redis, store.now, settings.cluster_name)
     workers = WorkerRegistry(redis, store.now)
-    await stack.enter_async_context(heartbeat(workers, store.set_clock))
-    tasks = reflector_tasks(store, sync, watching, settings)
-    _observe(Leader(redis, settings.cluster_name, tasks), stack, context)
+    await stack.enter_async_context(heartbeat(workers, name, store.set_clock))
+    tasks = reflector_tasks(store, sync, watch_client, settings)
+    _start(Leader(redis, settings.cluster_name, tasks), stack, context)
     session = await stack.enter_async_context(aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()))
     context.update(
         store=store,
-        provisioner=Provisioner(store, sync, workers, cluster, settings),
+        provisioner=Provisioner(store, sync, workers, job_client, settings),
         throttle=CleanupThrottle(redis, store.now),
         activity_probe=ActivityProbe(store, settings, session),
         settings=settings,
     )
 
 
-async def _cluster(settings: Settings) -> KubernetesClient:
-    """With a connection pool of its own: a watch must not wait behind jobs, nor they behind it."""
+async def _client(settings: Settings) -> KubernetesClient:
+    """Return a client with its own connection pool: watches and jobs must not wait for each other's connections."""
     return KubernetesClient(await configuration(settings), settings.k8s_namespace, settings.k8s_timeout_seconds)
 
 
-def _observe(observer: Leader, stack: AsyncExitStack, context: dict[Any, Any]) -> None:
-    task = asyncio.create_task(observer.run(), name="observer")
-    task.add_done_callback(partial(_ended, context))
-    stack.push_async_callback(_stop, task)
+def _start(leader: Leader, stack: AsyncExitStack, context: dict[Any, Any]) -> None:
+    task = asyncio.create_task(leader.run(), name="leader")
+    task.add_done_callback(partial(_stop_worker, context))
+    stack.push_async_callback(_cancel, task)
 
 
-def _ended(context: dict[Any, Any], observer: asyncio.Task[None]) -> None:
-    """An observer that fails is a bug. A worker without one would look well and see nothing: it stops instead."""
-    if not observer.cancelled():
-        log.critical("the observer failed; this worker stops", exc_info=observer.exception())
-        context[FAILED] = True
+def _stop_worker(context: dict[Any, Any], leader: asyncio.Task[None]) -> None:
+    """Stop this worker after its leader task failed, which is a bug. Otherwise it would look healthy and never lead."""
+    if not leader.cancelled():
+        log.critical("leader failed; stopping this worker", exc_info=leader.exception())
+        context[LEADER_FAILED] = True
         signal.raise_signal(signal.SIGTERM)
 
 
-async def _stop(task: asyncio.Task[None]) -> None:
+async def _cancel(task: asyncio.Task[None]) -> None:
     task.cancel()
     await asyncio.wait([task])

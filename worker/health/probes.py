@@ -1,8 +1,9 @@
-"""What a worker answers over HTTP, without a key: whether it lives, whether it is ready, and what it has counted."""
+"""A worker's health and metrics over HTTP, without a key."""
 
 import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import NamedTuple
 
 import msgspec
 import structlog
@@ -17,31 +18,65 @@ from shared.settings import Settings
 
 log = structlog.get_logger()
 
+READY_SECONDS = 5.0
+"""A worker whose last look at the queue is older is not ready. Ten looks fit into that time."""
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Health(NamedTuple):
+    """What the health endpoints report. `seconds_since_fetch` is the age of the last look at the queue."""
+
+    seconds_since_fetch: Callable[[], float]
+    workers: WorkerRegistry
+    sync: ClusterSync
+
+    async def missing_here(self) -> list[str]:
+        """Return what keeps this worker from being ready, one sentence each."""
+        if self.seconds_since_fetch() <= READY_SECONDS:
+            return []
+        return ["This worker does not fetch jobs. It is starting or stopping, or Redis does not answer."]
+
+    async def missing_in_system(self) -> list[str]:
+        """Return what the whole system lacks, one sentence each."""
+        try:
+            return await missing_parts(self.workers, self.sync, time.time())
+        except StoreUnavailable as error:
+            return [error.detail]
+
 
 @contextlib.asynccontextmanager
-async def serving(workers: WorkerRegistry, sync: ClusterSync, settings: Settings) -> AsyncIterator[None]:
-    """Nobody's sandbox depends on it: a port that is taken, as by another worker of this host, is said and borne."""
+async def serving(health: Health, settings: Settings) -> AsyncIterator[None]:
+    """Serve health and metrics. If the port is in use, log a warning and continue without them."""
     if not settings.worker_metrics_port:
         yield
         return
-    runner = web.AppRunner(_app(workers, sync), access_log=None)
+    runner = web.AppRunner(_app(health), access_log=None)
     await runner.setup()
-    site = web.TCPSite(runner, settings.worker_metrics_host, settings.worker_metrics_port)
     try:
-        try:
-            await site.start()
-        except OSError as error:
-            advice = "give each worker of a host its own WORKER_METRICS_PORT, or 0 for none"
-            log.warning("not serving health and metrics", error=str(error), advice=advice)
+        await _listen(web.TCPSite(runner, settings.worker_metrics_host, settings.worker_metrics_port))
         yield
     finally:
         await runner.cleanup()
 
 
-def _app(workers: WorkerRegistry, sync: ClusterSync) -> web.Application:
+async def _listen(site: web.TCPSite) -> None:
+    try:
+        await site.start()
+    except OSError as error:
+        advice = "give each worker of a host its own WORKER_METRICS_PORT, or 0 for none"
+        log.warning("health and metrics not served", error=str(error), advice=advice)
+
+
+def _app(health: Health) -> web.Application:
     app = web.Application()
     app.add_routes(
-        [web.get("/health", _health), web.get("/health/ready", _ready(workers, sync)), web.get("/metrics", _metrics)]
+        [
+            web.get("/health", _health),
+            web.get("/health/ready", _handler(health.missing_here)),
+            web.get("/health/system", _handler(health.missing_in_system)),
+            web.get("/metrics", _metrics),
+        ]
     )
     return app
 
@@ -54,14 +89,16 @@ async def _metrics(_: web.Request) -> web.Response:
     return web.Response(body=metrics.exposition(), headers={"Content-Type": metrics.CONTENT_TYPE})
 
 
-def _ready(workers: WorkerRegistry, sync: ClusterSync) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-    async def ready(_: web.Request) -> web.StreamResponse:
-        """200, or 503 and what is missing."""
-        try:
-            missing = await missing_parts(workers, sync, time.time())
-        except StoreUnavailable as error:
-            missing = [error.detail]
-        body = {"status": "not ready", "missing": missing} if missing else {"status": "ok"}
-        return web.json_response(body, status=503 if missing else 200, dumps=lambda b: msgspec.json.encode(b).decode())
+def _handler(check: Callable[[], Awaitable[list[str]]]) -> Handler:
+    """Return a handler that answers 200, or 503 with the sentences of `check`."""
 
-    return ready
+    async def handle(_: web.Request) -> web.StreamResponse:
+        missing = await check()
+        body = {"status": "not ready", "missing": missing} if missing else {"status": "ok"}
+        return web.json_response(body, status=503 if missing else 200, dumps=_dumps)
+
+    return handle
+
+
+def _dumps(body: object) -> str:
+    return msgspec.json.encode(body).decode()

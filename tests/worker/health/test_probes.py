@@ -1,5 +1,6 @@
-"""What a worker answers over HTTP, and how it says that it lives."""
+"""A worker's health endpoints, over HTTP."""
 
+import math
 import time
 from collections.abc import AsyncIterator
 
@@ -17,27 +18,39 @@ from shared.redis.connection import FAIL_FAST, connect
 from shared.settings import Settings
 from shared.store.update import Precondition
 from tests.support.records import settings_of
-from tests.worker.conftest import eventually
-from worker.health.heartbeat import heartbeat, host_name, worker_name
-from worker.health.probes import serving
+from worker.health.probes import READY_SECONDS, Health, serving
 
 pytestmark = pytest.mark.anyio
 
 
+class FetchAge:
+    """The age of a worker's last look at the queue, as the test sets it."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
 @pytest.fixture
 def served() -> Settings:
-    """On a free port."""
+    """Return settings with a free port."""
     return settings_of(WORKER_METRICS_PORT=str(free_port()))
 
 
 @pytest.fixture
-def workers(valkey: ArqRedis) -> WorkerRegistry:
-    return WorkerRegistry(valkey, time.time)
+def age() -> FetchAge:
+    return FetchAge()
 
 
 @pytest.fixture
-def sync(valkey: ArqRedis) -> ClusterSync:
-    return ClusterSync(valkey, time.time, "default")
+def health(valkey: ArqRedis, age: FetchAge) -> Health:
+    return health_of(valkey, age)
+
+
+def health_of(redis: ArqRedis, age: FetchAge) -> Health:
+    return Health(age, WorkerRegistry(redis, time.time), ClusterSync(redis, time.time, "default"))
 
 
 @pytest.fixture
@@ -50,104 +63,78 @@ def url(settings: Settings, path: str) -> str:
     return f"http://{settings.worker_metrics_host}:{settings.worker_metrics_port}{path}"
 
 
-async def test_ready(
-    workers: WorkerRegistry, sync: ClusterSync, served: Settings, leading: Precondition, outside: httpx.AsyncClient
+@pytest.mark.parametrize(
+    ("seconds", "status"), [(0, 200), (READY_SECONDS, 200), (READY_SECONDS + 1, 503), (math.inf, 503)]
+)
+async def test_ready_while_the_worker_fetches_jobs(
+    health: Health, age: FetchAge, served: Settings, outside: httpx.AsyncClient, seconds: float, status: int
 ):
-    """It is ready when a worker lives and the cluster is observed, and names what is missing while that is not so."""
-    async with serving(workers, sync, served):
-        answer = await outside.get(url(served, "/health/ready"))
-        assert answer.status_code == 503
-        assert answer.json() == {"status": "not ready", "missing": await missing(workers, sync, time.time())}
-        assert len(answer.json()["missing"]) == 2
+    """The cluster's sync and other workers do not matter."""
+    age.seconds = seconds
+    async with serving(health, served):
+        response = await outside.get(url(served, "/health/ready"))
+        assert response.status_code == status
+        if status == 200:
+            assert response.json() == {"status": "ok"}
+        else:
+            assert response.json()["status"] == "not ready"
+            assert "does not fetch jobs" in response.json()["missing"][0]
         assert (await outside.get(url(served, "/health"))).status_code == 200
-        await workers.beat("host:1")
-        await sync.mark_synced(leading)
-        answer = await outside.get(url(served, "/health/ready"))
-        assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
 
 
-async def test_redis_away(served: Settings, away_url: str, outside: httpx.AsyncClient):
-    """Without Redis it lives, is not ready, and says why."""
+async def test_system_names_what_is_missing(
+    health: Health, served: Settings, leading: Precondition, outside: httpx.AsyncClient
+):
+    async with serving(health, served):
+        response = await outside.get(url(served, "/health/system"))
+        assert response.status_code == 503
+        sentences = await missing(health.workers, health.sync, time.time())
+        assert response.json() == {"status": "not ready", "missing": sentences}
+        assert len(sentences) == 2
+        await health.workers.beat("host:1:a")
+        await health.sync.mark_synced(leading)
+        response = await outside.get(url(served, "/health/system"))
+        assert (response.status_code, response.json()) == (200, {"status": "ok"})
+
+
+async def test_system_without_redis_says_so(served: Settings, age: FetchAge, away_url: str, outside: httpx.AsyncClient):
+    """The process is alive, and stays so."""
     async with (
         connect(settings_of(REDIS_URL=away_url), FAIL_FAST) as away,
-        serving(WorkerRegistry(away, time.time), ClusterSync(away, time.time, "default"), served),
+        serving(health_of(away, age), served),
     ):
-        answer = await outside.get(url(served, "/health/ready"))
-        assert answer.status_code == 503
-        assert "Redis does not answer" in answer.json()["missing"][0]
+        response = await outside.get(url(served, "/health/system"))
+        assert response.status_code == 503
+        assert "Redis does not answer" in response.json()["missing"][0]
         assert (await outside.get(url(served, "/health"))).status_code == 200
 
 
-async def test_nothing_else_is_answered(
-    workers: WorkerRegistry, sync: ClusterSync, served: Settings, outside: httpx.AsyncClient
-):
-    """No other path, and no other method."""
-    async with serving(workers, sync, served):
+async def test_other_paths_and_methods_are_refused(health: Health, served: Settings, outside: httpx.AsyncClient):
+    async with serving(health, served):
         assert (await outside.get(url(served, "/"))).status_code == 404
         assert (await outside.post(url(served, "/health"))).status_code == 405
 
 
-async def test_a_port_that_is_taken(
-    workers: WorkerRegistry, sync: ClusterSync, served: Settings, outside: httpx.AsyncClient
+async def test_port_in_use_is_logged_and_left_to_its_owner(
+    health: Health, served: Settings, outside: httpx.AsyncClient
 ):
-    """A second worker of a host works without: it says so, and what to do, and takes nothing from the first."""
-    async with serving(workers, sync, served):
-        with capture_logs() as said:
-            async with serving(workers, sync, served):
+    """The second worker of a host works without the endpoints. Its log tells what to do."""
+    async with serving(health, served):
+        with capture_logs() as lines:
+            async with serving(health, served):
                 assert (await outside.get(url(served, "/health"))).status_code == 200
-        assert ["WORKER_METRICS_PORT" in entry["advice"] for entry in said] == [True]
+        assert ["WORKER_METRICS_PORT" in line["advice"] for line in lines] == [True]
         assert (await outside.get(url(served, "/health"))).status_code == 200
 
 
-async def test_no_port(workers: WorkerRegistry, sync: ClusterSync, monkeypatch: pytest.MonkeyPatch):
-    """With port 0 nothing is served."""
+async def test_port_0_serves_nothing(health: Health, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(web.TCPSite, "start", None)
-    async with serving(workers, sync, settings_of(WORKER_METRICS_PORT="0")):
+    async with serving(health, settings_of(WORKER_METRICS_PORT="0")):
         pass
 
 
-async def test_afterwards(workers: WorkerRegistry, sync: ClusterSync, served: Settings, outside: httpx.AsyncClient):
-    """When it has ended the port is free again."""
-    async with serving(workers, sync, served):
+async def test_port_is_free_again_at_the_end(health: Health, served: Settings, outside: httpx.AsyncClient):
+    async with serving(health, served):
         pass
     with pytest.raises(httpx.ConnectError):
         await outside.get(url(served, "/health"))
-
-
-# The heartbeat
-
-
-async def test_beating(workers: WorkerRegistry, sync: ClusterSync):
-    """A worker counts as alive as soon as it has begun, by a name that begins with its host's, until it ends."""
-
-    async def alive() -> bool:
-        return await workers.alive() == [worker_name()]
-
-    async with heartbeat(workers):
-        await eventually(alive, "it has said that it lives")
-    assert worker_name().startswith(f"{host_name()}:")
-    assert await workers.alive() == []
-
-
-async def test_beating_without_redis(away_url: str):
-    """A worker that cannot say that it lives works on."""
-    async with (
-        connect(settings_of(REDIS_URL=away_url), FAIL_FAST) as away,
-        heartbeat(WorkerRegistry(away, time.time)),
-    ):
-        pass
-
-
-async def test_beating_again(
-    workers: WorkerRegistry, sync: ClusterSync, valkey: ArqRedis, monkeypatch: pytest.MonkeyPatch
-):
-    """It says so again and again: a Redis that was emptied meanwhile hears of it by itself."""
-    monkeypatch.setattr("worker.health.heartbeat.BEAT_SECONDS", 0.02)
-
-    async def alive() -> bool:
-        return bool(await workers.alive())
-
-    async with heartbeat(workers):
-        await eventually(alive, "it has said that it lives")
-        await valkey.flushall()
-        await eventually(alive, "it has said so again")
