@@ -54,26 +54,27 @@ def make_worker(settings: Settings, **options: Any) -> QueueWorker:
         await stack.aclose()
         log.info("worker stopped", worker=name)
 
-    return QueueWorker(
-        name,
-        redis_pool=connect(settings, RETRY_FOREVER),
-        queue_name=keys.QUEUE,
-        functions=[
+    return QueueWorker(name, on_startup=on_startup, on_shutdown=on_shutdown, **_options(settings), **options)
+
+
+def _options(settings: Settings) -> dict[str, Any]:
+    """Return the options of arq's worker."""
+    return {
+        "redis_pool": connect(settings, RETRY_FOREVER),
+        "queue_name": keys.QUEUE,
+        "functions": [
             _function(functions.provision, JobKind.PROVISION),
             _function(functions.terminate, JobKind.TERMINATE),
             _function(functions.probe_activity, JobKind.PROBE_ACTIVITY),
         ],
-        cron_jobs=[every(settings.sweep_interval_seconds, functions.sweep, functions.ARQ_TIMEOUT_SECONDS)],
-        on_startup=on_startup,
-        on_shutdown=on_shutdown,
-        job_serializer=job.encode,
-        job_deserializer=job.decode,
-        job_timeout=functions.ARQ_TIMEOUT_SECONDS,
-        max_jobs=settings.worker_max_jobs,
-        poll_delay=POLL_SECONDS,
-        job_completion_wait=settings.worker_shutdown_seconds,
-        **options,
-    )
+        "cron_jobs": [every(settings.sweep_interval_seconds, functions.sweep, functions.ARQ_TIMEOUT_SECONDS)],
+        "job_serializer": job.encode,
+        "job_deserializer": job.decode,
+        "job_timeout": functions.ARQ_TIMEOUT_SECONDS,
+        "max_jobs": settings.worker_max_jobs,
+        "poll_delay": POLL_SECONDS,
+        "job_completion_wait": settings.worker_shutdown_seconds,
+    }
 
 
 def _function(coroutine: object, name: JobKind) -> Function:

@@ -25,7 +25,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Health(NamedTuple):
-    """What the health endpoints report. `seconds_since_fetch` is the age of the last look at the queue."""
+    """The sources of the health endpoints. `seconds_since_fetch` is the age of the last look at the queue."""
 
     seconds_since_fetch: Callable[[], float]
     workers: WorkerRegistry

@@ -22,7 +22,7 @@ from arq import Retry
 from arq.cron import CronJob
 from arq.jobs import DeserializationError, deserialize_job_raw
 from arq.utils import timestamp_ms
-from arq.worker import Worker
+from arq.worker import Function, Worker
 from redis.exceptions import RedisError
 
 from shared.errors import StoreUnavailable
@@ -122,6 +122,7 @@ class QueueWorker(Worker):
         if not self._helpers:
             self._helpers = [asyncio.create_task(self._fetch_loop()), asyncio.create_task(self._listen())]
         self._wake.set()
+        self._forget_done_tasks()
         for helper in self._helpers:
             if helper.done():
                 helper.result()
@@ -197,23 +198,29 @@ class QueueWorker(Worker):
             self.jobs_failed += 1
             await asyncio.shield(self.finish_failed_job(job.id, None))
             return
-        is_done, delay_ms = True, None
         context = {**self.ctx, "job_id": job.id, "job_try": job.job_try}
+        is_done, delay_ms = await self._call(job, function, context, args, kwargs)
+        await asyncio.shield(self.finish_job(job.id, is_done, None, None, False, delay_ms, None))
+
+    async def _call(
+        self, job: _FetchedJob, function: Function | CronJob, context: dict[str, Any], args: Any, kwargs: Any
+    ) -> tuple[bool, int | None]:
+        """Return whether the job is done, and by how much its due time moves otherwise."""
         try:
             async with asyncio.timeout(function.timeout_s or self.job_timeout_s):
                 await function.coroutine(context, *args, **kwargs)
         except Retry as retry:
-            is_done, delay_ms = False, retry.defer_score and retry.defer_score + timestamp_ms() - job.due_ms
             self.jobs_retried += 1
+            return False, retry.defer_score and retry.defer_score + timestamp_ms() - job.due_ms
         except asyncio.CancelledError:
-            is_done = False
             self.jobs_retried += 1
+            return False, None
         except Exception:
             log.exception("job failed", job_id=job.id)
             self.jobs_failed += 1
         else:
             self.jobs_complete += 1
-        await asyncio.shield(self.finish_job(job.id, is_done, None, None, False, delay_ms, None))
+        return True, None
 
     async def _listen(self) -> None:
         """Wake the fetch loop at each message. While there is no subscription, the poll finds the jobs."""

@@ -51,7 +51,7 @@ async def test_heartbeat_is_repeated_after_redis_was_emptied(workers: WorkerRegi
 
 
 async def test_heartbeat_sets_the_clock_each_time(workers: WorkerRegistry):
-    """Also after Redis did not answer."""
+    """A failure of Redis does not end the heartbeat."""
     calls = []
 
     async def set_clock() -> None:

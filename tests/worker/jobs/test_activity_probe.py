@@ -183,7 +183,7 @@ async def test_probe_with_clock_hours_ahead_counts_as_used_now(
 async def test_probe_with_clock_days_ahead_is_ignored(
     probe: ActivityProbe, sandbox: ProbedSandbox, store: Store, clock: Clock, at: str
 ):
-    """Otherwise a sandbox with a wrong clock would never be idle."""
+    """A sandbox with a wrong clock would never be idle."""
     sandbox.bodies = [f'{{"last_activity": {at}}}']
     await run_probe(probe, await put_idle(store, clock, sandbox.url))
     assert is_ended(await read(store, ID))
@@ -202,7 +202,7 @@ async def test_probe_reads_answer_in_pieces_to_its_end(
 async def test_probe_does_not_follow_redirects(
     probe: ActivityProbe, sandbox: ProbedSandbox, store: Store, clock: Clock, status: int
 ):
-    """Untrusted code in the sandbox would choose what a worker calls."""
+    """A redirect would let untrusted code choose what a worker calls."""
     sandbox.bodies, sandbox.location = [status], f"{sandbox.url}/elsewhere"
     await run_probe(probe, await put_idle(store, clock, sandbox.url))
     assert sandbox.requests == ["/v1/activity?of=agent"] * TRIES

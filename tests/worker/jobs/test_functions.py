@@ -62,7 +62,7 @@ async def test_provision_and_terminate_create_and_delete_a_sandbox(
 async def test_job_with_failing_kubernetes_raises_retry(
     context: dict[Any, Any], store: Store, kubernetes: Kubernetes, job: Any
 ):
-    """arq takes any other exception for a final failure."""
+    """Any other exception would be a final failure to arq."""
     await put(store, ACCEPTED if job is functions.provision else terminating(ACCEPTED))
     await kubernetes.misbehave({"kind": "error", "status": 503})
     with pytest.raises(Retry) as put_off:
@@ -84,7 +84,7 @@ async def test_job_with_retry_after_of_kubernetes_waits_that_long(
 async def test_job_on_host_with_wrong_clock_is_due_by_redis_time(
     context: dict[Any, Any], store: Store, kubernetes: Kubernetes, clock: Clock, ahead: float
 ):
-    """arq adds the delay to its host's time."""
+    """The delay is added to the host's time by arq."""
     clock.advance(ahead)
     await put(store, ACCEPTED)
     await kubernetes.misbehave({"kind": "error", "status": 429, "retry_after": 7})
@@ -147,5 +147,5 @@ async def test_sweep_enqueues_jobs_of_due_records(
 
 
 def test_job_limit_is_shorter_than_arqs():
-    """arq's own limit is final."""
+    """A try that reaches arq's own limit is final."""
     assert functions.JOB_SECONDS < functions.ARQ_TIMEOUT_SECONDS

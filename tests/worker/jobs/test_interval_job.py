@@ -48,7 +48,7 @@ def test_calculate_next_for_interval_that_divides_no_minute_counts_from_the_epoc
 
 
 def test_calculate_next_keeps_the_time_zone():
-    """arq compares the next run with a time in the zone of its worker."""
+    """The next run is compared with a time in the worker's zone."""
     zone = timezone(timedelta(hours=-3))
     following = next_run(10, NOON.astimezone(zone))
     assert following.tzinfo is zone

@@ -266,8 +266,9 @@ async def test_provision_with_taken_pod_name_keeps_expiry_and_deadline(
 async def test_provision_with_terminating_pod_waits_for_its_end_and_fails(
     provisioner: Provisioner, store: Store, cluster: KubernetesClient, kubernetes: Kubernetes, settings: Settings
 ):
-    """A terminating Pod is never taken for the sandbox, and an incarnation gets no second Pod. The record may not name
-    the Pod yet.
+    """Check for a terminating Pod that the record does not name yet.
+
+    It is never taken for the sandbox. An incarnation gets no second Pod.
     """
     pod = await cluster.create_pod(manifests.pod(ACCEPTED, settings))
     kept = {"metadata": {"finalizers": ["test/keep"]}}
@@ -842,7 +843,7 @@ async def test_terminate_of_older_attempt_does_nothing(
 async def test_terminate_while_a_provision_job_runs_keeps_the_record(
     provisioner: Provisioner, store: Store, kubernetes: Kubernetes, workers: WorkerRegistry
 ):
-    """That job may still create a Pod."""
+    """The provision job may still create a Pod."""
     ending = await put(store, terminating(ACCEPTED))
     job_id = await mark_provisioning(store, workers)
     with pytest.raises(CleanupPending):

@@ -504,7 +504,7 @@ async def count_refused(valkey: ArqRedis) -> int:
 
 
 async def test_worker_continues_after_lost_answer_under_watch(valkey_url: str, start_worker: StartWorker):
-    """arq enqueues scheduled jobs under WATCH, where redis-py does not retry a lost connection."""
+    """Scheduled jobs are enqueued under WATCH, where redis-py does not retry a lost connection."""
     ticks = []
 
     async def tick(_: dict[Any, Any]) -> None:

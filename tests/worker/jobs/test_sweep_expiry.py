@@ -77,7 +77,7 @@ async def due_times(redis: ArqRedis) -> dict[str, float]:
 async def test_sweep_at_expiry_ends_sandbox_with_its_cause_and_one_job(
     valkey: ArqRedis, store: Store, throttle: CleanupThrottle, clock: Clock, record: Sandbox, cause: ExpiryCause
 ):
-    """It does nothing a moment earlier. The job is due at once."""
+    """A sweep a moment earlier does nothing. The job is due at once."""
     await put(store, record)
     clock.advance(99.9)
     assert await sweep(store, throttle, SETTINGS) == 0
