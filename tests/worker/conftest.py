@@ -42,64 +42,66 @@ class Emulator(NamedTuple):
 class Kubernetes(Client):
     """An administrator's client for one namespace of the emulated cluster."""
 
-    async def found(self, resource: str) -> list[dict[str, Any]]:
+    async def list_objects(self, resource: str) -> list[dict[str, Any]]:
         items: list[dict[str, Any]] = (await self.list(resource)).body["items"]
         return items
 
     async def names(self, resource: str) -> list[str]:
-        return sorted(item["metadata"]["name"] for item in await self.found(resource))
+        return sorted(item["metadata"]["name"] for item in await self.list_objects(resource))
 
-    async def misbehave(self, *rules: dict[str, Any]) -> None:
+    async def set_faults(self, *rules: dict[str, Any]) -> None:
         """Set the faults of this namespace. No rules: the cluster works again."""
-        answer = await self.faults(*({"namespace": self.namespace, **rule} for rule in rules))
-        assert answer.status == 200, answer.body
+        response = await self.faults(*({"namespace": self.namespace, **rule} for rule in rules))
+        assert response.status == 200, response.body
 
-    async def struck(self) -> list[int]:
+    async def count_faults(self) -> list[int]:
         """Return how often each rule applied."""
         return [rule["struck"] for rule in (await self.call("GET", "/emulator/faults")).body]
 
-    async def until_struck(self) -> None:
-        async def struck() -> bool:
-            return any(await self.struck())
+    async def until_fault(self) -> None:
+        async def has_applied() -> bool:
+            return any(await self.count_faults())
 
-        await eventually(struck, "a fault applied")
+        await eventually(has_applied, "a fault applied")
 
     async def until_empty(self) -> None:
-        async def empty() -> bool:
-            return not await self.found("pods") and not await self.found("services")
+        async def is_empty() -> bool:
+            return not await self.list_objects("pods") and not await self.list_objects("services")
 
-        await eventually(empty, "no Pod and no Service is left")
+        await eventually(is_empty, "no Pod and no Service is left")
 
     async def lose(self, pod: str) -> None:
         """Remove a Pod at once, as a lost node does."""
         body = {"resource": "pods", "namespace": self.namespace, "name": pod}
         assert (await self.call("POST", "/emulator/lose", body)).status == 200
 
-    async def made(self, resource: str, name: str, **parts: Any) -> dict[str, Any]:
-        answer = await self.create(resource, {"metadata": {"name": name, **parts.pop("metadata", {})}, **parts})
-        assert answer.status == 201, answer.body
-        made: dict[str, Any] = answer.body
-        return made
+    async def create_object(self, resource: str, name: str, **parts: Any) -> dict[str, Any]:
+        response = await self.create(resource, {"metadata": {"name": name, **parts.pop("metadata", {})}, **parts})
+        assert response.status == 201, response.body
+        created: dict[str, Any] = response.body
+        return created
 
-    async def made_pod(self, name: str, **metadata: Any) -> dict[str, Any]:
-        """Create a Pod with these metadata, and without our labels unless given."""
-        return await self.made("pods", name, metadata=metadata, spec={"containers": [{"name": "c", "image": "i"}]})
+    async def create_pod(self, name: str, **metadata: Any) -> dict[str, Any]:
+        """Create a Pod that is no sandbox unless its metadata say so."""
+        return await self.create_object(
+            "pods", name, metadata=metadata, spec={"containers": [{"name": "c", "image": "i"}]}
+        )
 
-    async def made_legacy(self, sandbox_id: str, *, service: bool = True) -> dict[str, Any]:
+    async def create_legacy(self, sandbox_id: str, *, service: bool = True) -> dict[str, Any]:
         """Create a Pod, and its Service, as DeerFlow's legacy provisioner did."""
         labels = {"app": "deer-flow-sandbox", "sandbox-id": sandbox_id}
         container = {"name": "sandbox", "image": "i", "ports": [{"containerPort": 8080}]}
-        pod = await self.made(
+        pod = await self.create_object(
             "pods", f"sandbox-{sandbox_id}", metadata={"labels": labels}, spec={"containers": [container]}
         )
         if service:
             port = {"name": "http", "port": 8080, "targetPort": 8080}
             spec = {"type": "NodePort", "selector": {"sandbox-id": sandbox_id}, "ports": [port]}
-            await self.made("services", f"sandbox-{sandbox_id}-svc", metadata={"labels": labels}, spec=spec)
+            await self.create_object("services", f"sandbox-{sandbox_id}-svc", metadata={"labels": labels}, spec=spec)
         return pod
 
-    async def made_service(self, name: str, **metadata: Any) -> dict[str, Any]:
-        return await self.made("services", name, metadata=metadata, spec={"ports": [{"port": 80}]})
+    async def create_service(self, name: str, **metadata: Any) -> dict[str, Any]:
+        return await self.create_object("services", name, metadata=metadata, spec={"ports": [{"port": 80}]})
 
 
 @pytest.fixture(scope="session")
@@ -128,7 +130,7 @@ def namespace() -> str:
 async def kubernetes(emulator: Emulator, namespace: str) -> AsyncIterator[Kubernetes]:
     """Create a namespace for this test. At the end its faults are cleared, and it is deleted with all it holds."""
     async with Kubernetes(emulator.url, emulator.token, namespace) as client:
-        await client.made("namespaces", namespace)
+        await client.create_object("namespaces", namespace)
         yield client
         await client.faults()
         await client.delete("namespaces", namespace)

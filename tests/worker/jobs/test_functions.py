@@ -64,7 +64,7 @@ async def test_job_with_failing_kubernetes_raises_retry(
 ):
     """Any other exception would be a final failure to arq."""
     await put(store, ACCEPTED if job is functions.provision else terminating(ACCEPTED))
-    await kubernetes.misbehave({"kind": "error", "status": 503})
+    await kubernetes.set_faults({"kind": "error", "status": 503})
     with pytest.raises(Retry) as put_off:
         await job(context, *ARGUMENTS)
     assert 0 < (put_off.value.defer_score or 0) < 1000
@@ -74,7 +74,7 @@ async def test_job_with_retry_after_of_kubernetes_waits_that_long(
     context: dict[Any, Any], store: Store, kubernetes: Kubernetes
 ):
     await put(store, ACCEPTED)
-    await kubernetes.misbehave({"kind": "error", "status": 429, "retry_after": 7})
+    await kubernetes.set_faults({"kind": "error", "status": 429, "retry_after": 7})
     with pytest.raises(Retry) as put_off:
         await functions.provision(context, *ARGUMENTS)
     assert 6000 < (put_off.value.defer_score or 0) < 20_000
@@ -87,7 +87,7 @@ async def test_job_on_host_with_wrong_clock_is_due_by_redis_time(
     """The delay is added to the host's time by arq."""
     clock.advance(ahead)
     await put(store, ACCEPTED)
-    await kubernetes.misbehave({"kind": "error", "status": 429, "retry_after": 7})
+    await kubernetes.set_faults({"kind": "error", "status": 429, "retry_after": 7})
     with pytest.raises(Retry) as put_off:
         await functions.provision(context, *ARGUMENTS)
     due = time.time() + (put_off.value.defer_score or 0) / 1000
@@ -97,7 +97,7 @@ async def test_job_on_host_with_wrong_clock_is_due_by_redis_time(
 
 async def test_job_waits_longer_after_each_try(context: dict[Any, Any], store: Store, kubernetes: Kubernetes):
     await put(store, ACCEPTED)
-    await kubernetes.misbehave({"kind": "error", "status": 503})
+    await kubernetes.set_faults({"kind": "error", "status": 503})
     waits = []
     for job_try in (1, 4, 8):
         with pytest.raises(Retry) as put_off:

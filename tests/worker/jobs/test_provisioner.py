@@ -64,7 +64,7 @@ async def mark_provisioning(store: Store, workers: WorkerRegistry) -> str:
 
 async def assert_complete(kubernetes: Kubernetes, record: Sandbox, pod_name: str = POD) -> None:
     """Check for one Pod, one Service of it, and a record that names both."""
-    ((pod,), (service,)) = (await kubernetes.found("pods"), await kubernetes.found("services"))
+    ((pod,), (service,)) = (await kubernetes.list_objects("pods"), await kubernetes.list_objects("services"))
     assert pod["metadata"]["name"] == pod_name
     assert service["metadata"]["name"] == f"{pod_name}-svc"
     assert [owner["uid"] for owner in service["metadata"]["ownerReferences"]] == [uid(pod)]
@@ -101,7 +101,7 @@ async def test_provision_with_cluster_ip_keeps_the_url_of_the_create(
     )
     record = await read(store, ID)
     assert (record.url, record.is_provisioned) == (url, True)
-    assert [s["spec"]["type"] for s in await kubernetes.found("services")] == ["ClusterIP"]
+    assert [s["spec"]["type"] for s in await kubernetes.list_objects("services")] == ["ClusterIP"]
 
 
 @pytest.mark.usefixtures("accepted")
@@ -150,7 +150,7 @@ async def test_provision_without_free_node_port_finds_the_existing_service(
     pod = await cluster.create_pod(manifests.pod(accepted, settings))
     await cluster.create_service(manifests.service(accepted, pod.metadata.uid, settings))
     full = {"kind": "error", "status": 500, "message": FULL, "verb": "create", "resource": "services"}
-    await kubernetes.misbehave(full)
+    await kubernetes.set_faults(full)
     await provisioner.provision(ID, INCARNATION, 1)
     await assert_complete(kubernetes, await read(store, ID))
 
@@ -161,9 +161,9 @@ async def test_provision_without_free_node_port_finds_the_existing_service(
 async def test_provision_with_lost_answer_of_create_doubles_nothing(
     provisioner: Provisioner, store: Store, kubernetes: Kubernetes, resource: str, lost: dict[str, Any]
 ):
-    await kubernetes.misbehave({**lost, "verb": "create", "resource": resource, "after": True, "times": 1})
+    await kubernetes.set_faults({**lost, "verb": "create", "resource": resource, "after": True, "times": 1})
     await provisioner.provision(ID, INCARNATION, 1)
-    assert await kubernetes.struck() == [1]
+    assert await kubernetes.count_faults() == [1]
     await assert_complete(kubernetes, await read(store, ID))
 
 
@@ -172,12 +172,12 @@ async def test_provision_after_time_out_continues_with_the_created_pod(
     provisioner: Provisioner, store: Store, kubernetes: Kubernetes
 ):
     """A time-out is not repeated at once: this try fails, and the next one finds the Pod."""
-    await kubernetes.misbehave({"kind": "error", "status": 504, "verb": "create", "resource": "pods", "after": True})
+    await kubernetes.set_faults({"kind": "error", "status": 504, "verb": "create", "resource": "pods", "after": True})
     with pytest.raises(KubernetesError):
         await provisioner.provision(ID, INCARNATION, 1)
-    (pod,) = await kubernetes.found("pods")
+    (pod,) = await kubernetes.list_objects("pods")
     assert (await read(store, ID)).reason == Reason.CLUSTER_UNAVAILABLE
-    await kubernetes.misbehave()
+    await kubernetes.set_faults()
     await provisioner.provision(ID, INCARNATION, 1)
     record = await read(store, ID)
     await assert_complete(kubernetes, record)
@@ -190,17 +190,17 @@ async def test_provision_after_lost_create_does_not_take_another_pod_with_its_na
     provisioner: Provisioner, store: Store, kubernetes: Kubernetes, valkey: ArqRedis, incarnation: str | None
 ):
     """Nothing came of the first try, and the name is taken by now. The next incarnation begins."""
-    await kubernetes.misbehave({"kind": "reset", "verb": "create", "resource": "pods"})
+    await kubernetes.set_faults({"kind": "reset", "verb": "create", "resource": "pods"})
     with pytest.raises(KubernetesError):
         await provisioner.provision(ID, INCARNATION, 1)
-    await kubernetes.misbehave()
+    await kubernetes.set_faults()
     labels = {labelling.SANDBOX_ID: ID} | ({labelling.INCARNATION: incarnation} if incarnation else {})
-    other = await kubernetes.made_pod(POD, labels=labels)
+    other = await kubernetes.create_pod(POD, labels=labels)
     await provisioner.provision(ID, INCARNATION, 1)
     successor = await read(store, ID)
     assert (successor.generation, successor.is_provisioned) == (2, False)
     assert await queued(valkey) == [Job.of(JobKind.PROVISION, successor).id]
-    assert [uid(pod) for pod in await kubernetes.found("pods")] == [uid(other)]
+    assert [uid(pod) for pod in await kubernetes.list_objects("pods")] == [uid(other)]
     assert await kubernetes.names("services") == []
 
 
@@ -209,7 +209,7 @@ async def test_provision_with_taken_pod_name_continues_as_next_incarnation(
     provisioner: Provisioner, store: Store, kubernetes: Kubernetes, valkey: ArqRedis
 ):
     """The other Pod is left alone."""
-    foreign = await kubernetes.made_pod(POD, labels={"sandbox-id": ID})
+    foreign = await kubernetes.create_pod(POD, labels={"sandbox-id": ID})
     await provisioner.provision(ID, INCARNATION, 1)
     successor = await read(store, ID)
     assert (successor.generation, successor.status, successor.url) == (2, Status.PENDING, "")
@@ -219,7 +219,7 @@ async def test_provision_with_taken_pod_name_continues_as_next_incarnation(
     assert await kubernetes.names("pods") == [POD, SECOND]
     assert await kubernetes.names("services") == [f"{SECOND}-svc"]
     assert (await read(store, ID)).pod_name == SECOND
-    (still,) = (pod for pod in await kubernetes.found("pods") if uid(pod) == uid(foreign))
+    (still,) = (pod for pod in await kubernetes.list_objects("pods") if uid(pod) == uid(foreign))
     assert "deletionTimestamp" not in still["metadata"]
 
 
@@ -242,7 +242,7 @@ async def test_provision_with_redis_emptied_between_two_reads_removes_nothing(
     settings: Settings,
 ):
     """A Pod whose record was just lost must be adopted."""
-    await kubernetes.made_pod(POD, labels={"sandbox-id": ID})
+    await kubernetes.create_pod(POD, labels={"sandbox-id": ID})
     await kubernetes.call("DELETE", "/emulator/calls")
     emptied = EmptiedSync(store.redis, store.now, sync.cluster)
     with pytest.raises(ClusterNotSynced):
@@ -255,7 +255,7 @@ async def test_provision_with_taken_pod_name_keeps_expiry_and_deadline(
     provisioner: Provisioner, store: Store, kubernetes: Kubernetes
 ):
     await put(store, replace(ACCEPTED, idle_timeout=60.0, lifetime=600.0))
-    await kubernetes.made_pod(POD, labels={"sandbox-id": ID})
+    await kubernetes.create_pod(POD, labels={"sandbox-id": ID})
     await provisioner.provision(ID, INCARNATION, 1)
     successor = await read(store, ID)
     assert (successor.generation, successor.idle_timeout, successor.lifetime) == (2, 60.0, 600.0)
@@ -315,10 +315,10 @@ def _owner(pod_uid: str) -> dict[str, str]:
 async def test_provision_replaces_service_of_an_older_pod(
     provisioner: Provisioner, store: Store, kubernetes: Kubernetes, owners: list[dict[str, str]]
 ):
-    stale = await kubernetes.made_service(SERVICE, labels={"sandbox-id": ID}, ownerReferences=owners)
+    stale = await kubernetes.create_service(SERVICE, labels={"sandbox-id": ID}, ownerReferences=owners)
     await provisioner.provision(ID, INCARNATION, 1)
     await assert_complete(kubernetes, await read(store, ID))
-    (service,) = await kubernetes.found("services")
+    (service,) = await kubernetes.list_objects("services")
     assert uid(service) != uid(stale)
 
 
@@ -327,18 +327,18 @@ async def test_provision_with_service_name_taken_fails_and_names_the_service(
     provisioner: Provisioner, store: Store, kubernetes: Kubernetes
 ):
     """The other Service is left alone."""
-    foreign = await kubernetes.made_service(SERVICE, labels={"app": "something-else"})
+    foreign = await kubernetes.create_service(SERVICE, labels={"app": "something-else"})
     await provisioner.provision(ID, INCARNATION, 1)
     record = await read(store, ID)
     assert record.status is Status.FAILED
     assert SERVICE in record.message
     await provisioner.terminate(ID, INCARNATION, record.attempt)
     await eventually(lambda: has_no_pods(kubernetes), "the Pod is removed")
-    assert [uid(service) for service in await kubernetes.found("services")] == [uid(foreign)]
+    assert [uid(service) for service in await kubernetes.list_objects("services")] == [uid(foreign)]
 
 
 async def has_no_pods(kubernetes: Kubernetes) -> bool:
-    return not await kubernetes.found("pods")
+    return not await kubernetes.list_objects("pods")
 
 
 async def test_provision_creates_missing_namespace(
@@ -422,9 +422,9 @@ async def test_provision_of_record_that_ends_meanwhile_leaves_nothing_behind(
     """The record is not touched."""
     await mark_provisioning(store, workers)
     slow = {"kind": "delay", "seconds": 0.3, "verb": "create", "resource": resource, "after": after}
-    await kubernetes.misbehave(slow)
+    await kubernetes.set_faults(slow)
     provisioning = asyncio.create_task(provisioner.provision(ID, INCARNATION, 1))
-    await kubernetes.until_struck()
+    await kubernetes.until_fault()
     outcome = await store.create_or_update(ID, lambda record: Update(ends(record)) if record else None)
     await provisioning
     await kubernetes.until_empty()
@@ -465,7 +465,7 @@ async def test_provision_refused_halfway_keeps_the_failed_record(
 ):
     """The terminate job removes what was created before the refusal."""
     refusal = {"kind": "error", "status": status, "message": "because", "verb": "create", "resource": "services"}
-    await kubernetes.misbehave(refusal)
+    await kubernetes.set_faults(refusal)
     await provisioner.provision(ID, INCARNATION, 1)
     record = await read(store, ID)
     assert (record.status, record.reason, record.message) == (Status.FAILED, reason, "because")
@@ -479,7 +479,7 @@ async def test_provision_refused_halfway_keeps_the_failed_record(
 async def test_provision_with_full_quota_waits_and_says_why(
     provisioner: Provisioner, store: Store, kubernetes: Kubernetes
 ):
-    await kubernetes.made("resourcequotas", "none", spec={"hard": {"pods": "0"}})
+    await kubernetes.create_object("resourcequotas", "none", spec={"hard": {"pods": "0"}})
     with pytest.raises(KubernetesError, match="exceeded quota"):
         await provisioner.provision(ID, INCARNATION, 1)
     waiting = await read(store, ID)
@@ -505,7 +505,7 @@ async def test_provision_with_write_conflict_in_quota_does_not_fail(
 ):
     """A conflict that is not about the name says nothing about the Pod."""
     conflict = {"kind": "error", "status": 409, "reason": "Conflict", "message": CONFLICT}
-    await kubernetes.misbehave({**conflict, "verb": "create", "resource": "pods", "times": 1})
+    await kubernetes.set_faults({**conflict, "verb": "create", "resource": "pods", "times": 1})
     with suppress(KubernetesError):
         await provisioner.provision(ID, INCARNATION, 1)
     await provisioner.provision(ID, INCARNATION, 1)
@@ -527,12 +527,12 @@ async def test_provision_with_write_conflict_in_quota_does_not_fail(
 async def test_provision_with_temporary_error_retries_and_says_why(
     provisioner: Provisioner, store: Store, kubernetes: Kubernetes, trouble: dict[str, Any], reason: Reason
 ):
-    await kubernetes.misbehave(trouble)
+    await kubernetes.set_faults(trouble)
     with pytest.raises(KubernetesError):
         await provisioner.provision(ID, INCARNATION, 1)
     record = await read(store, ID)
     assert (record.status, record.reason) == (Status.PENDING, reason)
-    await kubernetes.misbehave()
+    await kubernetes.set_faults()
     await provisioner.provision(ID, INCARNATION, 1)
     await assert_complete(kubernetes, await read(store, ID))
 
@@ -540,7 +540,7 @@ async def test_provision_with_temporary_error_retries_and_says_why(
 async def test_provision_at_its_deadline_fails_with_the_last_cause(
     provisioner: Provisioner, store: Store, kubernetes: Kubernetes, clock: Clock, settings: Settings, valkey: ArqRedis
 ):
-    await kubernetes.made("resourcequotas", "none", spec={"hard": {"pods": "0"}})
+    await kubernetes.create_object("resourcequotas", "none", spec={"hard": {"pods": "0"}})
     await put(store, replace(ACCEPTED, deadline=clock.now + settings.provision_timeout_seconds))
     clock.advance(settings.provision_timeout_seconds - 1)
     with pytest.raises(KubernetesError):
@@ -594,7 +594,7 @@ async def test_provision_before_the_sync_leaves_pod_without_record_alone(
     with pytest.raises(ClusterNotSynced):
         await unsynced.provision(ID, INCARNATION, 1)
     assert await store.get(ID) is None
-    (pod,) = await kubernetes.found("pods")
+    (pod,) = await kubernetes.list_objects("pods")
     assert "deletionTimestamp" not in pod["metadata"]
 
 
@@ -619,9 +619,9 @@ async def test_provision_with_redis_emptied_meanwhile_writes_its_record_back(
 ):
     """The job has the only copy."""
     await mark_provisioning(store, workers)
-    await kubernetes.misbehave({"kind": "delay", "seconds": 0.3, "verb": "create", "resource": resource})
+    await kubernetes.set_faults({"kind": "delay", "seconds": 0.3, "verb": "create", "resource": resource})
     provisioning = asyncio.create_task(provisioner.provision(ID, INCARNATION, 1))
-    await kubernetes.until_struck()
+    await kubernetes.until_fault()
     await valkey.flushall()
     await provisioning
     record = await read(store, ID)
@@ -633,9 +633,9 @@ async def test_provision_with_redis_emptied_meanwhile_writes_its_record_back(
 async def test_provision_with_redis_emptied_and_id_created_again_removes_its_objects(
     provisioner: Provisioner, store: Store, kubernetes: Kubernetes, valkey: ArqRedis
 ):
-    await kubernetes.misbehave({"kind": "delay", "seconds": 0.3, "verb": "create", "resource": "pods"})
+    await kubernetes.set_faults({"kind": "delay", "seconds": 0.3, "verb": "create", "resource": "pods"})
     provisioning = asyncio.create_task(provisioner.provision(ID, INCARNATION, 1))
-    await kubernetes.until_struck()
+    await kubernetes.until_fault()
     await valkey.flushall()
     again = await put(store, replace(ACCEPTED, token="ffffffff"))
     await provisioning
@@ -684,7 +684,7 @@ async def test_provision_of_lost_service_without_pod_fails_as_pod_lost(
     """An incarnation gets no second Pod."""
     await kubernetes.lose(POD)
     if taken:
-        await kubernetes.made_pod(POD, labels={"sandbox-id": ID})
+        await kubernetes.create_pod(POD, labels={"sandbox-id": ID})
     await provisioner.provision(ID, INCARNATION, without_service_record.attempt)
     record = await read(store, ID)
     assert (record.status, record.reason) == (Status.FAILED, Reason.POD_LOST)
@@ -718,11 +718,11 @@ async def test_provision_of_lost_service_with_terminating_pod_changes_nothing(
 async def test_provision_stamps_first_start_and_creation(
     provisioner: Provisioner, store: Store, kubernetes: Kubernetes, clock: Clock
 ):
-    await kubernetes.misbehave({"kind": "error", "status": 504, "verb": "create"})
+    await kubernetes.set_faults({"kind": "error", "status": 504, "verb": "create"})
     clock.advance(2)
     with pytest.raises(KubernetesError):
         await provisioner.provision(ID, INCARNATION, 1)
-    await kubernetes.misbehave()
+    await kubernetes.set_faults()
     clock.advance(3)
     await provisioner.provision(ID, INCARNATION, 1)
     timings = (await read(store, ID)).timings
@@ -788,12 +788,12 @@ async def test_terminate_without_objects_deletes_the_record_at_once(provisioner:
 async def test_terminate_without_record_leaves_other_objects_alone(
     provisioner: Provisioner, store: Store, kubernetes: Kubernetes
 ):
-    await kubernetes.made_pod(POD)
-    await kubernetes.made_service(SERVICE)
+    await kubernetes.create_pod(POD)
+    await kubernetes.create_service(SERVICE)
     await provisioner.terminate(ID, INCARNATION, 1)
     assert await store.get(ID) is None
     assert (await kubernetes.names("pods"), await kubernetes.names("services")) == ([POD], [SERVICE])
-    (pod,) = await kubernetes.found("pods")
+    (pod,) = await kubernetes.list_objects("pods")
     assert "deletionTimestamp" not in pod["metadata"]
 
 
@@ -836,7 +836,7 @@ async def test_terminate_of_older_attempt_does_nothing(
     ending = await put(store, next_attempt(terminating(running)))
     await provisioner.terminate(ID, INCARNATION, 1)
     assert await read(store, ID) == ending
-    (pod,) = await kubernetes.found("pods")
+    (pod,) = await kubernetes.list_objects("pods")
     assert "deletionTimestamp" not in pod["metadata"]
 
 
@@ -896,11 +896,11 @@ async def test_terminate_without_answer_of_kubernetes_keeps_the_record(
 ):
     """No answer does not mean that the Pod is gone."""
     ending = await put(store, terminating(running))
-    await kubernetes.misbehave(trouble)
+    await kubernetes.set_faults(trouble)
     with pytest.raises(KubernetesError):
         await provisioner.terminate(ID, INCARNATION, 1)
     assert await read(store, ID) == ending
-    await kubernetes.misbehave()
+    await kubernetes.set_faults()
     await provisioner.terminate(ID, INCARNATION, 1)
     await kubernetes.until_empty()
 

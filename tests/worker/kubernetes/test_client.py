@@ -99,7 +99,7 @@ async def test_delete_with_another_uid_changes_nothing(
     """The uid of an earlier object with this name must not delete the present one."""
     await create_pod()
     assert not await cluster.delete_pod("sandbox-abc", UNKNOWN_UID)
-    (pod,) = await kubernetes.found("pods")
+    (pod,) = await kubernetes.list_objects("pods")
     assert "deletionTimestamp" not in pod["metadata"]
 
 
@@ -127,7 +127,7 @@ async def test_create_in_missing_namespace_raises_until_it_is_created(
 async def test_list_returns_labelled_pods_and_version(
     cluster: KubernetesClient, create_pod: CreatePod, kubernetes: Kubernetes
 ):
-    await kubernetes.made_pod("foreign")
+    await kubernetes.create_pod("foreign")
     pod = await create_pod()
     pods = await cluster.list_all(PODS)
     assert [listed.metadata.uid for listed in pods.items] == [pod.metadata.uid]
@@ -144,12 +144,12 @@ async def test_list_without_pods_returns_version(cluster: KubernetesClient):
 async def test_list_longer_than_a_page_returns_each_pod_once(cluster: KubernetesClient, kubernetes: Kubernetes):
     key, _, value = SELECTOR.partition("=")
     names = {f"p{number}" for number in range(int(PAGE) + 1)}
-    await kubernetes.misbehave({"kind": "slow-start", "seconds": 600})
+    await kubernetes.set_faults({"kind": "slow-start", "seconds": 600})
     gate = asyncio.Semaphore(20)
 
     async def create(name: str) -> None:
         async with gate:
-            await kubernetes.made_pod(name, labels={key: value})
+            await kubernetes.create_pod(name, labels={key: value})
 
     await asyncio.gather(*map(create, names))
     listed = [pod.metadata.name for pod in (await cluster.list_all(PODS)).items]
@@ -189,7 +189,7 @@ async def test_invalid_pod_raises_422_with_kubernetes_message(
 
 async def test_full_quota_raises_retryable_403(create_pod: CreatePod, kubernetes: Kubernetes):
     """Kubernetes' message distinguishes a full quota from a missing permission."""
-    await kubernetes.made("resourcequotas", "none", spec={"hard": {"pods": "0"}})
+    await kubernetes.create_object("resourcequotas", "none", spec={"hard": {"pods": "0"}})
     with pytest.raises(KubernetesError, match="exceeded quota: none") as failure:
         await create_pod()
     assert failure.value.http_status == 403
@@ -197,12 +197,12 @@ async def test_full_quota_raises_retryable_403(create_pod: CreatePod, kubernetes
 
 
 async def test_slow_answer_raises_timed_out_without_retry(settings: Settings, kubernetes: Kubernetes):
-    await kubernetes.misbehave({"kind": "delay", "seconds": 60, "verb": "list"})
+    await kubernetes.set_faults({"kind": "delay", "seconds": 60, "verb": "list"})
     async with KubernetesClient(await configuration(settings), kubernetes.namespace, 0.2) as cluster:
         with pytest.raises(KubernetesError) as failure:
             await cluster.list_all(PODS)
     assert (failure.value.http_status, failure.value.reason) == (NO_ANSWER, TIMED_OUT)
-    assert await kubernetes.struck() == [1]
+    assert await kubernetes.count_faults() == [1]
 
 
 async def test_refused_connection_raises_retryable_error(settings: Settings):
@@ -216,18 +216,18 @@ async def test_refused_connection_raises_retryable_error(settings: Settings):
 
 @pytest.mark.parametrize("status", [500, 502, 503])
 async def test_transient_error_is_retried(cluster: KubernetesClient, kubernetes: Kubernetes, status: int):
-    await kubernetes.misbehave({"kind": "error", "status": status, "times": MAX_TRIES - 1})
+    await kubernetes.set_faults({"kind": "error", "status": status, "times": MAX_TRIES - 1})
     assert (await cluster.list_all(PODS)).items == []
-    assert await kubernetes.struck() == [MAX_TRIES - 1]
+    assert await kubernetes.count_faults() == [MAX_TRIES - 1]
 
 
 async def test_lasting_error_is_raised_after_max_tries(cluster: KubernetesClient, kubernetes: Kubernetes):
     """The job is retried later, and does not wait inside the call."""
-    await kubernetes.misbehave({"kind": "error", "status": 503})
+    await kubernetes.set_faults({"kind": "error", "status": 503})
     with pytest.raises(KubernetesError) as failure:
         await cluster.list_all(PODS)
     assert (failure.value.http_status, failure.value.reason) == (503, "ServiceUnavailable")
-    assert await kubernetes.struck() == [MAX_TRIES]
+    assert await kubernetes.count_faults() == [MAX_TRIES]
 
 
 @asynccontextmanager
@@ -285,22 +285,22 @@ async def test_proxy_of_environment_is_used_unless_excluded_or_over_tls(
 async def test_retry_after_prevents_retries_and_is_reported(
     cluster: KubernetesClient, kubernetes: Kubernetes, status: int, seconds: int
 ):
-    await kubernetes.misbehave({"kind": "error", "status": status, "retry_after": seconds})
+    await kubernetes.set_faults({"kind": "error", "status": status, "retry_after": seconds})
     with pytest.raises(KubernetesError) as failure:
         await cluster.list_all(PODS)
     assert (failure.value.http_status, failure.value.retry_after) == (status, seconds)
-    assert await kubernetes.struck() == [1]
+    assert await kubernetes.count_faults() == [1]
 
 
 async def test_error_text_instead_of_status_becomes_message(cluster: KubernetesClient, kubernetes: Kubernetes):
     """A proxy answers so, and the API server itself with 429."""
-    await kubernetes.misbehave({"kind": "error", "status": 429})
+    await kubernetes.set_faults({"kind": "error", "status": 429})
     with pytest.raises(KubernetesError, match="Too many requests, please try again later"):
         await cluster.list_all(PODS)
 
 
 async def test_connection_lost_before_create_is_retried(create_pod: CreatePod, kubernetes: Kubernetes):
-    await kubernetes.misbehave({"kind": "reset", "verb": "create", "times": 1})
+    await kubernetes.set_faults({"kind": "reset", "verb": "create", "times": 1})
     await create_pod()
     assert await kubernetes.names("pods") == ["sandbox-abc"]
 
@@ -310,7 +310,7 @@ async def test_answer_lost_after_create_raises_already_exists(
     create_pod: CreatePod, kubernetes: Kubernetes, fault: dict[str, Any]
 ):
     """The retry finds the Pod of the first try. There is one Pod, and the caller can read it."""
-    await kubernetes.misbehave({**fault, "verb": "create", "after": True, "times": 1})
+    await kubernetes.set_faults({**fault, "verb": "create", "after": True, "times": 1})
     with pytest.raises(AlreadyExists):
         await create_pod()
     assert await kubernetes.names("pods") == ["sandbox-abc"]
@@ -320,7 +320,7 @@ async def test_answer_lost_after_delete_is_retried(
     cluster: KubernetesClient, create_pod: CreatePod, kubernetes: Kubernetes
 ):
     pod = await create_pod()
-    await kubernetes.misbehave({"kind": "reset", "verb": "delete", "after": True, "times": 1})
+    await kubernetes.set_faults({"kind": "reset", "verb": "delete", "after": True, "times": 1})
     await cluster.delete_pod("sandbox-abc", pod.metadata.uid)
     await kubernetes.until_empty()
 
@@ -345,7 +345,7 @@ async def test_watch_yields_events_of_labelled_pods_in_order(
     cluster: KubernetesClient, create_pod: CreatePod, kubernetes: Kubernetes
 ):
     version = (await cluster.list_all(PODS)).resource_version
-    await kubernetes.made_pod("foreign")
+    await kubernetes.create_pod("foreign")
     pod = await create_pod()
     await kubernetes.ready("sandbox-abc")
     await cluster.delete_pod("sandbox-abc", pod.metadata.uid)
@@ -362,7 +362,7 @@ async def test_watch_of_large_pod_yields_event(cluster: KubernetesClient, kubern
     """Kubernetes allows 256 KiB of annotations, more than aiohttp's default line length."""
     key, _, value = SELECTOR.partition("=")
     version = (await cluster.list_all(PODS)).resource_version
-    await kubernetes.made_pod("large", labels={key: value}, annotations={"large": "x" * 250 * 1024})
+    await kubernetes.create_pod("large", labels={key: value}, annotations={"large": "x" * 250 * 1024})
     async with aclosing(cluster.watch(PODS, version)) as stream:
         (event,) = await collect_until(stream, "ADDED")
     assert event.object.metadata.name == "large"
@@ -383,7 +383,7 @@ async def test_watch_from_last_version_continues_without_gap_or_repetition(
 
 async def test_watch_closed_by_server_ends_without_error(cluster: KubernetesClient, kubernetes: Kubernetes):
     version = (await cluster.list_all(PODS)).resource_version
-    await kubernetes.misbehave({"kind": "watch-close", "seconds": 0})
+    await kubernetes.set_faults({"kind": "watch-close", "seconds": 0})
     async with aclosing(cluster.watch(PODS, version)) as stream:
         assert [event async for events in stream for event in events if event.type != "BOOKMARK"] == []
 
@@ -426,7 +426,7 @@ async def test_watch_from_expired_version_raises_expired(
 
 
 async def test_refused_watch_raises_error(cluster: KubernetesClient, kubernetes: Kubernetes):
-    await kubernetes.misbehave({"kind": "error", "status": 503, "verb": "watch"})
+    await kubernetes.set_faults({"kind": "error", "status": 503, "verb": "watch"})
     async with aclosing(cluster.watch(PODS, "1")) as stream:
         with pytest.raises(KubernetesError) as failure:
             await collect_until(stream, "ADDED")
@@ -447,7 +447,7 @@ async def test_watch_with_broken_connection_raises_retryable_error(cluster: Kube
     await kubernetes.call("DELETE", "/emulator/calls")
     watching = asyncio.create_task(watch())
     await kubernetes.until(is_open, SECONDS)
-    await kubernetes.misbehave({"kind": "unavailable"})
+    await kubernetes.set_faults({"kind": "unavailable"})
     with pytest.raises(KubernetesError) as failure:
         await within(watching)
     assert failure.value.http_status == NO_ANSWER

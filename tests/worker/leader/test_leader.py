@@ -136,7 +136,9 @@ async def calls(kubernetes: Kubernetes) -> dict[str, int]:
 # What it sees
 
 
-async def test_watch_pod_becomes_ready_record_follows_with_times(store: Store, provision: Provision, running_leader: RunningLeader):
+async def test_watch_pod_becomes_ready_record_follows_with_times(
+    store: Store, provision: Provision, running_leader: RunningLeader
+):
     async with running_leader():
         await provision()
         record = await until_ready(store)
@@ -154,7 +156,9 @@ async def test_list_pod_ready_before_the_term_record_is_ready(
         await until_ready(store)
 
 
-async def test_watch_many_pods_each_updates_its_own_record(store: Store, provision: Provision, running_leader: RunningLeader):
+async def test_watch_many_pods_each_updates_its_own_record(
+    store: Store, provision: Provision, running_leader: RunningLeader
+):
     ids = [f"many-{number}" for number in range(20)]
     async with running_leader():
         made = await asyncio.gather(*map(provision, ids))
@@ -165,7 +169,7 @@ async def test_watch_many_pods_each_updates_its_own_record(store: Store, provisi
 async def test_watch_readiness_flaps_status_stays_running(
     store: Store, provision: Provision, running_leader: RunningLeader, kubernetes: Kubernetes
 ):
-    await kubernetes.misbehave({"kind": "readiness-flaps", "seconds": 0.1})
+    await kubernetes.set_faults({"kind": "readiness-flaps", "seconds": 0.1})
     async with running_leader():
         await provision()
         await until_ready(store)
@@ -178,12 +182,12 @@ async def test_watch_readiness_flaps_status_stays_running(
 async def test_watch_pod_waits_record_stays_pending_until_it_runs(
     store: Store, provision: Provision, running_leader: RunningLeader, kubernetes: Kubernetes, trouble: str
 ):
-    await kubernetes.misbehave({"kind": trouble, "seconds": 0.1})
+    await kubernetes.set_faults({"kind": trouble, "seconds": 0.1})
     async with running_leader():
         await provision()
-        await kubernetes.until_struck()
+        await kubernetes.until_fault()
         assert (await read(store, ID)).status is Status.PENDING
-        await kubernetes.misbehave()
+        await kubernetes.set_faults()
         await until_ready(store)
 
 
@@ -191,7 +195,7 @@ async def test_watch_image_missing_record_fails_at_once_and_job_removes_pod(
     store: Store, provision: Provision, running_leader: RunningLeader, kubernetes: Kubernetes
 ):
     """The message is Kubernetes' own."""
-    await kubernetes.misbehave({"kind": "image-pull"})
+    await kubernetes.set_faults({"kind": "image-pull"})
     async with running_leader():
         await provision()
         record = await until_lost(store)
@@ -203,7 +207,7 @@ async def test_watch_image_missing_record_fails_at_once_and_job_removes_pod(
 async def test_watch_pod_evicted_record_fails_with_the_nodes_words(
     store: Store, provision: Provision, running_leader: RunningLeader, kubernetes: Kubernetes
 ):
-    await kubernetes.misbehave({"kind": "evicted", "seconds": 0.1})
+    await kubernetes.set_faults({"kind": "evicted", "seconds": 0.1})
     async with running_leader():
         await provision()
         record = await until_lost(store)
@@ -317,13 +321,13 @@ async def test_watch_expired_lists_again_and_misses_nothing(
     store: Store, provision: Provision, running_leader: RunningLeader, kubernetes: Kubernetes
 ):
     """The server answers 410."""
-    await kubernetes.misbehave({"kind": "watch-expired", "resource": "pods", "times": 2})
+    await kubernetes.set_faults({"kind": "watch-expired", "resource": "pods", "times": 2})
     await calls(kubernetes)
     async with running_leader():
         await provision()
         await until_ready(store)
         await until_watching(kubernetes, 3)
-    assert await kubernetes.struck() == [2]
+    assert await kubernetes.count_faults() == [2]
     assert (await calls(kubernetes))["list pods"] == 3
 
 
@@ -331,7 +335,7 @@ async def test_watch_ended_by_server_goes_on_without_a_list(
     store: Store, provision: Provision, running_leader: RunningLeader, kubernetes: Kubernetes
 ):
     await calls(kubernetes)
-    await kubernetes.misbehave({"kind": "watch-close", "resource": "pods", "seconds": 0, "times": 3})
+    await kubernetes.set_faults({"kind": "watch-close", "resource": "pods", "seconds": 0, "times": 3})
     async with running_leader():
         await until_watching(kubernetes, 4)
         await provision()
@@ -349,7 +353,7 @@ async def test_next_watch_begins_at_the_last_event(
         assert (await kubernetes.call("POST", "/emulator/expire")).status == 200
         await provision()
         await until_ready(store)
-        await kubernetes.misbehave({"kind": "watch-close", "resource": "pods", "seconds": 0, "times": 1})
+        await kubernetes.set_faults({"kind": "watch-close", "resource": "pods", "seconds": 0, "times": 1})
         await until_watching(kubernetes, 2)
         await kubernetes.lose(POD)
         await until_lost(store)
@@ -367,18 +371,18 @@ async def test_cluster_unavailable_statuses_stay_and_missed_changes_follow(
     async with running_leader():
         await provision()
         seen = await until_ready(store)
-        await kubernetes.misbehave({**trouble, "verb": "list"}, {**trouble, "verb": "watch"}, {"kind": "unavailable"})
-        await kubernetes.until_struck()
+        await kubernetes.set_faults({**trouble, "verb": "list"}, {**trouble, "verb": "watch"}, {"kind": "unavailable"})
+        await kubernetes.until_fault()
         await kubernetes.lose(POD)
         assert await read(store, ID) == seen
-        await kubernetes.misbehave()
+        await kubernetes.set_faults()
         assert (await until_lost(store)).reason == Reason.POD_LOST
 
 
 async def test_list_failed_loses_no_sandbox(store: Store, pods: PodReflector, kubernetes: Kubernetes):
     """A failed list is not an empty list."""
     before = await put(store, replace(ACCEPTED, pod_uid=UID, status=Status.RUNNING))
-    await kubernetes.misbehave({"kind": "error", "status": 500})
+    await kubernetes.set_faults({"kind": "error", "status": 500})
     with pytest.raises(KubernetesError):
         await relist(pods)
     assert await read(store, ID) == before
@@ -432,7 +436,9 @@ async def test_two_leaders_only_one_asks_the_cluster_and_the_other_takes_over_at
             await until_watching(kubernetes)
 
 
-async def test_leader_stopped_releases_the_lease(running_leader: RunningLeader, valkey: ArqRedis, kubernetes: Kubernetes):
+async def test_leader_stopped_releases_the_lease(
+    running_leader: RunningLeader, valkey: ArqRedis, kubernetes: Kubernetes
+):
     await calls(kubernetes)
     async with running_leader():
         await until_watching(kubernetes)

@@ -289,7 +289,7 @@ async def test_events_of_the_cluster_explain_a_pod_that_does_not_start(
     reason: Reason,
     entry: str,
 ):
-    await kubernetes.misbehave(trouble)
+    await kubernetes.set_faults(trouble)
     record = await put(store, record_of(ID))
     async with following(events, cluster):
         await provisioner.provision(ID, record.incarnation, 1)

@@ -91,7 +91,7 @@ async def test_relist_more_pods_than_reconciled_at_once_adopts_all(
 ):
     ids = [f"s{number}" for number in range(40)]
     for sandbox_id in ids:
-        await kubernetes.made_legacy(sandbox_id, service=False)
+        await kubernetes.create_legacy(sandbox_id, service=False)
     await empty(valkey)
     await relist(pods)
     assert sorted(record.id for record in await store.all()) == sorted(ids)
@@ -307,7 +307,7 @@ async def test_settle_one_pod_failed_raises_after_the_others_are_reconciled(
     await provision("lost")
     await store.create_or_update("lost", lambda _: Update(None))
     known, unknown = await as_event(cluster), await as_event(cluster, "sandbox-lost")
-    await kubernetes.misbehave({"kind": "error", "status": 403, "verb": "get"})
+    await kubernetes.set_faults({"kind": "error", "status": 403, "verb": "get"})
     with pytest.raises(KubernetesError):
         await take_in(pods, [unknown, known])
     assert (await read(store, ID)).ready
@@ -330,7 +330,7 @@ async def test_stale_event_of_pod_whose_name_is_reused_brings_no_record_back(
     await provision()
     late = await as_event(cluster)
     await kubernetes.lose(POD)
-    await kubernetes.made_pod(POD)
+    await kubernetes.create_pod(POD)
     await store.create_or_update(ID, lambda _: Update(None))
     await take_in(pods, [late])
     assert await store.get(ID) is None
@@ -360,11 +360,11 @@ async def test_relist_pod_unreadable_writes_no_synced_mark(
     """The next list goes on."""
     await provision()
     await empty(valkey)
-    await kubernetes.misbehave({"kind": "error", "status": 504, "verb": "get"})
+    await kubernetes.set_faults({"kind": "error", "status": 504, "verb": "get"})
     with pytest.raises(Exception, match="504"):
         await relist(pods)
     assert not await sync.has_synced()
-    await kubernetes.misbehave()
+    await kubernetes.set_faults()
     await relist(pods)
     assert await sync.has_synced()
     assert (await read(store, ID)).ready
@@ -441,8 +441,8 @@ async def test_relist_pod_copied_under_another_name_is_ignored(
     store: Store, pods: PodReflector, provision: Provision, kubernetes: Kubernetes, cluster: KubernetesClient
 ):
     await provision()
-    (original,) = await kubernetes.found("pods")
-    await kubernetes.made_pod("sandbox-abc-copy", labels=original["metadata"]["labels"])
+    (original,) = await kubernetes.list_objects("pods")
+    await kubernetes.create_pod("sandbox-abc-copy", labels=original["metadata"]["labels"])
     await relist(pods)
     found = await read(store, ID)
     assert (found.pod_name, found.ready) == (POD, True)
@@ -456,7 +456,7 @@ async def test_relist_legacy_pod_is_adopted_with_service_and_url(
     store: Store, pods: PodReflector, kubernetes: Kubernetes, valkey: ArqRedis
 ):
     """Nothing of the legacy provisioner is touched."""
-    legacy = await kubernetes.made_legacy(ID)
+    legacy = await kubernetes.create_legacy(ID)
     await kubernetes.ready(POD)
     await relist(pods)
     found = await read(store, ID)
@@ -471,7 +471,7 @@ async def test_relist_legacy_pod_is_adopted_with_service_and_url(
 async def test_legacy_pod_without_service_gets_one_and_answers(
     store: Store, pods: PodReflector, kubernetes: Kubernetes, provisioner: Provisioner
 ):
-    await kubernetes.made_legacy(ID, service=False)
+    await kubernetes.create_legacy(ID, service=False)
     await kubernetes.ready(POD)
     await relist(pods)
     waiting = await read(store, ID)
@@ -484,7 +484,7 @@ async def test_legacy_pod_without_service_gets_one_and_answers(
 async def test_legacy_sandbox_deleted_its_pod_and_service_go(
     store: Store, pods: PodReflector, kubernetes: Kubernetes, provisioner: Provisioner
 ):
-    await kubernetes.made_legacy(ID)
+    await kubernetes.create_legacy(ID)
     await kubernetes.ready(POD)
     await relist(pods)
     ending = await put(store, terminating(await read(store, ID)))

@@ -148,7 +148,7 @@ async def test_record_without_service_has_not_lost_one(
 async def test_service_without_sandbox_id_is_ignored(
     store: Store, services: ServiceReflector, running: Sandbox, kubernetes: Kubernetes, cluster: KubernetesClient
 ):
-    await kubernetes.made_service("strange", labels={"app": "deer-flow-sandbox"})
+    await kubernetes.create_service("strange", labels={"app": "deer-flow-sandbox"})
     await relist(services)
     for change in [
         WatchEvent("DELETED", s) for s in (await cluster.list_all(SERVICES)).items if s.metadata.name != SERVICE
@@ -162,7 +162,7 @@ async def test_list_failed_loses_no_service(store: Store, services: ServiceRefle
     """A failed list is not an empty list."""
     made = provisioned(record_of(ID), ProvisionedObjects(POD, "u", "s", "http://h"), now=store.now())
     before = await put(store, made)
-    await kubernetes.misbehave({"kind": "error", "status": 504, "verb": "list"})
+    await kubernetes.set_faults({"kind": "error", "status": 504, "verb": "list"})
     with pytest.raises(Exception, match="504"):
         await relist(services)
     assert await read(store, ID) == before
@@ -189,7 +189,7 @@ async def test_relist_lease_lost_removes_no_url(
 async def test_legacy_service_without_pod_is_removed_by_a_job(
     services: ServiceReflector, kubernetes: Kubernetes, valkey: ArqRedis, provisioner: Provisioner
 ):
-    await kubernetes.made_legacy(ID)
+    await kubernetes.create_legacy(ID)
     await kubernetes.lose(POD)
     await relist(services)
     (job,) = await queued(valkey)
@@ -210,7 +210,7 @@ async def test_legacy_service_with_pod_is_left_alone(
     leading: Precondition,
 ):
     """It may not be adopted yet."""
-    await kubernetes.made_legacy(ID)
+    await kubernetes.create_legacy(ID)
     await kubernetes.ready(POD)
     await relist(services)
     await relist(PodReflector(sync, PodCache(), store, cluster, settings, leading))
@@ -225,7 +225,7 @@ async def test_legacy_service_of_id_with_record_is_left_alone(
     store: Store, services: ServiceReflector, kubernetes: Kubernetes, valkey: ArqRedis
 ):
     """The provision job of that record deals with it."""
-    await kubernetes.made_legacy(ID)
+    await kubernetes.create_legacy(ID)
     await kubernetes.lose(POD)
     await put(store, record_of(ID))
     await relist(services)
@@ -237,6 +237,6 @@ async def test_service_with_owner_is_left_to_kubernetes(
 ):
     owner = {"apiVersion": "v1", "kind": "Pod", "name": POD, "uid": "00000000-0000-0000-0000-000000000000"}
     labels = {"app": "deer-flow-sandbox", "sandbox-id": ID}
-    await kubernetes.made_service(SERVICE, labels=labels, ownerReferences=[owner])
+    await kubernetes.create_service(SERVICE, labels=labels, ownerReferences=[owner])
     await relist(services)
     assert await queued(valkey) == []
