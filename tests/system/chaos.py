@@ -1,4 +1,4 @@
-"""What happens to the processes of a system, again and again while something else goes on."""
+"""Faults of processes that repeat while a test does something else."""
 
 import asyncio
 import itertools
@@ -11,67 +11,70 @@ from tests.system.conftest import System
 
 
 @dataclass(slots=True)
-class Strikes:
+class Repetitions:
     count: int = 0
 
 
 @asynccontextmanager
-async def repeated(
-    strike: Callable[[], Awaitable[None]], every: float, *, at_least: int = 1, seed: int = 1
-) -> AsyncIterator[Strikes]:
-    """Strikes about `every` so many seconds while the block runs, and `at_least` so often; never stops halfway."""
-    over, strikes, moments = asyncio.Event(), Strikes(), random.Random(seed)
+async def repeat(
+    action: Callable[[], Awaitable[None]], every: float, *, at_least: int = 1, seed: int = 1
+) -> AsyncIterator[Repetitions]:
+    """Run `action` about every `every` seconds while the block runs, and at least `at_least` times.
 
-    async def go_on() -> None:
+    An action that has started is always finished.
+    """
+    end, repetitions, pauses = asyncio.Event(), Repetitions(), random.Random(seed)
+
+    async def repeat_action() -> None:
         while True:
             with suppress(TimeoutError):
-                async with asyncio.timeout(every * moments.uniform(0.5, 1.5)):
-                    await over.wait()
-            if over.is_set() and strikes.count >= at_least:
+                async with asyncio.timeout(every * pauses.uniform(0.5, 1.5)):
+                    await end.wait()
+            if end.is_set() and repetitions.count >= at_least:
                 return
-            await strike()
-            strikes.count += 1
+            await action()
+            repetitions.count += 1
 
-    striking = asyncio.create_task(go_on(), name="chaos")
+    task = asyncio.create_task(repeat_action(), name="chaos")
     try:
-        yield strikes
+        yield repetitions
     finally:
-        over.set()
-        await striking
+        end.set()
+        await task
 
 
-def killing_workers(system: System, every: float = 1.0, seed: int = 1) -> AbstractAsyncContextManager[Strikes]:
-    """kill -9 of any worker, and a new one in its place."""
+def kill_workers(system: System, every: float = 1.0, seed: int = 1) -> AbstractAsyncContextManager[Repetitions]:
+    """Kill (SIGKILL) a random worker again and again, and start another worker each time."""
     choices = random.Random(seed)
 
-    async def strike() -> None:
+    async def kill() -> None:
         worker = choices.choice([worker for worker in system.stack.workers if worker.exit_code is None])
         await worker.kill()
         await system.stack.start_worker()
 
-    return repeated(strike, every, seed=seed)
+    return repeat(kill, every, seed=seed)
 
 
-def killing_apis(system: System, every: float = 0.5, seed: int = 1) -> AbstractAsyncContextManager[Strikes]:
-    """kill -9 of any API process, which comes back on its port."""
+def kill_apis(system: System, every: float = 0.5, seed: int = 1) -> AbstractAsyncContextManager[Repetitions]:
+    """Kill (SIGKILL) a random API process again and again, and start it on its port each time."""
     choices = random.Random(seed)
 
-    async def strike() -> None:
+    async def kill() -> None:
         number = choices.randrange(len(system.stack.apis))
         await system.stack.apis[number].kill()
         await system.stack.restart_api(number)
 
-    return repeated(strike, every, seed=seed)
+    return repeat(kill, every, seed=seed)
 
 
-def restarting_valkey(
+def restart_valkey(
     system: System, every: float = 2.0, *, times: int = 3, seed: int = 1
-) -> AbstractAsyncContextManager[Strikes]:
-    """kill -9 of Valkey and an orderly stop, in turn, `times` at least; it comes back with what it has written."""
+) -> AbstractAsyncContextManager[Repetitions]:
+    """Kill (SIGKILL) and stop (SIGTERM) Valkey in turn, at least `times` times, and start it with its data."""
     is_killed = itertools.cycle((True, False))
 
-    async def strike() -> None:
+    async def restart() -> None:
         await (system.stack.valkey.kill() if next(is_killed) else system.stack.valkey.stop())
         await system.stack.start_valkey()
 
-    return repeated(strike, every, at_least=times, seed=seed)
+    return repeat(restart, every, at_least=times, seed=seed)

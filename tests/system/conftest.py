@@ -1,13 +1,12 @@
-"""Real processes: the local stack, on the emulated cluster or on the real one that TEST_KUBECONFIG names."""
+"""Systems of real processes: the local stack on the emulated cluster, or on the real one that TEST_KUBECONFIG names."""
 
-import asyncio
 import os
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 import pytest
@@ -15,34 +14,30 @@ from kubernetes_asyncio import client, config
 from redis.asyncio import Redis
 
 from deploy.local.stack import Options, Stack
+from shared.store import keys
+from tests.support.emulator import SYSTEM_TESTS, node_address
+from tests.support.eventually import eventually
 from worker.kubernetes.labels import SANDBOX_ID, SELECTOR
 
 REAL = os.environ.get("TEST_KUBECONFIG")
 SECONDS = 120.0 if REAL else 60.0
-"""An upper bound for anything to come true; what is waited for comes as soon as it does."""
+"""Upper bound of a wait. A condition that comes true ends the wait at once."""
+POLL_SECONDS = 0.05
+"""Pause between two checks of a condition. Each check costs the processes under test some CPU."""
+SWEEP_SECONDS = 1.0
+"""Time between two sweeps. The default of ten seconds would only make the tests wait."""
+
+T = TypeVar("T")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if REAL and not item.get_closest_marker("cluster"):
-            item.add_marker(pytest.mark.skip(reason="needs the emulator's misbehaviour"))
-
-
-async def eventually(
-    check: Callable[[], Awaitable[Any]], what: str, seen: Callable[[], Awaitable[object]] | None = None
-) -> Any:
-    """The first truthy answer of `check`. What was seen instead is in the failure."""
-    try:
-        async with asyncio.timeout(SECONDS):
-            while not (answer := await check()):
-                await asyncio.sleep(0.05)
-            return answer
-    except TimeoutError:
-        pytest.fail(f"not within {SECONDS:.0f} s: {what}; instead: {await seen() if seen else 'no more is known'}")
+            item.add_marker(pytest.mark.skip(reason="needs the emulator's faults"))
 
 
 class System:
-    """One stack as its users see it: over HTTP, in the cluster, and in Redis."""
+    """One stack, used over HTTP, in the cluster, and in Redis."""
 
     def __init__(self, stack: Stack, api: httpx.AsyncClient, core: client.CoreV1Api, redis: Redis) -> None:
         self.stack = stack
@@ -51,29 +46,38 @@ class System:
         self.redis = redis
         self.namespace = stack.options.environment["K8S_NAMESPACE"]
 
+    async def until(
+        self,
+        check: Callable[[], Awaitable[T | None]],
+        description: str,
+        actual: Callable[[], Awaitable[object]] | None = None,
+    ) -> T:
+        """Return the first truthy result of `check`. A failure shows `description` and the result of `actual`."""
+        return await eventually(check, description, seconds=SECONDS, interval=POLL_SECONDS, actual=actual)
+
     async def create(self, sandbox_id: str, **fields: object) -> dict[str, Any]:
         response = await self.api.post("/api/sandboxes", json={"sandbox_id": sandbox_id, **fields})
         assert response.status_code in {200, 202}, response.text
-        answer: dict[str, Any] = response.json()
-        return answer
+        body: dict[str, Any] = response.json()
+        return body
 
     async def delete(self, sandbox_id: str) -> None:
         response = await self.api.delete(f"/api/sandboxes/{sandbox_id}")
         assert response.status_code == 200, response.text
 
     async def read(self, sandbox_id: str) -> dict[str, Any]:
-        answer: dict[str, Any] = (await self.api.get(f"/api/sandboxes/{sandbox_id}")).json()
-        return answer
+        body: dict[str, Any] = (await self.api.get(f"/api/sandboxes/{sandbox_id}")).json()
+        return body
 
     async def until_ready(self, sandbox_id: str) -> dict[str, Any]:
         async def ready() -> dict[str, Any] | None:
-            answer = await self.read(sandbox_id)
-            return answer if answer.get("ready") and answer.get("sandbox_url") else None
+            sandbox = await self.read(sandbox_id)
+            return sandbox if sandbox.get("ready") and sandbox.get("sandbox_url") else None
 
-        return await eventually(ready, f"{sandbox_id} is ready with a URL", lambda: self.read(sandbox_id))
+        return await self.until(ready, f"{sandbox_id} is ready with a URL", lambda: self.read(sandbox_id))
 
     async def fetch(self, url: str) -> dict[str, Any]:
-        """What answers at a sandbox's URL."""
+        """Return the body of the sandbox at this URL; empty if the body is no JSON."""
         async with httpx.AsyncClient(timeout=10) as outside:
             response = await outside.get(f"{url}/v1/sandbox")
         assert response.status_code == 200, response.text
@@ -83,46 +87,57 @@ class System:
         return body
 
     async def pods(self, sandbox_id: str = "") -> list[Any]:
-        selector = f"{SELECTOR},{SANDBOX_ID}={sandbox_id}" if sandbox_id else SELECTOR
-        items: list[Any] = (await self.core.list_namespaced_pod(self.namespace, label_selector=selector)).items
+        items: list[Any] = (
+            await self.core.list_namespaced_pod(self.namespace, label_selector=_selector(sandbox_id))
+        ).items
         return items
 
     async def services(self, sandbox_id: str = "") -> list[Any]:
-        selector = f"{SELECTOR},{SANDBOX_ID}={sandbox_id}" if sandbox_id else SELECTOR
-        items: list[Any] = (await self.core.list_namespaced_service(self.namespace, label_selector=selector)).items
+        items: list[Any] = (
+            await self.core.list_namespaced_service(self.namespace, label_selector=_selector(sandbox_id))
+        ).items
         return items
 
     async def until_empty(self) -> None:
-        """No Pod, no Service, and no key but the worker's own."""
+        """Wait until no Pod, no Service and no key of a sandbox is left."""
 
-        async def left() -> list[str]:
+        async def leftovers() -> list[str]:
             pods, services = await self.pods(), await self.services()
-            keys = [key.decode() for key in await self.redis.keys() if not is_housekeeping(key.decode())]
-            return [*(p.metadata.name for p in pods), *(s.metadata.name for s in services), *keys]
+            names = [key.decode() for key in await self.redis.keys() if not is_housekeeping(key.decode())]
+            return [*(pod.metadata.name for pod in pods), *(service.metadata.name for service in services), *names]
 
         async def empty() -> bool:
-            return not await left()
+            return not await leftovers()
 
-        await eventually(empty, "nothing is left", left)
+        await self.until(empty, "nothing is left", leftovers)
 
     async def faults(self, *rules: dict[str, object]) -> None:
-        """Make the emulated cluster misbehave; none: behave."""
+        """Set the faults of the emulated cluster. No rules: the cluster works again."""
         async with self.emulator() as emulator:
             (await emulator.put("/emulator/faults", json=list(rules))).raise_for_status()
 
     def emulator(self) -> httpx.AsyncClient:
-        """The emulated cluster, as whoever may tell it what to do; to be closed."""
+        """Return a client of the emulator's own endpoints. The caller closes the client."""
         headers = {"Authorization": f"Bearer {self.stack.emulator_token}"}
         return httpx.AsyncClient(base_url=self.stack.emulator_url, headers=headers)
 
-    until = staticmethod(eventually)
+
+def _selector(sandbox_id: str) -> str:
+    return f"{SELECTOR},{SANDBOX_ID}={sandbox_id}" if sandbox_id else SELECTOR
 
 
 def is_housekeeping(key: str) -> bool:
-    """What belongs to the processes and not to a sandbox: lease and signs of life, the sweep's marks, arq's health; and
-    what is kept for a while of those that went."""
-    own = key in {"arq:queue", "workers", "sandboxes:freed", "cleanup:slots"} or "cron:sweep" in key
-    return own or key.startswith(("leader:", "synced:", "arq:queue:")) or key.endswith(":tombstone")
+    """Return True for the keys of processes and not of sandboxes, and for those that expire some time after a sandbox.
+
+    These are lease, heartbeats, the marks of the sweep, arq's health key, and tombstones.
+    """
+    processes = {keys.QUEUE, keys.WORKERS, keys.FREED, keys.CLEANUP_SLOTS}
+    return (
+        key in processes
+        or "cron:sweep" in key
+        or key.startswith((keys.leader(""), keys.synced(""), f"{keys.QUEUE}:"))
+        or key.endswith(":tombstone")
+    )
 
 
 Start = Callable[..., Awaitable[System]]
@@ -130,10 +145,14 @@ Start = Callable[..., Awaitable[System]]
 
 @pytest.fixture
 async def start(tmp_path: Path, worker_id: str) -> AsyncIterator[Start]:
-    """Starts systems of any shape; they and all they made in a cluster go at the end. A failing test shows the logs."""
+    """Return a function that starts systems. At the end they are stopped, and their objects in a cluster deleted.
+
+    A failure shows the logs of all processes.
+    """
+    address = node_address(worker_id, SYSTEM_TESTS)
     async with AsyncExitStack() as exit_stack:
 
-        async def started(
+        async def start_system(
             *,
             workers: int = 2,
             apis: int = 1,
@@ -147,28 +166,27 @@ async def start(tmp_path: Path, worker_id: str) -> AsyncIterator[Start]:
                 kubeconfig=Path(REAL) if REAL else None,
                 port=0,
                 data=tmp_path / secrets.token_hex(2),
-                emulator=("--node-address", node_address(worker_id), *emulator),
+                emulator=("--node-address", address, *emulator),
                 valkey=valkey,
-                environment=await _environment(worker_id, environment),
+                environment=await _environment(address, environment),
             )
-            return await exit_stack.enter_async_context(_system(options))
+            return await exit_stack.enter_async_context(open_system(options))
 
-        yield started
-
-
-def node_address(worker_id: str) -> str:
-    """Emulators that run at once share the range of node ports, so each has an address of its own."""
-    number = int(worker_id.removeprefix("gw")) if worker_id.startswith("gw") else 0
-    return f"127.0.0.{101 + number}"
+        yield start_system
 
 
-async def _environment(worker_id: str, extra: dict[str, str]) -> dict[str, str]:
-    host = await _real_node() if REAL else node_address(worker_id)
-    return {"K8S_NAMESPACE": f"deer-flow-test-{secrets.token_hex(4)}", "NODE_HOST": host, "LOG_FORMAT": "json", **extra}
+async def _environment(address: str, extra: dict[str, str]) -> dict[str, str]:
+    return {
+        "K8S_NAMESPACE": f"deer-flow-test-{secrets.token_hex(4)}",
+        "NODE_HOST": await _real_node() if REAL else address,
+        "LOG_FORMAT": "json",
+        "SWEEP_INTERVAL_SECONDS": str(SWEEP_SECONDS),
+        **extra,
+    }
 
 
 async def _real_node() -> str:
-    """Where node ports answer: what NODE_HOST says, or else the first node's own address."""
+    """Return the address of the real cluster's node ports: NODE_HOST, or the first node's own address."""
     if host := os.environ.get("NODE_HOST"):
         return host
     configuration = client.Configuration()
@@ -179,7 +197,8 @@ async def _real_node() -> str:
 
 
 @asynccontextmanager
-async def _system(options: Options) -> AsyncIterator[System]:
+async def open_system(options: Options) -> AsyncIterator[System]:
+    """Start a stack and its clients. On a real cluster, remove the namespace at the end."""
     async with Stack(options) as stack:
         configuration = client.Configuration()
         await config.load_kube_config(config_file=str(stack.kubeconfig), client_configuration=configuration)
@@ -197,11 +216,11 @@ async def _system(options: Options) -> AsyncIterator[System]:
 
 
 async def _remove_namespace(system: System) -> None:
-    """A real cluster outlives the test. (Where nothing was made, there is no namespace.)"""
+    """Remove the namespace from a real cluster, which outlives the test."""
     if not REAL:
         return
     try:
         await system.core.delete_namespace(system.namespace)
     except client.ApiException as error:
-        if error.status != HTTPStatus.NOT_FOUND:
+        if error.status != HTTPStatus.NOT_FOUND:  # without a sandbox there is no namespace
             raise

@@ -1,4 +1,4 @@
-"""Clients that want something of a system whatever happens to it, and one that looks whether it ever lies to them."""
+"""Clients that create and delete sandboxes whatever happens to the system, and a watcher that checks every answer."""
 
 import asyncio
 import random
@@ -12,35 +12,38 @@ import httpx
 
 from tests.system.conftest import SECONDS, System
 
-AGAIN_SECONDS = 0.1
-LOOK_SECONDS = 0.005
-"""Between two looks of the watcher: two hundred a second at most, of all accepted sandboxes in turn."""
+RETRY_SECONDS = 0.1
+READ_SECONDS = 0.005
+"""Pause between two reads of the watcher. It reads all accepted sandboxes in turn, at most two hundred a second."""
 
 
 @dataclass(slots=True)
-class Known:
-    """What was last seen of a sandbox that was accepted and whose delete has not begun."""
+class LastRead:
+    """Last answer for a sandbox that was accepted and that no client has deleted since."""
 
     generation: int = 0
     status: str = ""
 
 
 class Load:
-    """Use it as an async context manager: it watches until the end. `may_fail`: a Failed sandbox is no lie here."""
+    """Sends requests until they are answered, and watches the answers. To be used as an async context manager.
+
+    `lies` holds a line for each answer that cannot be true. With `may_fail`, "Failed" can be true.
+    """
 
     def __init__(self, system: System, *, may_fail: bool = False, seed: int = 1) -> None:
         self.lies: list[str] = []
         self.refusals: Counter[str] = Counter()
-        """Codes of the problems that the watcher was answered instead of a sandbox."""
+        """Codes of the problems that the watcher got instead of a sandbox."""
         self._system = system
         self._may_fail = may_fail
         self._random = random.Random(seed)
-        self._known: dict[str, Known] = {}
+        self._last_reads: dict[str, LastRead] = {}
 
     @property
-    def wanted(self) -> set[str]:
-        """Ids that were accepted and whose delete has not begun."""
-        return set(self._known)
+    def expected(self) -> set[str]:
+        """Ids that were accepted and that no client has begun to delete."""
+        return set(self._last_reads)
 
     async def __aenter__(self) -> Self:
         self._client = httpx.AsyncClient(headers={"X-API-Key": self._system.stack.key}, timeout=30)
@@ -52,31 +55,31 @@ class Load:
     ) -> None:
         self._watcher.cancel()
         with suppress(asyncio.CancelledError):
-            await self._watcher  # it ends by itself only when it is at fault, which is then raised
+            await self._watcher  # raises the watcher's own error, if there was one
         await self._client.aclose()
 
     async def create(self, sandbox_id: str, **fields: Any) -> None:
-        """Until it is accepted: whoever does not know what became of a request sends it again."""
-        response = await self._insist("POST", "/api/sandboxes", json={"sandbox_id": sandbox_id, **fields})
+        """Repeat the request until it is accepted, as a client does that cannot know whether a request arrived."""
+        response = await self._retry("POST", "/api/sandboxes", json={"sandbox_id": sandbox_id, **fields})
         assert response.status_code in {200, 202}, response.text
-        self._known.setdefault(sandbox_id, Known())
+        self._last_reads.setdefault(sandbox_id, LastRead())
 
     async def delete(self, sandbox_id: str) -> None:
-        self._known.pop(sandbox_id, None)
-        response = await self._insist("DELETE", f"/api/sandboxes/{sandbox_id}")
+        self._last_reads.pop(sandbox_id, None)
+        response = await self._retry("DELETE", f"/api/sandboxes/{sandbox_id}")
         assert response.status_code == 200, response.text
 
     async def churn(self, thirds: int, rate: float, name: str = "load") -> None:
-        """`rate` sandboxes a second, `thirds` of each kind: one stays, one is deleted, one is deleted and comes back.
+        """Start `rate` sandboxes a second, `thirds` of each kind: one stays, one is deleted, one is created again.
 
-        That is four creates and two deletes for each third; the deletes come within a few seconds of the creates.
+        Each third has four creates and two deletes. A delete follows its create within three seconds.
         """
         async with asyncio.TaskGroup() as group:
             for number in range(3 * thirds):
-                group.create_task(self._live(f"{name}-{number}", number % 3))
+                group.create_task(self._run_sandbox(f"{name}-{number}", number % 3))
                 await asyncio.sleep(1 / rate)
 
-    async def _live(self, sandbox_id: str, kind: int) -> None:
+    async def _run_sandbox(self, sandbox_id: str, kind: int) -> None:
         await self.create(sandbox_id)
         if kind:
             await asyncio.sleep(self._random.uniform(0, 3))
@@ -84,17 +87,17 @@ class Load:
         if kind == 2:
             await self.create(sandbox_id)
 
-    async def _insist(self, method: str, path: str, **content: Any) -> httpx.Response:
+    async def _retry(self, method: str, path: str, **content: Any) -> httpx.Response:
         async with asyncio.timeout(SECONDS):
             while True:
                 with suppress(httpx.TransportError):
-                    response = await self._ask(method, path, **content)
+                    response = await self._request(method, path, **content)
                     if response.status_code < 500 and response.status_code != 429:
                         return response
-                await asyncio.sleep(AGAIN_SECONDS)
+                await asyncio.sleep(RETRY_SECONDS)
 
-    async def _ask(self, method: str, path: str, **content: Any) -> httpx.Response:
-        """Of any API process; of another one where the first cannot be reached."""
+    async def _request(self, method: str, path: str, **content: Any) -> httpx.Response:
+        """Ask a random API process, or another one if there is no connection to the first."""
         *others, last = self._random.sample(self._system.stack.urls, len(self._system.stack.urls))
         for url in others:
             with suppress(httpx.ConnectError):
@@ -103,32 +106,32 @@ class Load:
 
     async def _watch(self) -> None:
         while True:
-            for sandbox_id in self.wanted:
-                await self._look(sandbox_id)
-                await asyncio.sleep(LOOK_SECONDS)
-            await asyncio.sleep(LOOK_SECONDS)
+            for sandbox_id in self.expected:
+                await self._check(sandbox_id)
+                await asyncio.sleep(READ_SECONDS)
+            await asyncio.sleep(READ_SECONDS)
 
-    async def _look(self, sandbox_id: str) -> None:
-        known = self._known.get(sandbox_id)
+    async def _check(self, sandbox_id: str) -> None:
+        last_read = self._last_reads.get(sandbox_id)
         try:
-            response = await self._ask("GET", f"/api/sandboxes/{sandbox_id}")
+            response = await self._request("GET", f"/api/sandboxes/{sandbox_id}")
         except httpx.TransportError:
             return
-        if known is None or self._known.get(sandbox_id) is not known:
-            return  # a delete has begun by now
+        if last_read is None or self._last_reads.get(sandbox_id) is not last_read:
+            return  # a delete has begun meanwhile
         if response.status_code == 404:
             self.lies.append(f"{sandbox_id}: 404 {response.text}")
         elif response.status_code == 200:
-            self._compare(sandbox_id, known, response.json())
+            self._compare(sandbox_id, last_read, response.json())
         else:
             self.refusals[response.json()["code"]] += 1
 
-    def _compare(self, sandbox_id: str, known: Known, answer: dict[str, Any]) -> None:
-        generation, status = answer["generation"], answer["status"]
-        if generation < known.generation:
-            self.lies.append(f"{sandbox_id}: generation {generation} after {known.generation}")
-        if generation == known.generation and known.status == "Running" and status == "Pending":
+    def _compare(self, sandbox_id: str, last_read: LastRead, body: dict[str, Any]) -> None:
+        generation, status = body["generation"], body["status"]
+        if generation < last_read.generation:
+            self.lies.append(f"{sandbox_id}: generation {generation} after {last_read.generation}")
+        if generation == last_read.generation and last_read.status == "Running" and status == "Pending":
             self.lies.append(f"{sandbox_id}: Pending after Running in generation {generation}")
         if status == "Failed" and not self._may_fail:
-            self.lies.append(f"{sandbox_id}: Failed, {answer['reason']} {answer['message']}")
-        known.generation, known.status = generation, status
+            self.lies.append(f"{sandbox_id}: Failed, {body['reason']} {body['message']}")
+        last_read.generation, last_read.status = generation, status

@@ -1,7 +1,7 @@
-"""Clients and faults at random for as long as one likes, and what came of it: `make soak SECONDS=600`.
+"""Random load and random faults for a given time, and a report of all violations: `make soak SECONDS=600`.
 
-The seed decides what is done, in which order; the machine, when exactly. The exit code is 1 when anything was lost,
-doubled, left over, or untrue.
+The seed decides what happens and in which order; the machine decides when exactly. The exit code is 1 if there is a
+violation. docs/soak.md explains the report.
 """
 
 import argparse
@@ -21,8 +21,8 @@ import msgspec
 
 from deploy.local.processes import Show
 from deploy.local.stack import Options
-from tests.system import conftest
-from tests.system.conftest import System, node_address
+from tests.support.emulator import SYSTEM_TESTS, node_address
+from tests.system.conftest import System, open_system
 from tests.system.walk.faults import FAULTS, FLUSH, Fault, Faults
 from tests.system.walk.model import Model
 from tests.system.walk.repairs import Repairs, Times
@@ -31,28 +31,28 @@ WORKERS = 3
 APIS = 2
 LIVE = 40
 IDS = [f"soak-{number}" for number in range(2 * LIVE)]
-"""So few that each comes back within a minute."""
+"""Sandbox ids. Few, so that each comes back within a minute."""
 BURST_SECONDS = 25.0
-"""Of load and faults, before everything must come to rest."""
-CREATES = (2.0, 5.0)
-"""A second; as many deletes once LIVE sandboxes are there."""
-AGAIN = 0.1
-"""The share of creates whose sandbox is there already."""
-FLUSHED = 0.5
-"""The share of bursts before which Redis is emptied."""
+"""Time of load and faults, before the system must come to rest."""
+CREATE_RATE = (2.0, 5.0)
+"""Creates a second. As many deletes follow as soon as LIVE sandboxes exist."""
+REPEATED_SHARE = 0.1
+"""Share of creates whose sandbox exists already."""
+FLUSHED_SHARE = 0.5
+"""Share of bursts before which Redis is emptied."""
 PAUSE_SECONDS = (1.0, 5.0)
-"""Between two faults."""
+"""Time between two faults."""
 LASTING_SECONDS = (1.0, 12.0)
-"""Of a fault that lasts: a frozen worker loses its lease in eight."""
-NODE = node_address("gw99")
-"""No test's: tests may run at the same time."""
+"""Time of a fault that lasts. A frozen worker loses its lease after eight seconds."""
+NODE = node_address("gw99", SYSTEM_TESTS)
+"""An address that no test uses: tests may run at the same time."""
 
-say = partial(print, flush=True)
+print_now = partial(print, flush=True)
 KINDS = ("lost", "doubled", "orphans", "lies", "disagreements")
 
 
 class Report(msgspec.Struct, kw_only=True):
-    """Times in seconds. `found`: a line for whatever was not as it must be at rest."""
+    """Times are in seconds. `found` holds a line for each violation at rest, and for each lie."""
 
     seed: int
     seconds: float = 0.0
@@ -70,6 +70,8 @@ class Report(msgspec.Struct, kw_only=True):
 
 
 class Soak:
+    """Load, faults and checks of one system."""
+
     def __init__(self, system: System, report: Report) -> None:
         self._report = report
         self._model = Model(system, IDS, seed=report.seed)
@@ -79,102 +81,104 @@ class Soak:
         self._strikes = Random(f"{report.seed} faults")
 
     async def run(self, seconds: float) -> None:
-        """Ends early when something is not as it must be."""
-        begun = time.monotonic()
+        """Run bursts for `seconds`, or until there is a violation."""
+        started_at = time.monotonic()
         async with self._model:
             watch = asyncio.create_task(self._repairs.watch(), name="repairs")
             try:
-                while not self._report.found and (left := begun + seconds - time.monotonic()) > 0:
-                    await self._round(min(left, BURST_SECONDS), begun)
+                while not self._report.found and (left := started_at + seconds - time.monotonic()) > 0:
+                    await self._round(min(left, BURST_SECONDS), started_at)
             finally:
                 watch.cancel()
                 with suppress(asyncio.CancelledError):
                     await watch
-                self._tell(time.monotonic() - begun)
-                await self._faults.end()
+                self._fill_report(time.monotonic() - started_at)
+                await self._faults.end_all()
 
-    async def _round(self, seconds: float, begun: float) -> None:
-        """A burst, then rest. Now and then Redis is emptied as the burst begins, for then all has been at rest."""
-        if self._report.rests and self._strikes.random() < FLUSHED:
+    async def _round(self, seconds: float, started_at: float) -> None:
+        """Run a burst, then wait for rest. Redis can be emptied only at the start of a burst, while all is at rest."""
+        if self._report.rests and self._strikes.random() < FLUSHED_SHARE:
             await self._begin(FLUSH)
             self._repairs.begin(FLUSH.name)
         end = time.monotonic() + seconds
         async with asyncio.TaskGroup() as group:
             group.create_task(self._load(end))
             group.create_task(self._strike(end))
-        resting = time.monotonic()
-        await self._faults.end()
+        burst_end = time.monotonic()
+        await self._faults.end_all()
         self._report.found = await self._model.rest(self._clients)
-        taken = time.monotonic() - resting
+        rest_seconds = time.monotonic() - burst_end
         self._report.rests += 1
-        self._report.rest_worst = max(self._report.rest_worst, round(taken, 2))
-        self._say(time.monotonic() - begun, taken)
+        self._report.rest_worst = max(self._report.rest_worst, round(rest_seconds, 2))
+        self._print_progress(time.monotonic() - started_at, rest_seconds)
         if not self._report.found:
             await self._repairs.until_none()
 
     async def _load(self, end: float) -> None:
-        """Requests overlap, but for one and the same id."""
+        """Send creates and deletes, which overlap unless they are of the same id."""
         async with asyncio.TaskGroup() as group:
             while time.monotonic() < end:
-                is_there = self._clients.random() < AGAIN
-                group.create_task(self._create(is_there=is_there))
-                if len(self._model.wanted) > LIVE:
+                is_repeated = self._clients.random() < REPEATED_SHARE
+                group.create_task(self._create(is_repeated=is_repeated))
+                if len(self._model.expected) > LIVE:
                     group.create_task(self._delete())
-                await asyncio.sleep(1 / self._clients.uniform(*CREATES))
+                await asyncio.sleep(1 / self._clients.uniform(*CREATE_RATE))
 
-    async def _create(self, *, is_there: bool) -> None:
-        wanted = self._model.wanted
-        with self._model.any_of(wanted if is_there else set(self._model.ids) - wanted, self._clients) as sandbox_id:
+    async def _create(self, *, is_repeated: bool) -> None:
+        existing = self._model.expected
+        ids = existing if is_repeated else set(self._model.ids) - existing
+        with self._model.any_of(ids, self._clients) as sandbox_id:
             if sandbox_id:
                 await self._model.create(sandbox_id)
 
     async def _delete(self) -> None:
-        with self._model.any_of(self._model.wanted, self._clients) as sandbox_id:
+        with self._model.any_of(self._model.expected, self._clients) as sandbox_id:
             if sandbox_id:
                 await self._model.delete(sandbox_id)
 
     async def _strike(self, end: float) -> None:
-        """Faults that last go on beside the others; none begins again before it is over."""
-        going: dict[str, asyncio.Task[None]] = {}
+        """Start faults until `end`. Several can last at once, but only one of each kind."""
+        lasting: dict[str, asyncio.Task[None]] = {}
         async with asyncio.TaskGroup() as group:
             while time.monotonic() < end:
                 await asyncio.sleep(self._strikes.uniform(*PAUSE_SECONDS))
-                fault = self._strikes.choice([f for f in FAULTS if f.name not in going or going[f.name].done()])
+                fault = self._strikes.choice([f for f in FAULTS if f.name not in lasting or lasting[f.name].done()])
                 if await self._begin(fault):
-                    going[fault.name] = group.create_task(self._end(fault, end))
+                    lasting[fault.name] = group.create_task(self._end(fault, end))
 
     async def _begin(self, fault: Fault) -> bool:
-        if is_begun := await fault.begin(self._faults, self._strikes):
+        if has_begun := await fault.begin(self._faults, self._strikes):
             self._repairs.count(fault.name)
-        return is_begun
+        return has_begun
 
     async def _end(self, fault: Fault, burst_end: float) -> None:
         if fault.end is not None:
-            lasting = self._strikes.uniform(*LASTING_SECONDS)
-            await asyncio.sleep(max(0.0, min(lasting, burst_end - time.monotonic())))
+            seconds = self._strikes.uniform(*LASTING_SECONDS)
+            await asyncio.sleep(max(0.0, min(seconds, burst_end - time.monotonic())))
             await fault.end(self._faults)
         self._repairs.begin(fault.name)
 
-    def _say(self, elapsed: float, taken: float) -> None:
-        counts = f"{self._model.made} made, {len(self._model.wanted)} live, {self._model.checked} answers checked"
-        say(f"{elapsed:6.0f} s  at rest after {taken:4.1f} s  {counts}")
+    def _print_progress(self, elapsed: float, rest_seconds: float) -> None:
+        model = self._model
+        counts = f"{model.created_count} made, {len(model.expected)} live, {model.checked_count} answers checked"
+        print_now(f"{elapsed:6.0f} s  at rest after {rest_seconds:4.1f} s  {counts}")
 
-    def _tell(self, seconds: float) -> None:
+    def _fill_report(self, seconds: float) -> None:
         report, model = self._report, self._model
         report.seconds = round(seconds, 1)
-        report.sandboxes_made, report.sandboxes_deleted = model.made, model.deleted
-        report.answers_checked = model.checked
+        report.sandboxes_made, report.sandboxes_deleted = model.created_count, model.deleted_count
+        report.answers_checked = model.checked_count
         report.faults = self._repairs.times()
         report.faults_injected = sum(times.faults for times in report.faults.values())
-        found = Counter(map(_kind, report.found))
-        report.counts = {kind: found[kind] for kind in KINDS}
+        counts = Counter(map(_kind, report.found))
+        report.counts = {kind: counts[kind] for kind in KINDS}
 
 
 def _kind(line: str) -> str:
-    """Of a violation, by its words in `rest` and `model`."""
+    """Return the kind of a violation by the words of tests/system/rest.py and walk/model.py."""
     if line.startswith("a lie"):
         return "lies"
-    if "nobody wants" in line or "left [" in line:
+    if ": unexpected" in line or "left [" in line:
         return "orphans"
     if "instead of one Pod and one Service" in line:
         services = line.count("-svc'")
@@ -204,7 +208,7 @@ async def soak(seconds: float, report: Report, show: Show) -> None:
     environment = {"K8S_NAMESPACE": "deer-flow-soak", "NODE_HOST": NODE, "LOG_FORMAT": "json"}
     emulator = ("--node-address", NODE, "--seed", str(report.seed))
     options = Options(workers=WORKERS, apis=APIS, port=0, emulator=emulator, environment=environment, show=show)
-    async with conftest._system(options) as system:
+    async with open_system(options) as system:
         await Soak(system, report).run(seconds)
 
 
@@ -215,20 +219,22 @@ def main() -> int:
     parser.add_argument(
         "--out", type=Path, help="directory for report.json and the processes' logs; default: a new one"
     )
-    given = parser.parse_args()
-    out = given.out or Path(mkdtemp(prefix="soak-"))
+    arguments = parser.parse_args()
+    out = arguments.out or Path(mkdtemp(prefix="soak-"))
     out.mkdir(parents=True, exist_ok=True)
-    report = Report(seed=given.seed)
-    say(f"seed {given.seed}, {given.seconds:.0f} s; report and logs in {out}")
-    is_over = False
+    report = Report(seed=arguments.seed)
+    print_now(f"seed {arguments.seed}, {arguments.seconds:.0f} s; report and logs in {out}")
     with (out / "processes.log").open("w") as log:
+
+        def write(name: str, line: str) -> None:
+            log.write(f"{name:>9} | {line}\n")
+
         try:
-            asyncio.run(soak(given.seconds, report, lambda name, line: log.write(f"{name:>9} | {line}\n")))
-            is_over = True
+            asyncio.run(soak(arguments.seconds, report, write))
         finally:
             (out / "report.json").write_bytes(msgspec.json.format(msgspec.json.encode(report)))
-            say(*text(report), sep="\n")
-    return 0 if is_over and not report.found else 1
+            print_now(*text(report), sep="\n")
+    return 1 if report.found else 0
 
 
 if __name__ == "__main__":

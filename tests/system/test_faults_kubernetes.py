@@ -1,5 +1,7 @@
-"""A Kubernetes API that fails, stalls and goes away, watches that break, an observer that is frozen: clients are told
-nothing that is not true, and all comes right."""
+"""A Kubernetes API that fails, stalls or is unavailable, watches that break, and a leader that is frozen.
+
+No client gets a false answer, and in the end each sandbox is as requested.
+"""
 
 import asyncio
 import os
@@ -14,15 +16,14 @@ import pytest
 from deploy.local.processes import Process
 from shared.queue.job import JobKind
 from shared.store import keys
-from tests.system.chaos import repeated
-from tests.system.conftest import System
+from tests.system.chaos import repeat
+from tests.system.conftest import Start, System
 from tests.system.load import Load
 from tests.system.rest import at_rest
-from worker.leader.leader import lease_name
 
 pytestmark = pytest.mark.anyio
 
-TROUBLE = (
+FAILING = (
     {"kind": "error", "status": 500, "share": 0.3},
     {"kind": "error", "status": 429, "retry_after": 1, "share": 0.1 / 0.7},
     {"kind": "reset", "share": 0.05 / 0.6},
@@ -30,122 +31,121 @@ TROUBLE = (
     {"kind": "error", "status": 500, "after": True, "share": 0.1},
     {"kind": "reset", "after": True, "share": 0.05},
 )
-"""Of all calls 30 % fail, 10 % are told to come again, 5 % are cut off: a share is one of what the rules before leave.
-The last two fail when the work is done."""
+"""Of all calls 30% fail, 10% get a 429 and 5% are cut off. Each share is one of the calls that earlier rules leave.
+The last two rules fail calls after they had their effect."""
 SLOW = {"kind": "delay", "seconds": 0.5, "after": True, "verb": "create"}
-"""So that at each moment some jobs are in the middle of a call."""
+"""A delay of creates, so that at each moment some jobs are in the middle of a call."""
 CLOSED = ({"kind": "watch-close", "seconds": 1.0},)
 EXPIRED = ({"kind": "watch-close", "seconds": 0}, {"kind": "watch-expired"})
-"""Those that are open end; and each that is begun is told 410."""
-AWAY_SECONDS = float(os.environ.get("TEST_AWAY_SECONDS", "8"))
-"""How long Kubernetes is away, about."""
-LEASE = lease_name("default")
-LOOK_SECONDS = 0.02
+"""Open watches end, and each new watch gets a 410."""
+OUTAGE_SECONDS = float(os.environ.get("TEST_OUTAGE_SECONDS", "4"))
+"""Time for which Kubernetes is unavailable. Longer than the first retries of a job, which back off to two seconds."""
+PAUSE_SECONDS = 0.02
 
 
-async def test_a_cluster_that_fails_every_other_call_delays_sandboxes_and_nothing_else(start):
-    """Creates and deletes under load: none is lost, doubled or Failed, and what is called ready answers at its URL."""
+async def test_sandboxes_on_a_cluster_that_fails_half_of_its_calls_are_only_delayed(start: Start):
+    """No sandbox is lost, doubled or Failed, and each sandbox that is reported as ready answers at its URL."""
     system = await start(workers=2)
-    async with Load(system) as load, visited(system, load):
-        await system.faults(*TROUBLE)
+    async with Load(system) as load, visit_urls(system, load):
+        await system.faults(*FAILING)
         await load.churn(20, rate=10)
-        assert all(await struck(system))
+        assert all(await strikes(system))
         await system.faults()
-        await at_rest(system, load.wanted)
+        await at_rest(system, load.expected)
     assert load.lies == []
 
 
-async def test_while_the_cluster_is_away_all_is_accepted_and_what_was_known_stays_said(start):
-    """What is new waits as Pending and says for what. Nothing is Failed, not found or otherwise changed for it."""
+async def test_api_without_kubernetes_accepts_creates_and_keeps_its_answers(start: Start):
+    """New sandboxes are Pending with a reason. No other sandbox changes."""
     system = await start(workers=2)
-    before = [f"before-{number}" for number in range(5)]
-    async with Load(system) as load, visited(system, load):
-        await asyncio.gather(*map(load.create, before))
-        await asyncio.gather(*map(system.until_ready, before))
-        await at_rest(system, before)
-        known = await answers(system, before)
+    old = [f"old-{number}" for number in range(5)]
+    async with Load(system) as load, visit_urls(system, load):
+        await asyncio.gather(*map(load.create, old))
+        await asyncio.gather(*map(system.until_ready, old))
+        await at_rest(system, old)
+        before = await read_all(system, old)
         await system.faults({"kind": "unavailable"})
-        await load.churn(8, rate=24 / AWAY_SECONDS)
-        await system.until(lambda: all_wait(system, load.wanted - set(before)), "what is new waits for the cluster")
-        assert await answers(system, before) == known
+        await load.churn(8, rate=24 / OUTAGE_SECONDS)
+        await system.until(lambda: all_wait(system, load.expected - set(old)), "new sandboxes wait for the cluster")
+        assert await read_all(system, old) == before
         await system.faults()
-        await at_rest(system, load.wanted)
+        await at_rest(system, load.expected)
     assert load.lies == []
 
 
 @pytest.mark.parametrize("rules", [CLOSED, EXPIRED], ids=["closed every second", "410 every time"])
-async def test_nothing_depends_on_a_watch_that_holds(start, rules):
-    """It is taken up again, or begun anew with a list; a Pod that goes meanwhile is missed."""
+async def test_leader_whose_watches_break_misses_no_change(start: Start, rules: tuple[dict[str, object], ...]):
+    """A watch that was closed is resumed, or follows a new list. A Pod that was deleted meanwhile is reported."""
     system = await start(workers=2)
     await system.faults(*rules)
     async with Load(system) as load:
         await load.churn(15, rate=10)
-        await at_rest(system, load.wanted)
+        await at_rest(system, load.expected)
     assert load.lies == []
-    await lose_pod(system, "load-0")
-    await system.until(lambda: is_lost(system, "load-0"), "the Pod is missed", lambda: system.read("load-0"))
+    await delete_pod(system, "load-0")
+    await system.until(lambda: is_pod_lost(system, "load-0"), "load-0 reports PodLost", lambda: system.read("load-0"))
     await system.create("load-0")
-    await at_rest(system, load.wanted)
-    assert (await struck(system))[-1] > 1
+    await at_rest(system, load.expected)
+    assert (await strikes(system))[-1] > 1
 
 
-async def test_a_watch_that_falls_silent_is_begun_anew(start):
-    """Its connection stays, and nothing comes: what is made and deleted in that time is seen all the same."""
+async def test_leader_whose_watches_fall_silent_misses_no_change(start: Start):
+    """The connections stay open without any event. The leader restarts such watches."""
     system = await start(workers=2)
-    before = [f"before-{number}" for number in range(4)]
+    old = [f"old-{number}" for number in range(4)]
     async with Load(system) as load:
-        await asyncio.gather(*map(load.create, before))
-        await asyncio.gather(*map(system.until_ready, before))
+        await asyncio.gather(*map(load.create, old))
+        await asyncio.gather(*map(system.until_ready, old))
         await system.faults({"kind": "watch-stall"})
         await asyncio.gather(*(load.create(f"during-{number}") for number in range(4)))
-        await asyncio.gather(*map(load.delete, before[:2]))
-        await at_rest(system, load.wanted)
+        await asyncio.gather(*map(load.delete, old[:2]))
+        await at_rest(system, load.expected)
     assert load.lies == []
 
 
-async def test_an_observer_that_was_frozen_is_replaced_and_writes_nothing_more(start, capsys):
-    """Another one sees what happens meanwhile. The frozen one then finds old news waiting, and records none of it."""
+async def test_leader_that_was_frozen_and_replaced_writes_nothing(start: Start, capsys: pytest.CaptureFixture[str]):
+    """Another worker leads meanwhile. When the old leader runs again, old events wait for it."""
     system = await start(workers=1)
-    await system.until(lambda: system.redis.get(LEASE), "the first worker observes")
+    await system.until(lambda: system.redis.get(keys.leader("default")), "the first worker leads")
     (first,) = system.stack.workers
     await system.stack.start_worker()
     async with Load(system, may_fail=True) as load:
-        await asyncio.gather(*map(load.create, ("kept", "lost", "deleted", "again")))
-        await asyncio.gather(*map(system.until_ready, load.wanted))
-        with frozen(first):
-            await lose_pod(system, "lost")
+        await asyncio.gather(*map(load.create, ("unchanged", "lost", "deleted", "again")))
+        await asyncio.gather(*map(system.until_ready, load.expected))
+        with freeze(first):
+            await delete_pod(system, "lost")
             await asyncio.gather(*map(load.delete, ("deleted", "again")))
             await asyncio.gather(*map(load.create, ("again", "new")))
             await asyncio.gather(*map(system.until_ready, ("again", "new")))
-            await system.until(lambda: is_lost(system, "lost"), "the Pod is missed", lambda: system.read("lost"))
+            await system.until(lambda: is_pod_lost(system, "lost"), "lost reports PodLost", lambda: system.read("lost"))
             await load.create("lost")
-            await at_rest(system, load.wanted)
-            known = await kept(system)
-        await system.until(lambda: has_said(capsys, first, "observing ended"), "the first worker observes no more")
-        assert await kept(system) == known
+            await at_rest(system, load.expected)
+            before = await records_and_histories(system)
+        await system.until(lambda: has_logged(capsys, first, "term ended"), "the first worker leads no more")
+        assert await records_and_histories(system) == before
     assert load.lies == []
 
 
-async def test_a_worker_frozen_in_the_middle_of_its_jobs_does_no_harm_when_it_goes_on(start):
-    """It goes on with sandboxes that another one has made, deleted or begun again since."""
+async def test_worker_that_was_frozen_in_its_jobs_does_no_harm_when_it_continues(start: Start):
+    """Another worker has created, deleted or replaced the sandboxes of those jobs meanwhile."""
     system = await start(workers=1)
     await system.faults(SLOW)
     (first,) = system.stack.workers
     async with Load(system) as load, asyncio.TaskGroup() as group:
         churning = group.create_task(load.churn(20, rate=20))
         await system.until(lambda: is_busy(system), "jobs are in the middle")
-        with frozen(first):
+        with freeze(first):
             await system.stack.start_worker()
             await churning
-            await at_rest(system, load.wanted)
-        await system.until(lambda: is_idle(system), "its jobs are over")
-        await at_rest(system, load.wanted)
+            await at_rest(system, load.expected)
+        await system.until(lambda: is_idle(system), "the jobs are over")
+        await at_rest(system, load.expected)
     assert load.lies == []
 
 
 @contextmanager
-def frozen(process: Process) -> Iterator[None]:
-    """It neither runs nor ends, and its connections stay; then it goes on as if nothing had been."""
+def freeze(process: Process) -> Iterator[None]:
+    """Stop the process without ending it. Its connections stay open."""
     process.signal(signal.SIGSTOP)
     try:
         yield
@@ -154,55 +154,55 @@ def frozen(process: Process) -> Iterator[None]:
 
 
 @asynccontextmanager
-async def visited(system: System, load: Load) -> AsyncIterator[None]:
-    """Whatever is said to be ready is called at its URL meanwhile, in turn: if nobody answers, that was a lie."""
+async def visit_urls(system: System, load: Load) -> AsyncIterator[None]:
+    """Request the URLs of ready sandboxes in turn while the block runs. A URL without an answer is a lie."""
 
     async with httpx.AsyncClient(timeout=10) as outside:
 
-        async def go_round() -> None:
-            for sandbox_id in load.wanted:
+        async def visit_all() -> None:
+            for sandbox_id in load.expected:
                 await _visit(system, load, outside, sandbox_id)
-                await asyncio.sleep(LOOK_SECONDS)
+                await asyncio.sleep(PAUSE_SECONDS)
 
-        async with repeated(go_round, LOOK_SECONDS):
+        async with repeat(visit_all, PAUSE_SECONDS):
             yield
 
 
 async def _visit(system: System, load: Load, outside: httpx.AsyncClient, sandbox_id: str) -> None:
-    told = await system.read(sandbox_id)
-    if not told.get("ready") or not told["sandbox_url"]:
+    before = await system.read(sandbox_id)
+    if not before.get("ready") or not before["sandbox_url"]:
         return
     try:
-        response = await outside.get(f"{told['sandbox_url']}/v1/sandbox")
+        response = await outside.get(f"{before['sandbox_url']}/v1/sandbox")
         if response.is_success:
             return
-        seen = f"{response.status_code} {response.text}"
+        result = f"{response.status_code} {response.text}"
     except httpx.HTTPError as error:
-        seen = repr(error)
-    now = await system.read(sandbox_id)
-    if sandbox_id in load.wanted and now.get("created_at") == told["created_at"]:  # the same life, no delete begun
-        load.lies.append(f"{sandbox_id}: ready at {told['sandbox_url']}, where: {seen}")
+        result = repr(error)
+    after = await system.read(sandbox_id)
+    is_same_incarnation = after.get("created_at") == before["created_at"]
+    if sandbox_id in load.expected and is_same_incarnation:
+        load.lies.append(f"{sandbox_id}: ready at {before['sandbox_url']}, which answers: {result}")
 
 
-async def answers(system: System, ids: list[str]) -> list[dict[str, Any]]:
+async def read_all(system: System, ids: list[str]) -> list[dict[str, Any]]:
     return await asyncio.gather(*map(system.read, ids))
 
 
 async def all_wait(system: System, ids: set[str]) -> bool:
-    return {(a["status"], a["reason"]) for a in await answers(system, sorted(ids))} == {
-        ("Pending", "ClusterUnavailable")
-    }
+    sandboxes = await read_all(system, sorted(ids))
+    return {(sandbox["status"], sandbox["reason"]) for sandbox in sandboxes} == {("Pending", "ClusterUnavailable")}
 
 
-async def lose_pod(system: System, sandbox_id: str) -> None:
-    """At once, as after `kubectl delete pod --grace-period 0`."""
+async def delete_pod(system: System, sandbox_id: str) -> None:
+    """Delete the Pod at once, as `kubectl delete pod --grace-period 0` does."""
     (pod,) = await system.pods(sandbox_id)
     await system.core.delete_namespaced_pod(pod.metadata.name, system.namespace, grace_period_seconds=0)
 
 
-async def is_lost(system: System, sandbox_id: str) -> bool:
-    answer = await system.read(sandbox_id)
-    return (answer["status"], answer["reason"]) == ("Failed", "PodLost")
+async def is_pod_lost(system: System, sandbox_id: str) -> bool:
+    sandbox = await system.read(sandbox_id)
+    return (sandbox["status"], sandbox["reason"]) == ("Failed", "PodLost")
 
 
 async def is_busy(system: System) -> bool:
@@ -210,13 +210,13 @@ async def is_busy(system: System) -> bool:
 
 
 async def is_idle(system: System) -> bool:
-    """No job is begun and not ended. (A sweep may be.)"""
-    return not any([await system.redis.keys(f"{keys.IN_PROGRESS}{work}:*") for work in JobKind])
+    """Return True if no worker runs a job. Sweeps do not count."""
+    return not any([await system.redis.keys(f"{keys.IN_PROGRESS}{kind}:*") for kind in JobKind])
 
 
-async def kept(system: System) -> dict[bytes, Any]:
-    """Every record and every history, as they are in Redis."""
-    return {name: await _value(system, name) for name in await system.redis.keys("sandbox:*")}
+async def records_and_histories(system: System) -> dict[bytes, Any]:
+    """Return all records and histories as Redis holds them."""
+    return {name: await _value(system, name) for name in await system.redis.keys(keys.record("*"))}
 
 
 async def _value(system: System, name: bytes) -> Any:
@@ -225,14 +225,14 @@ async def _value(system: System, name: bytes) -> Any:
     return await system.redis.get(name)
 
 
-async def has_said(capsys: pytest.CaptureFixture[str], process: Process, words: str) -> bool:
-    """In its log; which stays there, to be shown should the test fail."""
-    said = capsys.readouterr().out
-    print(said, end="")  # noqa: T201
-    return any(words in line for line in said.splitlines() if line.strip().startswith(f"{process.name} |"))
+async def has_logged(capsys: pytest.CaptureFixture[str], process: Process, event: str) -> bool:
+    """Return True if the process has logged the event. The output is printed again, for a failure of the test."""
+    output = capsys.readouterr().out
+    print(output, end="")  # noqa: T201 - see the docstring
+    return any(event in line for line in output.splitlines() if line.strip().startswith(f"{process.name} |"))
 
 
-async def struck(system: System) -> list[int]:
-    """How often each rule of misbehaviour has struck."""
+async def strikes(system: System) -> list[int]:
+    """Return for each fault rule how often it applied."""
     async with system.emulator() as emulator:
         return [rule["struck"] for rule in (await emulator.get("/emulator/faults")).json()]

@@ -1,27 +1,28 @@
-"""Processes that stop, die, or lose Redis, in the middle of things."""
+"""Outages while sandboxes are being created: stopped workers, killed workers, no Redis, and Kubernetes errors."""
 
 import asyncio
 import signal
 
 import pytest
 
+from shared.queue.job import JobKind
+from shared.store import keys
+from tests.system.conftest import Start
+
 pytestmark = pytest.mark.anyio
 
 SLOW = {"kind": "delay", "seconds": 1.0, "verb": "create"}
 
 
-async def test_a_worker_finishes_what_it_has_on_sigterm(start):
-    """It picks no more jobs, makes the sandbox it was making, and exits with 0."""
+async def test_worker_on_sigterm_finishes_its_jobs_and_fetches_no_more(start: Start):
     system = await start(workers=1)
     await system.faults(SLOW)
     await system.create("last")
 
-    async def begun() -> bool:
-        return any(
-            key.startswith(b"arq:in-progress:provision:last") for key in await system.redis.keys("arq:in-progress:*")
-        )
+    async def job_runs() -> bool:
+        return bool(await system.redis.keys(f"{keys.IN_PROGRESS}{JobKind.PROVISION}:last:*"))
 
-    await system.until(begun, "the job has begun")
+    await system.until(job_runs, "the job runs")
     (worker,) = system.stack.workers
     worker.signal(signal.SIGTERM)
     await system.create("after")
@@ -30,26 +31,26 @@ async def test_a_worker_finishes_what_it_has_on_sigterm(start):
     assert (await system.read("after"))["sandbox_url"] is None
 
 
-async def test_a_killed_worker_loses_no_sandbox_and_doubles_none(start):
-    """What it had begun is begun again by another, and finds what was made."""
+async def test_worker_killed_in_a_job_neither_loses_nor_doubles_the_sandbox(start: Start):
+    """Another worker runs the job again, and finds the Pod."""
     system = await start(workers=1)
     await system.faults(SLOW | {"after": True})
     await system.create("orphan")
 
-    async def made() -> bool:
+    async def pod_exists() -> bool:
         return bool(await system.pods("orphan"))
 
-    await system.until(made, "the Pod is made, and the worker does not know yet")
+    await system.until(pod_exists, "the Pod exists, and the worker does not know that yet")
     await system.stack.workers[0].kill()
     await system.faults()
     await system.stack.start_worker()
-    answer = await system.until_ready("orphan")
-    await system.fetch(answer["sandbox_url"])
+    sandbox = await system.until_ready("orphan")
+    await system.fetch(sandbox["sandbox_url"])
     assert len(await system.pods()) == len(await system.services()) == 1
 
 
-async def test_the_api_says_503_while_redis_is_away_and_works_again_by_itself(start):
-    """No restart, no wrong status; a sandbox made before is still there, and its worker still works."""
+async def test_api_without_redis_answers_503_and_recovers_without_a_restart(start: Start):
+    """A sandbox that was created before still exists, and the worker still works."""
     system = await start(workers=1)
     await system.create("before")
     await system.until_ready("before")
@@ -72,8 +73,8 @@ async def test_the_api_says_503_while_redis_is_away_and_works_again_by_itself(st
     assert system.stack.workers[0].exit_code is None
 
 
-async def test_a_cluster_in_trouble_delays_a_sandbox_and_fails_none(start):
-    """Half of the calls fail, some after they had their effect: in the end one Pod and one Service each."""
+async def test_sandboxes_with_kubernetes_errors_are_delayed_and_none_fails(start: Start):
+    """Half of the calls fail, some of them after they had their effect. In the end each has one Pod and one Service."""
     system = await start(workers=2)
     await system.faults(
         {"kind": "error", "share": 0.3, "status": 500},

@@ -1,4 +1,4 @@
-"""A random walk over all that clients do and all that goes wrong: whatever came before, at rest the model is right."""
+"""Random walks over the actions of clients and over faults: at rest, the system always agrees with the model."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
@@ -11,27 +11,28 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
+from tests.system.conftest import Start
 from tests.system.walk.faults import FAULTS, FLUSH, Fault, Faults
 from tests.system.walk.model import Model
 
 pytestmark = pytest.mark.anyio
 
 IDS = [f"walk-{number}" for number in range(6)]
-"""So few that each comes back."""
+"""Sandbox ids. Few, so that each comes back."""
 BOUNDED = settings(
     max_examples=6,
     stateful_step_count=3,
-    derandomize=True,  # a walk that fails in CI fails here too; `make soak` takes others
+    derandomize=True,  # a walk that fails in CI fails everywhere; `make soak` takes other walks
     database=None,
     deadline=None,
-    phases=[Phase.generate],  # a walk is never twice the same to the millisecond: there is no shrinking it
-    suppress_health_check=[HealthCheck.too_slow],  # each step is taken by real processes
+    phases=[Phase.generate],  # times differ from run to run, so a walk cannot be shrunk
+    suppress_health_check=[HealthCheck.too_slow],  # real processes take each step
 )
-"""To what CI has time for. A step of hypothesis' is a whole burst of ours."""
+"""Limits the walks to the time that CI has. Each step of Hypothesis is a whole burst of steps."""
 
 
 class Step(NamedTuple):
-    """What it chooses by itself (which worker, which Pod) comes from the Random it is given."""
+    """An action of a client, or a fault. The Random chooses the worker, the API process or the Pod."""
 
     name: str
     take: Callable[[Model, Faults, Random], Awaitable[Any]]
@@ -41,27 +42,27 @@ class Step(NamedTuple):
 
 
 class Course:
-    """One system, which all walks share. After the first `error` no step is taken: what failed, stands as it is."""
+    """The system that all walks share. After the first `error` no step is taken, so the error stays visible."""
 
     def __init__(self, model: Model, faults: Faults) -> None:
         self.model = model
         self.faults = faults
-        self.taken: list[str] = []
-        self._loop = asyncio.get_running_loop()
+        self.step_names: list[str] = []
         self.error: BaseException | None = None
+        self._loop = asyncio.get_running_loop()
 
     def begin(self) -> None:
         if self.error is None:
-            self.taken.clear()
+            self.step_names.clear()
 
     def take(self, steps: Iterable[Step], seed: int) -> None:
-        """Called in hypothesis' thread; the steps are taken on the system's loop."""
+        """Run the steps on the system's event loop. Hypothesis calls this method in a thread."""
         if self.error is None:
             self.error = asyncio.run_coroutine_threadsafe(self._take(steps, Random(seed)), self._loop).exception()
 
     async def _take(self, steps: Iterable[Step], random: Random) -> None:
         for step in steps:
-            self.taken.append(step.name)
+            self.step_names.append(step.name)
             await step.take(self.model, self.faults, random)
 
 
@@ -77,28 +78,28 @@ def _keep_alive(sandbox_id: str) -> Step:
     return Step(f"keep {sandbox_id} alive", lambda model, _, __: model.keep_alive(sandbox_id))
 
 
-def _strike(fault: Fault) -> Step:
-    """What lasts goes on till the next rest, or till it ends by itself."""
+def _begin(fault: Fault) -> Step:
+    """Return the step that starts a fault. A fault that lasts ends at the next rest at the latest."""
     return Step(fault.name, lambda _, faults, random: fault.begin(faults, random))
 
 
 async def _rest(model: Model, faults: Faults, random: Random) -> None:
-    await faults.end()
-    found = await model.rest(random)
-    assert not found, "\n".join(found[:50])
+    await faults.end_all()
+    lines = await model.rest(random)
+    assert not lines, "\n".join(lines[:50])
 
 
 async def _empty(model: Model, _: Faults, random: Random) -> None:
-    found = await model.empty(random)
-    assert not found, "\n".join(found[:50])
+    lines = await model.empty(random)
+    assert not lines, "\n".join(lines[:50])
 
 
-STEPS = (*map(_create, IDS), *map(_delete, IDS), *map(_keep_alive, IDS[:2]), *map(_strike, FAULTS))
-REST, EMPTY, FLUSHED = Step("rest", _rest), Step("empty", _empty), _strike(FLUSH)
+STEPS = (*map(_create, IDS), *map(_delete, IDS), *map(_keep_alive, IDS[:2]), *map(_begin, FAULTS))
+REST, EMPTY, FLUSH_STEP = Step("rest", _rest), Step("empty", _empty), _begin(FLUSH)
 
 
 class Walk(RuleBasedStateMachine):
-    """From an empty system to an empty system."""
+    """A walk that starts and ends with an empty system."""
 
     def __init__(self, course: Course) -> None:
         super().__init__()
@@ -115,22 +116,27 @@ class Walk(RuleBasedStateMachine):
         seed=st.integers(0, 99),
     )
     def burst(self, is_flushed: bool, steps: list[Step], seed: int) -> None:
-        """Begins at rest, the only time at which Redis may be emptied, and ends at rest."""
-        self.course.take([*([FLUSHED] if is_flushed else []), *steps, REST], seed)
+        """Run steps between two rests. Redis can be emptied only at the start, while all is at rest."""
+        self.course.take([*([FLUSH_STEP] if is_flushed else []), *steps, REST], seed)
 
     def teardown(self) -> None:
         self.course.take([EMPTY], 0)
 
 
-async def test_at_rest_the_model_is_right_whatever_happened_before(start):
-    """Each wanted sandbox has its Pod, its Service and an answering URL, or says truly that its Pod was taken away."""
+def _run_walks(course: Course) -> None:
+    factory: Any = partial(Walk, course)  # annotated as a class, but any function that returns a machine will do
+    run_state_machine_as_test(factory, settings=BOUNDED)
+
+
+async def test_system_after_a_random_walk_agrees_with_the_model_at_rest(start: Start):
+    """Each expected sandbox has its Pod, its Service and a URL that answers, or reports that its Pod was deleted."""
     system = await start(workers=2, apis=2)
     async with Model(system, IDS) as model:
         course = Course(model, Faults(system, model))
         try:
-            await asyncio.to_thread(run_state_machine_as_test, partial(Walk, course), settings=BOUNDED)
+            await asyncio.to_thread(_run_walks, course)
         finally:
-            await course.faults.end()
+            await course.faults.end_all()
         if course.error is not None:
-            print("the last walk:", *course.taken, sep="\n")  # noqa: T201 - pytest shows it with the failure
+            print("the last walk:", *course.step_names, sep="\n")  # noqa: T201 - pytest shows it with the failure
             raise course.error

@@ -1,4 +1,4 @@
-"""What may happen to a system at any time. Each fault leaves it such that it must come to rest again by itself."""
+"""Faults that can happen to a system at any time. After each fault the system must come to rest by itself."""
 
 import asyncio
 import signal
@@ -11,13 +11,13 @@ from kubernetes_asyncio import client
 
 from deploy.local.processes import Process
 from tests.system.conftest import System
-from tests.system.load import AGAIN_SECONDS
+from tests.system.load import RETRY_SECONDS
 from tests.system.walk.model import Model
 from worker.kubernetes.labels import INCARNATION
 
 Rules = tuple[dict[str, object], ...]
 
-TROUBLES: dict[str, Rules] = {
+CLUSTER_FAULTS: dict[str, Rules] = {
     "Kubernetes errors": (
         {"kind": "error", "share": 0.3, "status": 500},
         {"kind": "error", "share": 0.1, "status": 429, "retry_after": 1},
@@ -33,17 +33,17 @@ TROUBLES: dict[str, Rules] = {
     "watches expired": ({"kind": "watch-expired"},),
     "watches silent": ({"kind": "watch-stall"},),
 }
-"""Names of what the cluster does wrong for a while, and the emulator's rules for it."""
+"""Lasting faults of the cluster: names, and the emulator's rules."""
 
 
 class Faults:
-    """A method returns whether there was anything to do it to."""
+    """Each method that starts a fault returns False if there is nothing that the fault could hit."""
 
     def __init__(self, system: System, model: Model) -> None:
         self._system = system
         self._model = model
         self._frozen: list[Process] = []
-        self._troubles: set[str] = set()
+        self._cluster_faults: set[str] = set()
 
     async def kill_worker(self, random: Random) -> bool:
         worker = random.choice(self._alive())
@@ -53,11 +53,11 @@ class Faults:
         return True
 
     async def freeze_worker(self, random: Random) -> bool:
-        """One other goes on."""
-        awake = [worker for worker in self._alive() if worker not in self._frozen]
-        if len(awake) < 2:
+        """Freeze a worker, unless it is the only one that runs."""
+        running = [worker for worker in self._alive() if worker not in self._frozen]
+        if len(running) < 2:
             return False
-        self._frozen.append(random.choice(awake))
+        self._frozen.append(random.choice(running))
         self._frozen[-1].signal(signal.SIGSTOP)
         return True
 
@@ -83,42 +83,42 @@ class Faults:
         return True
 
     async def flush(self, _: Random) -> bool:
-        """Only at rest: what was accepted and is not in the cluster yet stands nowhere else."""
+        """Empty Valkey. Only at rest: an accepted sandbox without a Pod exists nowhere else."""
         await self._system.redis.flushall()
         return True
 
-    async def worsen(self, trouble: str) -> bool:
-        self._troubles.add(trouble)
-        await self._misbehave()
+    async def add_cluster_fault(self, name: str) -> bool:
+        self._cluster_faults.add(name)
+        await self._set_cluster_faults()
         return True
 
-    async def ease(self, trouble: str) -> None:
-        self._troubles.discard(trouble)
-        await self._misbehave()
+    async def remove_cluster_fault(self, name: str) -> None:
+        self._cluster_faults.discard(name)
+        await self._set_cluster_faults()
 
-    async def end(self) -> None:
-        """Of all that lasts."""
+    async def end_all(self) -> None:
+        """End all lasting faults."""
         await self.thaw()
-        self._troubles.clear()
-        await self._misbehave()
+        self._cluster_faults.clear()
+        await self._set_cluster_faults()
 
     async def delete_pod(self, random: Random) -> bool:
-        """Of a sandbox that is ready, hence whose record knows it: with its grace, or by force."""
-        with self._model.any_of(self._model.wanted, random) as sandbox_id:
-            _, answer = await self._model.seen(sandbox_id)
-            if not sandbox_id or not answer.get("ready"):
+        """Delete the Pod of a ready sandbox, whose record therefore names the Pod. With grace period or without."""
+        with self._model.any_of(self._model.expected, random) as sandbox_id:
+            _, body = await self._model.read(sandbox_id)
+            if not sandbox_id or not body.get("ready"):
                 return False
-            for pod in await self._insist(lambda: self._system.pods(sandbox_id)) or []:
+            for pod in await self._retry(lambda: self._system.pods(sandbox_id)) or []:
                 is_terminating = pod.metadata.deletion_timestamp is not None
-                if not is_terminating and _generation(pod) == answer["generation"]:
-                    self._model.lose(sandbox_id, answer["generation"])
+                if not is_terminating and _generation(pod) == body["generation"]:
+                    self._model.lose(sandbox_id, body["generation"])
                     await self._delete(self._system.core.delete_namespaced_pod, pod, random.choice((None, 0)))
                     return True
             return False
 
     async def delete_service(self, random: Random) -> bool:
-        with self._model.any_of(self._model.wanted, random) as sandbox_id:
-            services = await self._insist(lambda: self._system.services(sandbox_id)) if sandbox_id else []
+        with self._model.any_of(self._model.expected, random) as sandbox_id:
+            services = await self._retry(lambda: self._system.services(sandbox_id)) if sandbox_id else []
             for service in services or []:
                 await self._delete(self._system.core.delete_namespaced_service, service, None)
             return bool(services)
@@ -126,15 +126,16 @@ class Faults:
     def _alive(self) -> list[Process]:
         return [worker for worker in self._system.stack.workers if worker.exit_code is None]
 
-    async def _misbehave(self) -> None:
-        await self._system.faults(*(rule for name in sorted(self._troubles) for rule in TROUBLES[name]))
+    async def _set_cluster_faults(self) -> None:
+        await self._system.faults(*(rule for name in sorted(self._cluster_faults) for rule in CLUSTER_FAULTS[name]))
 
-    async def _delete(self, delete: Callable[..., Awaitable[Any]], thing: Any, grace: int | None) -> None:
-        options = client.V1DeleteOptions(grace_period_seconds=grace, preconditions={"uid": thing.metadata.uid})
-        await self._insist(lambda: delete(thing.metadata.name, self._system.namespace, body=options))
+    async def _delete(self, delete: Callable[..., Awaitable[Any]], item: Any, grace_seconds: int | None) -> None:
+        preconditions = client.V1Preconditions(uid=item.metadata.uid)
+        options = client.V1DeleteOptions(grace_period_seconds=grace_seconds, preconditions=preconditions)
+        await self._retry(lambda: delete(item.metadata.name, self._system.namespace, body=options))
 
-    async def _insist(self, call: Callable[[], Awaitable[Any]]) -> Any:
-        """Its answer, whatever troubles the cluster has; None: what it is about is not there, or another one is."""
+    async def _retry(self, call: Callable[[], Awaitable[Any]]) -> Any:
+        """Return the result of `call`, whatever faults the cluster has; None if the object is gone or replaced."""
         while True:
             try:
                 return await call()
@@ -143,7 +144,7 @@ class Faults:
                     return None
             except (aiohttp.ClientError, OSError):
                 pass
-            await asyncio.sleep(AGAIN_SECONDS)
+            await asyncio.sleep(RETRY_SECONDS)
 
 
 def _generation(pod: Any) -> int:
@@ -151,7 +152,7 @@ def _generation(pod: Any) -> int:
 
 
 class Fault(NamedTuple):
-    """`end` None: it is over as soon as it is done."""
+    """A fault without `end` is over as soon as it is done."""
 
     name: str
     begin: Callable[[Faults, Random], Awaitable[bool]]
@@ -161,8 +162,8 @@ class Fault(NamedTuple):
         return f"<{self.name}>"
 
 
-def _trouble(name: str) -> Fault:
-    return Fault(name, lambda faults, _: faults.worsen(name), lambda faults: faults.ease(name))
+def _cluster_fault(name: str) -> Fault:
+    return Fault(name, lambda faults, _: faults.add_cluster_fault(name), lambda f: f.remove_cluster_fault(name))
 
 
 FAULTS = (
@@ -173,7 +174,7 @@ FAULTS = (
     Fault("Valkey stopped", Faults.stop_valkey),
     Fault("Pod deleted", Faults.delete_pod),
     Fault("Service deleted", Faults.delete_service),
-    *map(_trouble, TROUBLES),
+    *map(_cluster_fault, CLUSTER_FAULTS),
 )
 FLUSH = Fault("Valkey emptied", Faults.flush)
-"""Apart: only at rest."""
+"""Not among FAULTS: only at rest."""

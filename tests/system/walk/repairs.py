@@ -1,4 +1,4 @@
-"""How long it takes from a fault's end until clients find every sandbox as it should be."""
+"""Times to repair: from the end of a fault until clients find every sandbox as expected."""
 
 import asyncio
 import time
@@ -10,13 +10,14 @@ import msgspec
 from tests.system.conftest import SECONDS
 from tests.system.walk.model import Model
 
-LOOK_SECONDS = 0.2
+PAUSE_SECONDS = 0.2
+"""Pause between two checks of all sandboxes."""
 CONCURRENCY = 8
-"""So few that looking costs the processes under test little."""
+"""Number of sandboxes checked at once. A small number, so that the checks cost the processes under test little."""
 
 
 class Times(msgspec.Struct):
-    """Of one kind of fault, in seconds. None: none of them has been repaired."""
+    """Number of faults of one kind, and times to repair in seconds; None if no fault of this kind was repaired."""
 
     faults: int
     median: float | None
@@ -25,7 +26,7 @@ class Times(msgspec.Struct):
 
 @dataclass(slots=True)
 class Repair:
-    """`pending`: ids not seen well since."""
+    """A fault that ended at `since`. `pending` holds the ids that were not found as expected after that."""
 
     fault: str
     since: float
@@ -33,11 +34,11 @@ class Repair:
 
 
 class Repairs:
-    """All go on at once, and beside other faults: what repairs the one may be hindered by the next."""
+    """All repairs under way. Other faults continue meanwhile, so one fault can delay the repair of another."""
 
     def __init__(self, model: Model) -> None:
         self._model = model
-        self._open: list[Repair] = []
+        self._pending: list[Repair] = []
         self._counts: dict[str, int] = {}
         self._seconds: dict[str, list[float]] = {}
 
@@ -45,41 +46,45 @@ class Repairs:
         self._counts[fault] = self._counts.get(fault, 0) + 1
 
     def begin(self, fault: str) -> None:
-        """Now it is over. Deleted sandboxes count too: they must be gone."""
-        self._open.append(Repair(fault, time.monotonic(), set(self._model.ids)))
+        """Start the clock of a fault that has just ended. Deleted sandboxes count, too: they must be gone."""
+        self._pending.append(Repair(fault, time.monotonic(), set(self._model.ids)))
 
     def times(self) -> dict[str, Times]:
         return {fault: _times(count, self._seconds.get(fault, [])) for fault, count in sorted(self._counts.items())}
 
     async def watch(self) -> None:
-        """Until cancelled."""
+        """Check all sandboxes again and again, until cancelled."""
         while True:
-            await self._look()
-            await asyncio.sleep(LOOK_SECONDS)
+            await self._check()
+            await asyncio.sleep(PAUSE_SECONDS)
 
     async def until_none(self) -> None:
-        """Raises TimeoutError: a client does not find at rest what is there."""
-        async with asyncio.timeout(SECONDS):
-            while self._open:
-                await asyncio.sleep(LOOK_SECONDS)
+        """Wait until nothing is under repair.
 
-    async def _look(self) -> None:
-        looked_at = list(self._open)
-        well = await self._well(set().union(*(repair.pending for repair in looked_at)))
-        for repair in looked_at:
-            repair.pending -= well
+        Raises:
+            TimeoutError: a client does not find at rest what exists.
+        """
+        async with asyncio.timeout(SECONDS):
+            while self._pending:
+                await asyncio.sleep(PAUSE_SECONDS)
+
+    async def _check(self) -> None:
+        repairs = list(self._pending)
+        repaired = await self._repaired(set().union(*(repair.pending for repair in repairs)))
+        for repair in repairs:
+            repair.pending -= repaired
             if not repair.pending:
-                self._open.remove(repair)
+                self._pending.remove(repair)
                 self._seconds.setdefault(repair.fault, []).append(time.monotonic() - repair.since)
 
-    async def _well(self, ids: set[str]) -> set[str]:
+    async def _repaired(self, ids: set[str]) -> set[str]:
         gate = asyncio.Semaphore(CONCURRENCY)
 
-        async def look(sandbox_id: str) -> str:
+        async def check(sandbox_id: str) -> str:
             async with gate:
-                return sandbox_id if await self._model.is_well(sandbox_id) else ""
+                return sandbox_id if await self._model.is_repaired(sandbox_id) else ""
 
-        return set(await asyncio.gather(*map(look, ids)))
+        return set(await asyncio.gather(*map(check, ids)))
 
 
 def _times(count: int, seconds: list[float]) -> Times:
