@@ -29,7 +29,9 @@ from shared.store.update import MutateOrCreate, Precondition, Update
 hypothesis.settings.register_profile("fast", max_examples=10)
 """Few examples for `make test-fast`."""
 
-PROCESS_FIXTURES = frozenset({"valkey_url", "start_valkey", "emulator", "dev", "prod", "changed", "rendering"})
+PROCESS_FIXTURES = frozenset(
+    {"valkey_url", "start_valkey", "emulator", "with_plugin", "dev", "prod", "changed", "rendering"}
+)
 """Fixtures that start a process. Their tests get the mark `process`, which `make test-fast` leaves out."""
 
 
