@@ -156,7 +156,6 @@ def freeze(process: Process) -> Iterator[None]:
 @asynccontextmanager
 async def visit_urls(system: System, load: Load) -> AsyncIterator[None]:
     """Request the URLs of ready sandboxes in turn while the block runs. A URL without an answer is a lie."""
-
     async with httpx.AsyncClient(timeout=10) as outside:
 
         async def visit_all() -> None:

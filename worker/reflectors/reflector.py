@@ -85,7 +85,7 @@ class Reflector(ABC, Generic[Kind]):
         """Bring the record in line with the latest state of this key. Runs again after an error."""
 
     async def on_watch_closed(self) -> None:
-        """Called after each watch that the server ended in order, every few seconds."""
+        """React to a watch that the server ended in order, as it does every few seconds."""
 
     async def run(self) -> None:
         """List, watch and reconcile until cancelled.
