@@ -11,6 +11,7 @@
 | `synced:{cluster}` | string | time of the last sync, and the dataset id (`shared.liveness.sync`) |
 | `workers` | sorted set | each worker's name → its last heartbeat (`shared.liveness.workers`) |
 | `leader:{cluster}` | string | the lease of the cluster's leader (`worker.leader.lease`) |
+| `leader:{cluster}:renewals` | string | how often a lease of the cluster was renewed; only grows |
 | `cleanup:slots` | hash | until when clean-ups are planned (`worker.jobs.cleanup_throttle`) |
 | `rate:{hash of an API key}` | string | when that key's bucket is full again (`api.state.rate_limiter`) |
 | `arq:queue` | sorted set | job id → when the job is due, milliseconds |
@@ -57,3 +58,7 @@ def synced(cluster: str) -> str:
 
 def leader(cluster: str) -> str:
     return f"leader:{cluster}"
+
+
+def renewals(cluster: str) -> str:
+    return f"leader:{cluster}:renewals"

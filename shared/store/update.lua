@@ -14,9 +14,9 @@ if stored ~= expected then return {'raced', stored, now} end
 
 if update.precondition ~= '' then
   local value = redis.call('GET', precondition_key)
-  if not value or (update.precondition ~= update.any_value and value ~= update.precondition) then
-    return {'fenced', '', now}
-  end
+  local holds = value == update.precondition
+  if update.precondition == update.synced then holds = value and is_of_this_server(cjson.decode(value)) end
+  if not holds then return {'fenced', '', now} end
 end
 
 for number, limit in ipairs(update.limits) do

@@ -7,8 +7,8 @@ from shared.queue.job import Job
 from shared.sandbox.record import Sandbox
 from shared.store.limits import Limit
 
-ANY_VALUE = "*"
-"""A precondition's value that any value of its key meets."""
+SYNCED = "*"
+"""Value of a precondition whose key is a synced mark, which must have been written on this Redis server."""
 
 
 class Update(NamedTuple):
@@ -32,7 +32,7 @@ MutateOrCreate = Callable[[Sandbox | None], Sandbox | Update | None]
 
 
 class Precondition(NamedTuple):
-    """The update is refused unless Redis' `key` holds `value`, or any value if that is ANY_VALUE.
+    """The update is refused unless Redis' `key` holds `value`, or a current synced mark if that is SYNCED.
 
     A lease is a precondition: a worker that lost its lease while it was frozen writes nothing.
     """

@@ -12,9 +12,9 @@ from shared.sandbox import history
 from shared.sandbox.record import Sandbox
 from shared.store import keys
 from shared.store.indexes import index_updates
-from shared.store.lua import load_script
+from shared.store.lua import SERVER_ID, load_script
 from shared.store.tombstone import tombstone_change
-from shared.store.update import ANY_VALUE, Precondition, Update
+from shared.store.update import SYNCED, Precondition, Update
 
 FREED_KEPT = 16
 """Times at which a sandbox ended, kept to estimate when the next one ends."""
@@ -37,7 +37,7 @@ class UpdateScript:
     """Runs `update.lua`. Lives as long as the `redis` it is given."""
 
     def __init__(self, redis: Redis) -> None:
-        self._run = load_script(redis, __file__, "update.lua")
+        self._run = load_script(redis, __file__, "update.lua", prelude=SERVER_ID)
 
     async def run(
         self,
@@ -74,7 +74,7 @@ class UpdateScript:
 
 
 _CONSTANTS = {
-    "any_value": ANY_VALUE,
+    "synced": SYNCED,
     "tombstone_seconds": TOMBSTONE_SECONDS,
     "freed_kept": FREED_KEPT,
     "history_kept": history.MAX_ENTRIES,

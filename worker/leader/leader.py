@@ -11,9 +11,8 @@ from redis.asyncio import Redis
 
 from shared import metrics
 from shared.errors import PreconditionFailed, StoreUnavailable
-from shared.store import keys
 from worker.kubernetes import retry
-from worker.leader.lease import Lease, LeaseLost
+from worker.leader.lease import DatasetChanged, Lease, LeaseLost
 from worker.leader.task import LeaderTasks
 
 log = structlog.get_logger()
@@ -30,7 +29,7 @@ class Leader:
     async def run(self) -> None:
         """Lead whenever the lease is free, until cancelled."""
         while True:
-            lease = Lease(self._redis, keys.leader(self._cluster))
+            lease = Lease(self._redis, self._cluster)
             await lease.acquire()
             log.info("leading", cluster=self._cluster)
             try:
@@ -46,6 +45,8 @@ class Leader:
                 group.create_task(lease.renew_forever())
                 for task in self._tasks(lease.precondition):
                     group.create_task(task.run())
+        except* DatasetChanged as errors:
+            log.warning("term ended: Redis may have lost its last writes", cause=_first(errors))
         except* (LeaseLost, PreconditionFailed) as errors:
             log.warning("term ended: another worker leads", cause=_first(errors))
         except* StoreUnavailable as errors:

@@ -1,4 +1,8 @@
-"""Leadership as a lease in Redis: one holder at a time, which renews it. If the holder dies, the lease expires."""
+"""Leadership as a lease in Redis: one holder at a time, which renews it. If the holder dies, the lease expires.
+
+Each renewal also watches Redis itself. Another server, or a count of renewals that went back, means that Redis may have
+lost the last writes. Then the term ends, and the next one compares all records with the cluster.
+"""
 
 import asyncio
 
@@ -6,7 +10,9 @@ from redis.asyncio import Redis
 from redis.asyncio.lock import Lock
 from redis.exceptions import LockError, RedisError
 
-from shared.errors import StoreUnavailable
+from shared.redis.connection import translate_redis_errors
+from shared.store import keys
+from shared.store.lua import SERVER_ID, load_script
 from shared.store.update import Precondition
 
 LEASE_SECONDS = 8.0
@@ -19,12 +25,20 @@ class LeaseLost(Exception):
     """Another worker holds the lease by now, or Redis lost it. The former holder must stop."""
 
 
+class DatasetChanged(LeaseLost):
+    """Redis was restarted, restored or replaced since this term began. Its records may lack the last writes."""
+
+
 class Lease:
     """One object a term; not reentrant."""
 
-    def __init__(self, redis: Redis, name: str) -> None:
-        self._lock: Lock = redis.lock(name, timeout=LEASE_SECONDS, blocking=False, thread_local=False)
-        self._name = name
+    def __init__(self, redis: Redis, cluster: str) -> None:
+        self._name = keys.leader(cluster)
+        self._lock: Lock = redis.lock(self._name, timeout=LEASE_SECONDS, blocking=False, thread_local=False)
+        self._renew = load_script(redis, __file__, "renew.lua", prelude=SERVER_ID)
+        self._keys = [self._name, keys.renewals(cluster), keys.synced(cluster)]
+        self._renewals = -1
+        self._run_id: bytes | None = None
 
     @property
     def precondition(self) -> Precondition:
@@ -41,16 +55,29 @@ class Lease:
 
         Raises:
             LeaseLost: another worker holds it, or Redis lost it.
+            DatasetChanged: Redis is another server by now, or went back in time.
             StoreUnavailable: Redis does not answer.
         """
         while True:
+            await self.renew()
             await asyncio.sleep(RENEW_SECONDS)
-            try:
-                await self._lock.extend(LEASE_SECONDS, replace_ttl=True)
-            except LockError as error:
-                raise LeaseLost(self._name) from error
-            except (RedisError, OSError) as error:
-                raise StoreUnavailable(error) from error
+
+    async def renew(self) -> None:
+        """Renew the lease once. Raises as `renew_forever` does."""
+        request = {
+            "token": self.precondition.value,
+            "lease_ms": int(LEASE_SECONDS * 1000),
+            "renewals": self._renewals,
+        }
+        with translate_redis_errors():
+            verdict, renewals, run_id = await self._renew(self._keys, request)
+        if verdict == b"rolled back":
+            raise DatasetChanged(f"Redis went back from renewal {self._renewals} to {renewals}")
+        if self._run_id not in {None, run_id}:
+            raise DatasetChanged("Redis was restarted, restored or replaced")
+        if verdict == b"lost":
+            raise LeaseLost(self._name)
+        self._renewals, self._run_id = renewals, run_id
 
     async def release(self) -> None:
         """Give up the lease, so that the next holder need not wait. If Redis does not answer, the lease expires."""

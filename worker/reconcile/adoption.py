@@ -66,22 +66,30 @@ def adopt(pod: Pod, service: Service | None, settings: Settings, now: float) -> 
     return Update(record, (Job.of(JobKind.PROVISION, record),) if needs_job else ())
 
 
-def is_record_lost(record: Sandbox | None, incarnation: str, *, has_synced: bool) -> bool:
-    """Return True if Redis has lost the record of a running Pod's incarnation, or holds an older one in its place.
+def is_record_lost(record: Sandbox | None, pod: Pod, incarnation: str, *, has_synced: bool) -> bool:
+    """Return True if Redis has lost the record of a running Pod, or holds an older one in its place.
 
-    `record` is the id's record, of another incarnation than the Pod. There are two cases besides "no record":
+    `record` is the id's record, of another incarnation than the Pod's. There are three cases besides "no record":
 
-    - Redis restarted with old data. Then the Pod's generation is later than the record's. If both are equal, the Pod
-      has the name of the record's Pod, so the record's Pod is gone.
+    - Redis went back in time. Then the Pod was requested later than the record. It is in use, and never a leftover.
+    - The Pod has the name of the record's Pod, so the record's Pod is gone.
     - Redis was emptied, and a client has requested the id again before the adoption. Provision jobs wait until the
       cluster is synced, so such a record has no Pod yet.
     """
-    if record is None:
+    if record is None or requested_at(pod) > record.created_at:
         return True
-    generation, _, _ = incarnation.partition("-")
-    if int(generation) != record.generation:
-        return int(generation) > record.generation
-    return record.status is not Status.TERMINATING and (bool(record.pod_uid) or not has_synced)
+    generation = int(incarnation.partition("-")[0])
+    if record.status is Status.TERMINATING or generation < record.generation:
+        return False
+    if record.pod_uid:
+        return generation == record.generation
+    return not has_synced
+
+
+def requested_at(pod: Pod) -> float:
+    """Return when the Pod's incarnation was accepted, seconds since the epoch; 0 if the Pod does not tell."""
+    annotation = origin(pod.metadata)
+    return annotation.created_at if annotation else _creation_time(pod, 0.0)
 
 
 def _creation_time(pod: Pod, now: float) -> float:

@@ -170,7 +170,7 @@ class PodReflector(Reflector[Pod]):
         if record is None:
             await self._adopt(cached)
         elif cached.uid in self._unmatched and record.incarnation != cached.incarnation:
-            if is_record_lost(record, cached.incarnation, has_synced=self._had_synced):
+            if is_record_lost(record, cached.pod, cached.incarnation, has_synced=self._had_synced):
                 await self._adopt(cached)
             else:
                 await self._remove_leftover(cached)
@@ -202,7 +202,9 @@ class PodReflector(Reflector[Pod]):
         def mutate(record: Sandbox | None) -> Update | None:
             if record is not None and record.incarnation == cached.incarnation:  # written since it was read
                 return self._pod_update(record, cached)
-            return update if is_record_lost(record, cached.incarnation, has_synced=self._had_synced) else None
+            return (
+                update if is_record_lost(record, cached.pod, cached.incarnation, has_synced=self._had_synced) else None
+            )
 
         result = await self._store.create_or_update(cached.sandbox_id, mutate, precondition=self._lease)
         if result.written:

@@ -77,7 +77,7 @@ async def pods(
     store: Store, sync: ClusterSync, valkey: ArqRedis, cluster: KubernetesClient, settings: Settings
 ) -> PodReflector:
     """Return the Pod reflector of a leader that holds the lease."""
-    lease = Lease(valkey, keys.leader(settings.cluster_name))
+    lease = Lease(valkey, settings.cluster_name)
     await lease.acquire()
     return PodReflector(sync, PodCache(), store, cluster, settings, lease.precondition)
 

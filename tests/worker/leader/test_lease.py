@@ -5,13 +5,14 @@ import pytest
 from arq.connections import ArqRedis
 
 from shared.errors import PreconditionFailed, StoreUnavailable
+from shared.liveness.sync import ClusterSync
 from shared.redis.connection import FAIL_FAST, connect
 from shared.store.store import Store
 from shared.store.update import Update
 from tests.conftest import StartValkey
 from tests.support.records import record_of, settings_of
 from tests.worker.conftest import SECONDS, eventually, put, read
-from worker.leader.lease import LEASE_SECONDS, RENEW_SECONDS, RETRY_SECONDS, Lease, LeaseLost
+from worker.leader.lease import LEASE_SECONDS, RENEW_SECONDS, RETRY_SECONDS, DatasetChanged, Lease, LeaseLost
 
 pytestmark = pytest.mark.anyio
 
@@ -19,7 +20,7 @@ NAME = "leader:default"
 
 
 def lease(redis: ArqRedis) -> Lease:
-    return Lease(redis, NAME)
+    return Lease(redis, "default")
 
 
 async def held(redis: ArqRedis) -> Lease:
@@ -147,3 +148,44 @@ async def test_renew_redis_gone_raises_and_lease_can_be_released_and_acquired_ag
         server.start()
         async with asyncio.timeout(SECONDS):
             await waiting
+
+
+# Redis restarted, or went back in time
+
+
+async def test_renew_redis_restarted_raises_dataset_changed(start_valkey: StartValkey):
+    """With its data or without: the last writes may be lost."""
+    server = start_valkey()
+    async with connect(settings_of(REDIS_URL=server.url), FAIL_FAST) as redis:
+        holder = await held(redis)
+        await holder.renew()
+        server.stop()
+        server.start()
+        with pytest.raises(DatasetChanged):
+            await holder.renew()
+
+
+async def test_renew_after_step_back_raises_dataset_changed_and_removes_the_synced_mark(
+    valkey: ArqRedis, sync: ClusterSync
+):
+    """The server is the same: somebody restored keys in place. Only the count of renewals tells."""
+    holder = await held(valkey)
+    await holder.renew()
+    snapshot = await valkey.get("leader:default:renewals")
+    assert snapshot is not None
+    await holder.renew()
+    assert await sync.has_synced()
+    await valkey.set("leader:default:renewals", snapshot)
+    with pytest.raises(DatasetChanged):
+        await holder.renew()
+    assert not await sync.has_synced()
+
+
+async def test_renew_takes_over_the_count_of_earlier_holders(valkey: ArqRedis):
+    first = await held(valkey)
+    await first.renew()
+    await first.release()
+    second = await held(valkey)
+    await second.renew()
+    await second.renew()
+    assert await valkey.get("leader:default:renewals") == b"3"

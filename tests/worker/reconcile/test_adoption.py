@@ -4,6 +4,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from shared.queue.job import Job, JobKind
 from shared.sandbox.names import object_name, service_name
@@ -231,25 +232,44 @@ def test_adoption_with_cluster_ip_has_url_before_service_exists():
 WITHOUT_POD = record_of("abc", generation=2)
 WITH_POD = record_of("abc", generation=2, pod_uid=UID)
 TERMINATING = record_of("abc", generation=2, pod_uid=UID, status=Status.TERMINATING)
+EARLIER, NEWER = -10, 10
 LOST = [
-    ("no record", None, "2-ffffffff", True, True),
-    ("same generation, record without Pod", WITHOUT_POD, "2-ffffffff", True, False),
-    ("same generation, record with Pod", WITH_POD, "2-ffffffff", True, True),
-    ("same generation, record terminating", TERMINATING, "2-ffffffff", False, False),
-    ("earlier generation, record with Pod", WITH_POD, "1-ffffffff", False, False),
-    ("earlier generation, record without Pod", WITHOUT_POD, "1-ffffffff", False, False),
-    ("later generation, record with Pod", WITH_POD, "3-ffffffff", True, True),
-    ("later generation, record terminating", TERMINATING, "3-ffffffff", True, True),
-    ("later generation of two digits", WITHOUT_POD, "10-ffffffff", True, True),
+    ("no record", None, 2, EARLIER, True, True),
+    ("newer Pod, record with Pod", WITH_POD, 3, NEWER, True, True),
+    ("newer Pod, record terminating", TERMINATING, 3, NEWER, True, True),
+    ("newer Pod that counts from 1 again", WITH_POD, 1, NEWER, True, True),
+    ("newer Pod of the same generation, record terminating", TERMINATING, 2, NEWER, True, True),
+    ("newer Pod, generation of two digits", WITHOUT_POD, 10, NEWER, True, True),
+    ("earlier Pod of the same generation, record without Pod", WITHOUT_POD, 2, EARLIER, True, False),
+    ("earlier Pod of the same generation, record with Pod", WITH_POD, 2, EARLIER, True, True),
+    ("earlier Pod of the same generation, record terminating", TERMINATING, 2, EARLIER, False, False),
+    ("earlier Pod of an earlier generation, record with Pod", WITH_POD, 1, EARLIER, False, False),
+    ("earlier Pod of an earlier generation, record without Pod", WITHOUT_POD, 1, EARLIER, False, False),
+    ("earlier Pod of a later generation, record without Pod", WITHOUT_POD, 3, EARLIER, True, False),
+    ("earlier Pod of a later generation, record with Pod", WITH_POD, 3, EARLIER, False, False),
 ]
 
 
 @pytest.mark.parametrize(
-    ("record", "incarnation", "before_sync", "after_sync"), [case[1:] for case in LOST], ids=[case[0] for case in LOST]
+    ("record", "generation", "requested", "before_sync", "after_sync"),
+    [case[1:] for case in LOST],
+    ids=[case[0] for case in LOST],
 )
-def test_record_is_lost_if_pod_is_later_or_has_the_name_of_the_records_pod(
-    record: Sandbox | None, incarnation: str, before_sync: bool, after_sync: bool
+def test_record_is_lost_if_pod_is_newer_or_has_the_name_of_the_records_pod(
+    record: Sandbox | None, generation: int, requested: int, before_sync: bool, after_sync: bool
 ):
     """Before the first sync, Redis may have been emptied, and a record without Pod may be a new request of the id."""
-    assert is_record_lost(record, incarnation, has_synced=False) is before_sync
-    assert is_record_lost(record, incarnation, has_synced=True) is after_sync
+    pod_record = replace(record_of("abc", generation=generation), token="ffffffff", created_at=NOW + requested)
+    pod = pod_for(pod_record)
+    assert is_record_lost(record, pod, pod_record.incarnation, has_synced=False) is before_sync
+    assert is_record_lost(record, pod, pod_record.incarnation, has_synced=True) is after_sync
+
+
+def test_record_of_legacy_pod_is_lost_if_kubernetes_created_the_pod_later():
+    """A legacy Pod has no annotation. Kubernetes' own time stands in."""
+    pod = legacy_pod()
+    created = pod.metadata.creation_timestamp
+    assert created is not None
+    for seconds, is_lost in ((-5, True), (5, False)):
+        record = replace(WITH_POD, created_at=created.timestamp() + seconds)
+        assert is_record_lost(record, pod, LEGACY_INCARNATION, has_synced=True) is is_lost

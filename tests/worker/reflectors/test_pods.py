@@ -427,7 +427,8 @@ async def test_relist_record_older_than_its_pod_is_replaced(
 ):
     """Redis lost its last second."""
     second = await provision(generation=2)
-    await put(store, record_of(ID, pod_uid="00000000-0000-0000-0000-000000000000", status=Status.RUNNING))
+    older = record_of(ID, pod_uid="00000000-0000-0000-0000-000000000000", status=Status.RUNNING)
+    await put(store, replace(older, created_at=second.created_at - 60))
     await relist(pods)
     found = await read(store, ID)
     assert (found.incarnation, found.pod_uid, found.ready) == (second.incarnation, second.pod_uid, True)
