@@ -11,55 +11,64 @@ from pathlib import Path
 import msgspec
 import uvloop
 
+import deploy.local.emulator as emulator_package
 from deploy.local.emulator import kubeconfig
 from deploy.local.emulator.base.options import Options
 from deploy.local.emulator.runner import run
 
 _HELP = {
-    "host": "address the API listens on",
-    "port": "its port; 0 takes a free one",
-    "node_address": "address node ports listen on, and every Pod's hostIP",
-    "schedule_seconds": "from a Pod's creation to its binding",
-    "start_seconds": "from the binding to running containers, once more for each init container",
-    "ready_seconds": "from running to ready, for containers with a readiness probe",
-    "termination_seconds": "how long a container takes to stop; the Pod's grace caps it",
-    "proxy_seconds": "until a new Service or a Pod that became ready is reached on its node port",
-    "garbage_seconds": "from an owner's end to the deletion of what it owned",
-    "bookmark_seconds": "between two bookmarks of a watch that allows them",
-    "history": "events kept per kind for watches to resume from",
-    "seed": "makes node ports, uids and the strokes of faults repeat",
+    "host": "address of the API",
+    "port": "port of the API; 0: any free port",
+    "node_address": "address of the node ports, and hostIP of all Pods",
+    "schedule_seconds": "time from the creation of a Pod to its binding",
+    "start_seconds": "time from the binding to running containers, and again for each init container",
+    "ready_seconds": "time from running to ready, for containers with a readiness probe",
+    "termination_seconds": "time that a container needs to stop, limited by the grace of its Pod",
+    "proxy_seconds": "time until a new Service or a ready Pod is reachable on its node port",
+    "garbage_seconds": "time from the removal of an owner to the deletion of its dependents",
+    "bookmark_seconds": "time between two bookmarks of a watch",
+    "history": "number of changes kept for each kind, from which watches resume",
+    "seed": "seed of node ports, uids and the shares of faults, to repeat a run",
 }
 
 
 def arguments() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m deploy.local.emulator", description="An emulated Kubernetes API.")
-    parser.add_argument("--kubeconfig", type=Path, required=True, help="written once the API listens")
-    parser.add_argument("--node-ports", type=_port_range, default=Options().node_ports, metavar="LOW-HIGH")
+    parser = argparse.ArgumentParser(
+        prog="python -m deploy.local.emulator",
+        description="An emulated Kubernetes API.",
+        epilog=emulator_package.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--kubeconfig", type=Path, required=True, help="file to write when the API listens")
+    low, high = Options().node_ports
+    help_text = f"range of the node ports (default: {low}-{high})"
+    parser.add_argument("--node-ports", type=_port_range, default=(low, high), metavar="LOW-HIGH", help=help_text)
     for name, text in _HELP.items():
         default = getattr(Options(), name)
-        option_type = int if name == "seed" else type(default)
-        parser.add_argument(
-            f"--{name.replace('_', '-')}", type=option_type, default=default, help=f"{text} (default: {default})"
-        )
+        value_type = int if name == "seed" else type(default)
+        option, help_text = f"--{name.replace('_', '-')}", f"{text} (default: {default})"
+        parser.add_argument(option, type=value_type, default=default, metavar="VALUE", help=help_text)
     return parser
 
 
 def _port_range(text: str) -> tuple[int, int]:
     low, _, high = text.partition("-")
+    if not (low.isdecimal() and high.isdecimal() and int(low) <= int(high)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a range of ports, for example 30000-32767")
     return int(low), int(high)
 
 
 async def serve(path: Path, options: Options) -> None:
-    """Until SIGTERM or SIGINT."""
-    stopped = asyncio.Event()
+    """Run the emulator until SIGTERM or SIGINT."""
+    stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
-    async with run(options) as running:
-        token = running.cluster.token
-        kubeconfig.write(path, running.url, token)
-        address = {"server": running.url, "kubeconfig": str(path), "token": token, "pid": os.getpid()}
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    async with run(options) as emulator:
+        token = emulator.cluster.token
+        kubeconfig.write(path, emulator.url, token)
+        address = {"server": emulator.url, "kubeconfig": str(path), "token": token, "pid": os.getpid()}
         print(msgspec.json.encode(address).decode(), flush=True)
-        await stopped.wait()
+        await stop.wait()
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""A small client for whoever drives an emulator: tests, and a person with a prompt. It hides nothing of the answers."""
+"""A small client of the emulator, for tests and for work by hand. It returns responses as they are."""
 
 import asyncio
 import ssl
@@ -13,18 +13,18 @@ from deploy.local.emulator.base.statuses import Object
 
 _TIMEOUT_SECONDS = 10.0
 _POLL_SECONDS = 0.01
-_NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # never used; httpx would load all authorities for every client
+_NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # unused; without it, httpx loads all authorities for each client
 
 
 @dataclass(frozen=True, slots=True)
 class Response:
     status: int
-    body: Any  # JSON where it is, else text
+    body: Any  # decoded if the response is JSON, else text
     headers: httpx.Headers
 
 
 class Client:
-    """Speaks to one emulator, as the one user there is."""
+    """A client of one emulator, as its only user, in one namespace."""
 
     def __init__(self, url: str, token: str, namespace: str = "default") -> None:
         self.namespace = namespace
@@ -66,33 +66,38 @@ class Client:
         return await self.call("DELETE", self.path(resource, name), options)
 
     async def watch(self, resource: str, query: str = "") -> AsyncIterator[Object]:
-        """Events until the server ends the stream."""
+        """Yield events until the server ends the stream."""
         async with self.http.stream("GET", f"{self.path(resource)}?watch=true&{query}") as response:
             async for line in response.aiter_lines():
                 yield msgspec.json.decode(line)
 
     async def faults(self, *rules: Object) -> Response:
-        """Replaces all rules; with none given, everything is well again."""
+        """Replace all rules. No rules: the emulator works without faults."""
         return await self.call("PUT", "/emulator/faults", list(rules))
 
     async def until(self, poll: Callable[[], Awaitable[Any]], seconds: float = 5.0) -> Any:
-        """Asks until the answer is true; it is the result. Raises TimeoutError."""
+        """Call `poll` until its result is true, and return the result.
+
+        Raises:
+            TimeoutError: the time is over.
+        """
         async with asyncio.timeout(seconds):
             while not (result := await poll()):
                 await asyncio.sleep(_POLL_SECONDS)
         return result
 
     async def pod_where(self, name: str, condition: Callable[[Object], Any]) -> Object:
-        """The Pod, once that holds of it."""
+        """Wait until the Pod meets a condition, and return the Pod."""
 
         async def matching_pod() -> Object | None:
             pod = await self.get("pods", name)
             return pod.body if pod.status == httpx.codes.OK and condition(pod.body) else None
 
-        matched: Object = await self.until(matching_pod)
-        return matched
+        pod: Object = await self.until(matching_pod)
+        return pod
 
     async def ready(self, name: str) -> Object:
+        """Wait until the Pod is ready, and return the Pod."""
         return await self.pod_where(name, is_ready)
 
 

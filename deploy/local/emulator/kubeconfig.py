@@ -1,4 +1,4 @@
-"""The kubeconfig a client needs to reach the emulator."""
+"""The kubeconfig for clients of the emulator."""
 
 import os
 from pathlib import Path
@@ -7,9 +7,9 @@ import msgspec
 
 
 def write(path: Path, server: str, token: str) -> None:
-    """Atomically and readable by its owner alone: a reader never sees half a file, nor anyone else the token.
+    """Write the file atomically, with mode 0600: no reader gets half a file, no other user gets the token.
 
-    JSON, which every reader of kubeconfigs takes, being YAML.
+    The file is JSON, which is also YAML.
     """
     name = "emulated"
     config = {

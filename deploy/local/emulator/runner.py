@@ -1,4 +1,4 @@
-"""A running emulator: a cluster and the HTTP server before it, opened and closed together."""
+"""A running emulator: a cluster and its HTTP server."""
 
 import asyncio
 import socket
@@ -15,7 +15,7 @@ from deploy.local.emulator.base.options import Options
 from deploy.local.emulator.http.server import BODY_MAX, Server
 from deploy.local.emulator.lifecycle.cluster import Cluster
 
-_CLOSE_SECONDS = 0.1  # open watches are cut, not waited for
+_CLOSE_SECONDS = 0.1  # short: open watches are cut at the end
 _BACKLOG = 1024
 
 
@@ -27,7 +27,7 @@ class Emulator:
 
 @asynccontextmanager
 async def run(options: Options) -> AsyncIterator[Emulator]:
-    """Listens when entered; gone when left, with every Pod and node port."""
+    """Run an emulator. At exit, all Pods and node ports are gone."""
     cluster = Cluster(options)
     server = web.Server(
         Server(cluster).handle, request_factory=_large_request, handler_cancellation=True, access_log=None
@@ -49,6 +49,6 @@ def _large_request(
     writer: AbstractStreamWriter,
     task: asyncio.Task[None],
 ) -> web.BaseRequest:
-    """aiohttp's own limit is lower than the one to be emulated."""
+    """Create a request with the limit of the real server; aiohttp's own limit is lower."""
     loop = asyncio.get_running_loop()
     return web.BaseRequest(message, payload, protocol, writer, task, loop, client_max_size=BODY_MAX)

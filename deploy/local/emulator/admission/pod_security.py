@@ -1,4 +1,4 @@
-"""Pod security admission: which checks a namespace's label asks for, and the refusal that names every violation."""
+"""Pod security admission: the checks of a namespace's level, and the error that names all violations."""
 
 from collections.abc import Callable
 

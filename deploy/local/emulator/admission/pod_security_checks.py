@@ -1,7 +1,7 @@
-"""The Pod security checks: a Pod's spec to the words for what is wrong with it, or "".
+"""The Pod security checks. Each returns the violation of a Pod's spec in words, or "".
 
-Each is one of `k8s.io/pod-security-admission/policy/check_*.go`, as of 1.34 and later. Those for Windows, SELinux,
-AppArmor, sysctls and /proc are left out: a sandbox Pod sets none of these.
+The checks are those of `k8s.io/pod-security-admission/policy/check_*.go`, as of 1.34 and later. The checks for Windows,
+SELinux, AppArmor, sysctls and /proc are left out, because a sandbox Pod sets none of these.
 """
 
 from collections.abc import Callable, Iterable
@@ -29,12 +29,12 @@ _UNRESTRICTED_VOLUMES = frozenset(
 _SECCOMP = ("RuntimeDefault", "Localhost")
 
 
-def _quoted(names: Iterable[str]) -> str:
+def _quote(names: Iterable[str]) -> str:
     return ", ".join(f'"{name}"' for name in names)
 
 
 def _name_list(noun: str, names: list[str]) -> str:
-    return f"{noun if len(names) == 1 else noun + 's'} {_quoted(names)}"
+    return f"{noun if len(names) == 1 else noun + 's'} {_quote(names)}"
 
 
 def _context(container: Object) -> Object:
@@ -47,8 +47,8 @@ def _container_names(spec: Object, is_violation: Callable[[Object], object]) -> 
 
 
 def _added_capabilities(container: Object) -> list[str]:
-    added: list[str] = _context(container).get("capabilities", {}).get("add", [])
-    return added
+    names: list[str] = _context(container).get("capabilities", {}).get("add", [])
+    return names
 
 
 def check_added_capabilities(spec: Object) -> str:
@@ -56,13 +56,13 @@ def check_added_capabilities(spec: Object) -> str:
         name for container in iterate_containers(spec) for name in _added_capabilities(container)
     } - _DEFAULT_CAPABILITIES
     names = _container_names(spec, lambda container: extra & set(_added_capabilities(container)))
-    rule = f"must not include {_quoted(sorted(extra))} in securityContext.capabilities.add"
+    rule = f"must not include {_quote(sorted(extra))} in securityContext.capabilities.add"
     return f"non-default capabilities ({_name_list('container', names)} {rule})" if names else ""
 
 
 def check_host_namespaces(spec: Object) -> str:
-    used = [f"{name}=true" for name in ("hostNetwork", "hostPID", "hostIPC") if spec.get(name)]
-    return f"host namespaces ({', '.join(used)})" if used else ""
+    fields = [f"{name}=true" for name in ("hostNetwork", "hostPID", "hostIPC") if spec.get(name)]
+    return f"host namespaces ({', '.join(fields)})" if fields else ""
 
 
 def check_host_paths(spec: Object) -> str:
@@ -124,37 +124,37 @@ def check_privilege_escalation(spec: Object) -> str:
 
 
 def check_capabilities_restricted(spec: Object) -> str:
-    keeping = _container_names(spec, lambda c: "ALL" not in _context(c).get("capabilities", {}).get("drop", []))
+    missing_drop = _container_names(spec, lambda c: "ALL" not in _context(c).get("capabilities", {}).get("drop", []))
     extra = {name for container in iterate_containers(spec) for name in _added_capabilities(container)} - {
         "NET_BIND_SERVICE"
     }
-    adding = _container_names(spec, lambda container: extra & set(_added_capabilities(container)))
+    adders = _container_names(spec, lambda container: extra & set(_added_capabilities(container)))
     violations = []
-    if keeping:
-        violations.append(f'{_name_list("container", keeping)} must set securityContext.capabilities.drop=["ALL"]')
-    if adding:
-        rule = f"must not include {_quoted(sorted(extra))} in securityContext.capabilities.add"
-        violations.append(f"{_name_list('container', adding)} {rule}")
+    if missing_drop:
+        violations.append(f'{_name_list("container", missing_drop)} must set securityContext.capabilities.drop=["ALL"]')
+    if adders:
+        rule = f"must not include {_quote(sorted(extra))} in securityContext.capabilities.add"
+        violations.append(f"{_name_list('container', adders)} {rule}")
     return f"unrestricted capabilities ({'; '.join(violations)})" if violations else ""
 
 
 def check_volume_types(spec: Object) -> str:
-    is_violation = {v["name"]: set(v) - _UNRESTRICTED_VOLUMES - {"name"} for v in spec.get("volumes", [])}
-    is_violation = {name: types for name, types in is_violation.items() if types}
-    types = sorted({kind for kinds in is_violation.values() for kind in kinds})
-    uses = f"{'uses' if len(is_violation) == 1 else 'use'} {_name_list('restricted volume type', types)}"
-    return f"restricted volume types ({_name_list('volume', list(is_violation))} {uses})" if is_violation else ""
+    restricted = {v["name"]: set(v) - _UNRESTRICTED_VOLUMES - {"name"} for v in spec.get("volumes", [])}
+    restricted = {name: types for name, types in restricted.items() if types}
+    types = sorted({kind for kinds in restricted.values() for kind in kinds})
+    uses = f"{'uses' if len(restricted) == 1 else 'use'} {_name_list('restricted volume type', types)}"
+    return f"restricted volume types ({_name_list('volume', list(restricted))} {uses})" if restricted else ""
 
 
 def check_run_as_non_root(spec: Object) -> str:
     default = spec["securityContext"].get("runAsNonRoot")
-    refusing = _container_names(spec, lambda container: _context(container).get("runAsNonRoot") is False)
-    setters = [*(["pod"] if default is False else []), *([_name_list("container", refusing)] if refusing else [])]
+    offenders = _container_names(spec, lambda container: _context(container).get("runAsNonRoot") is False)
+    setters = [*(["pod"] if default is False else []), *([_name_list("container", offenders)] if offenders else [])]
     if setters:
         return f"runAsNonRoot != true ({' and '.join(setters)} must not set securityContext.runAsNonRoot=false)"
-    silent = _container_names(spec, lambda container: _context(container).get("runAsNonRoot", default) is None)
+    unset = _container_names(spec, lambda container: _context(container).get("runAsNonRoot", default) is None)
     rule = "must set securityContext.runAsNonRoot=true"
-    return f"runAsNonRoot != true (pod or {_name_list('container', silent)} {rule})" if silent else ""
+    return f"runAsNonRoot != true (pod or {_name_list('container', unset)} {rule})" if unset else ""
 
 
 def check_run_as_user(spec: Object) -> str:
@@ -167,15 +167,15 @@ def check_run_as_user(spec: Object) -> str:
 def check_seccomp_restricted(spec: Object) -> str:
     profiles = {c["name"]: _context(c).get("seccompProfile", {}).get("type") for c in iterate_containers(spec)}
     default = spec["securityContext"].get("seccompProfile", {}).get("type")
-    is_violation = [name for name, kind in profiles.items() if kind not in {None, *_SECCOMP}]
+    offenders = [name for name, kind in profiles.items() if kind not in {None, *_SECCOMP}]
     setters = [
         *(["pod"] if default not in {None, *_SECCOMP} else []),
-        *([_name_list("container", is_violation)] if is_violation else []),
+        *([_name_list("container", offenders)] if offenders else []),
     ]
     if setters:
         values = sorted({kind for kind in (default, *profiles.values()) if kind not in {None, *_SECCOMP}})
-        rule = f"must not set securityContext.seccompProfile.type to {_quoted(values)}"
+        rule = f"must not set securityContext.seccompProfile.type to {_quote(values)}"
         return f"seccompProfile ({' and '.join(setters)} {rule})"
-    silent = [name for name, kind in profiles.items() if kind is None and default is None]
+    unset = [name for name, kind in profiles.items() if kind is None and default is None]
     rule = 'must set securityContext.seccompProfile.type to "RuntimeDefault" or "Localhost"'
-    return f"seccompProfile (pod or {_name_list('container', silent)} {rule})" if silent else ""
+    return f"seccompProfile (pod or {_name_list('container', unset)} {rule})" if unset else ""

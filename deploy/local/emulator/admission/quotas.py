@@ -1,4 +1,4 @@
-"""Resource quotas: how much a namespace uses, and whether one more object is too much."""
+"""Resource quotas: the usage of each namespace, and the check of a new object."""
 
 from collections import Counter
 from decimal import Decimal
@@ -16,14 +16,18 @@ _RESOURCES = ("cpu", "memory")
 
 
 class Quotas:
-    """Keeps what each namespace with a quota uses up to date; a change costs what it changes, not what is there."""
+    """Counts the usage of each namespace that has a quota. Each change updates the counts; no change recounts all."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._usage: dict[str, Usage] = {}  # of namespaces that have a quota
+        self._usage: dict[str, Usage] = {}  # by namespace, if it has a quota
 
     def check(self, kind: Kind, body: Object) -> None:
-        """Raises 403, naming the first quota that would be exceeded."""
+        """Check a new object against the quotas of its namespace.
+
+        Raises:
+            ApiError: 403, with the first quota that the object would exceed.
+        """
         namespace, name = body["metadata"].get("namespace", ""), body["metadata"]["name"]
         if kind not in _COUNTED or namespace not in self._usage:
             return
@@ -48,7 +52,7 @@ class Quotas:
                 self._report(namespace)
 
     def _count(self, namespace: str) -> None:
-        """Anew, when a quota came or went."""
+        """Count all objects of a namespace, after a change of its quotas."""
         self._usage.pop(namespace, None)
         if next(self._store.collection(QUOTAS).all(namespace), None) is None:
             return
@@ -59,7 +63,7 @@ class Quotas:
         self._report(namespace)
 
     def _report(self, namespace: str) -> None:
-        """The status a quota controller keeps."""
+        """Write the status of the quotas, as a quota controller does."""
         used = self._usage[namespace]
         for quota in list(self._store.collection(QUOTAS).all(namespace)):
             hard = quota.body["spec"].get("hard", {})
@@ -70,7 +74,7 @@ class Quotas:
 
 
 def _exceeded_limits(requested: Usage, used: Usage, hard: Object) -> list[tuple[str, Decimal, Decimal, str]]:
-    """What would be too much: its name, how much is asked for, used and allowed."""
+    """Return the exceeded resources as tuples: name, requested, used, limit."""
     return [
         (name, Decimal(requested[name]), Decimal(used[name]), limit)
         for name, limit in sorted(hard.items())
@@ -79,7 +83,7 @@ def _exceeded_limits(requested: Usage, used: Usage, hard: Object) -> list[tuple[
 
 
 def count_usage(kind: Kind, body: Object) -> Usage:
-    """What one object counts for; a Pod that has ended counts for nothing."""
+    """Return the usage of one object. A Pod that ended uses nothing."""
     if kind is PODS and body["status"]["phase"] in {"Failed", "Succeeded"}:
         return Counter()
     used: Usage = Counter({kind.resource: 1, f"count/{kind.resource}": 1})
@@ -98,13 +102,13 @@ def _pod_resources(spec: Object) -> Usage:
         for side in ("requests", "limits"):
             for name in _RESOURCES:
                 if name in container["resources"].get(side, {}):
-                    used[f"{side}.{name}"] += parse_quantity(container["resources"][side][name])  # type: ignore[assignment]  # Decimals count too
+                    used[f"{side}.{name}"] += parse_quantity(container["resources"][side][name])  # type: ignore[assignment]  # Counter adds Decimals, too
     used.update({name: used[f"requests.{name}"] for name in _RESOURCES})
     return used
 
 
 def _unspecified(kind: Kind, body: Object, hard: Object) -> str:
-    """Under a quota of cpu or memory every container must say what it wants of it."""
+    """Return the containers that do not set a resource of the quota. Kubernetes refuses such a Pod."""
     if kind is not PODS:
         return ""
     missing = []

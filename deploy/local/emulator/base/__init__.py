@@ -1,1 +1,1 @@
-"""What every room uses: refusals, quantities, times, ids, options and faults."""
+"""Modules for all other rooms: API errors, quantities, timestamps, ids, options and faults."""

@@ -1,4 +1,4 @@
-"""Misbehaviour on demand: rules, and whether one strikes now."""
+"""Faults on request: rules, and the choice of the rule that strikes now."""
 
 import re
 import time
@@ -23,17 +23,18 @@ POD_FAULTS = (
     "evicted",
     "slow-start",
 )
+_ALL_FAULTS = REQUEST_FAULTS + WATCH_FAULTS + POD_FAULTS
 _FORBIDDEN = 403
 
 
 class Rule(msgspec.Struct, omit_defaults=True, kw_only=True, eq=False, forbid_unknown_fields=True):
-    """One way to misbehave, whom it concerns, and how often. Every condition given must hold."""
+    """A fault, its targets, and its frequency. A target must match all conditions that are set."""
 
     kind: str
-    share: float = 1.0  # of the requests or Pods concerned
-    times: int | None = None  # None: as often as it applies
-    after: bool = False  # delay, error, reset: the write is done, only its answer is lost
-    seconds: float | None = None  # a delay's length, a watch's age at its end, a Pod's back-off; 0: at once
+    share: float = 1.0  # of the matching requests or Pods
+    times: int | None = None  # None: no limit
+    after: bool = False  # delay, error, reset: strike after the write, so that only its response is lost
+    seconds: float | None = None  # length of a delay, age of a watch at its end, back-off of a Pod; 0: at once
     status: int = 500
     reason: str | None = None
     message: str | None = None
@@ -41,14 +42,14 @@ class Rule(msgspec.Struct, omit_defaults=True, kw_only=True, eq=False, forbid_un
     verb: str | None = None
     resource: str | None = None
     namespace: str | None = None
-    name: str | None = None  # a regular expression, searched
-    label: str | None = None  # key=value, of Pods
-    exit_code: int = 1  # crash-loop
-    struck: int = 0
-    since: float = 0.0
+    name: str | None = None  # a regular expression that may match any part of the name
+    label: str | None = None  # key=value of Pods
+    exit_code: int = 1  # of a crash-loop
+    struck: int = 0  # how often the rule struck
+    since: float = 0.0  # monotonic time when the rule was set
 
     def specification(self) -> dict[str, Any]:
-        """What was asked for, without what happened since."""
+        """Return the rule as it was set, without its state."""
         fields: dict[str, Any] = msgspec.to_builtins(self)
         return {name: value for name, value in fields.items() if name not in {"struck", "since"}}
 
@@ -57,7 +58,7 @@ class Rule(msgspec.Struct, omit_defaults=True, kw_only=True, eq=False, forbid_un
 
 
 class FaultTarget(msgspec.Struct):
-    """What a request is about, or a Pod."""
+    """A request or a Pod, as rules match it."""
 
     verb: str = ""
     resource: str = ""
@@ -67,29 +68,35 @@ class FaultTarget(msgspec.Struct):
 
 
 class Faults:
-    """The rules there are. The first one that applies, strikes."""
+    """All rules. The first rule that matches a target strikes."""
 
     def __init__(self, random: Random) -> None:
         self.rules: list[Rule] = []
-        self.calls: Counter[str] = Counter()  # "verb resource": how often asked
+        self.calls: Counter[str] = Counter()  # "verb resource": number of requests
         self._random = random
 
     def replace(self, body: bytes) -> None:
+        """Set the rules to the JSON list in `body`.
+
+        Raises:
+            ApiError: 400, the list or a rule is invalid.
+        """
         try:
             rules = msgspec.json.decode(body or b"[]", type=list[Rule])
             for rule in rules:
                 _check_rule(rule)
         except (msgspec.DecodeError, re.error) as error:
-            raise bad_request(f"rules: {error}") from error
+            raise bad_request(f"invalid fault rules: {error}") from error
         self.rules = [self._reuse(rule) for rule in rules]
 
     def _reuse(self, rule: Rule) -> Rule:
-        """A rule that was there before stays the same one, for the Pods it has struck; its count begins anew."""
-        reused = next((old for old in self.rules if old.specification() == rule.specification()), rule)
-        reused.struck, reused.since = 0, time.monotonic()
-        return reused
+        """Return an equal old rule, so that its fault stays on the Pods that it struck. Its count starts at zero."""
+        rule = next((old for old in self.rules if old.specification() == rule.specification()), rule)
+        rule.struck, rule.since = 0, time.monotonic()
+        return rule
 
     def strike(self, kinds: tuple[str, ...], target: FaultTarget, *, after: bool = False) -> Rule | None:
+        """Return and count the first rule of these kinds that strikes the target now."""
         for rule in self.rules:
             if rule.kind in kinds and rule.after is after and not rule.is_exhausted() and _matches(rule, target):
                 if self._random.random() >= rule.share:
@@ -99,7 +106,7 @@ class Faults:
         return None
 
     def forbids(self, target: FaultTarget) -> bool:
-        """Whether each such request is refused with 403, as one without the permission is. Strikes nothing."""
+        """Return True if a rule refuses all such requests with 403, as without the permission. No rule strikes."""
         refusing = (rule for rule in self.rules if rule.kind == "error" and rule.status == _FORBIDDEN)
         return any(rule.times is None and rule.share >= 1 and _matches(rule, target) for rule in refusing)
 
@@ -108,8 +115,8 @@ class Faults:
 
 
 def _check_rule(rule: Rule) -> None:
-    if rule.kind not in REQUEST_FAULTS + WATCH_FAULTS + POD_FAULTS:
-        raise bad_request(f"no such kind of fault: {rule.kind}")
+    if rule.kind not in _ALL_FAULTS:
+        raise bad_request(f"unknown fault {rule.kind!r}; known are {', '.join(_ALL_FAULTS)}")
     re.compile(rule.name or "")
 
 

@@ -1,9 +1,9 @@
-"""What the server draws at random: uids, the ends of generated names, container ids."""
+"""Random ids: uids, suffixes of generated names, container ids."""
 
 from random import Random
 from uuid import UUID
 
-_LETTERS = "bcdfghjklmnpqrstvwxz2456789"  # no vowels, no look-alikes: k8s.io/apimachinery/pkg/util/rand
+_LETTERS = "bcdfghjklmnpqrstvwxz2456789"  # without vowels and look-alikes, as in k8s.io/apimachinery/pkg/util/rand
 _SUFFIX = 5
 _GENERATED_MAX = 63 - _SUFFIX
 _UUID_BITS = 128

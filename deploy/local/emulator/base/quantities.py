@@ -1,4 +1,4 @@
-"""Quantities: reading, comparing and the canonical form in which the API server gives them back."""
+"""Quantities: parsing, and the canonical form in which the API server returns them."""
 
 import re
 from decimal import ROUND_UP, Decimal
@@ -13,14 +13,14 @@ _KIBI = 1024
 
 
 class InvalidQuantity(ValueError):
-    """The text is none; the words are those of `resource.ErrFormatWrong`."""
+    """The text is not a quantity. The message is that of `resource.ErrFormatWrong`."""
 
     def __init__(self) -> None:
         super().__init__("quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'")
 
 
 def parse_quantity(text: str | float) -> Decimal:
-    """Its value, rounded up to a nano as Kubernetes does."""
+    """Return the value, rounded up to a nano as in Kubernetes."""
     number, suffix = _split(text)
     value: Decimal
     if suffix in _BINARY:
@@ -34,7 +34,7 @@ def parse_quantity(text: str | float) -> Decimal:
 
 
 def to_canonical(text: str | float) -> str:
-    """The same amount with the largest suffix that leaves no fraction: 0.5 is 500m, 1024Mi is 1Gi."""
+    """Return the same amount with the largest suffix that leaves no fraction: 500m for 0.5, 1Gi for 1024Mi."""
     value, suffix = parse_quantity(text), _split(text)[1]
     if suffix in _BINARY and value == value.to_integral_value():
         return _format_binary(int(value))
@@ -45,7 +45,7 @@ def to_canonical(text: str | float) -> str:
 
 
 def format_amount(value: Decimal, name: str) -> str:
-    """An amount of that resource: memory in Ki and more, everything else in thousands."""
+    """Format an amount of a resource: memory with binary suffixes, all else with decimal ones."""
     if name.endswith("memory") and value == value.to_integral_value():
         return _format_binary(int(value))
     return to_canonical(f"{value:f}")
@@ -66,7 +66,7 @@ def _format_binary(value: int) -> str:
 
 
 def _exponent(value: Decimal) -> int:
-    """The largest multiple of three between nano and exa that leaves a whole number."""
+    """Return the largest multiple of three, from nano to exa, that leaves a whole number."""
     scaled, exponent = value.scaleb(9), -9
     while scaled and scaled % _THOUSAND == 0 and exponent < max(_SUFFIX_OF_EXPONENT):
         scaled, exponent = scaled / _THOUSAND, exponent + 3

@@ -1,6 +1,6 @@
-"""Every refusal of the API server: one error family that turns into a `Status` body.
+"""Errors of the API server: one class, and one function for each kind of error.
 
-Reasons, codes and wordings are those of `k8s.io/apimachinery/pkg/api/errors` and `.../validation/field`, 1.36.
+Reasons, codes and messages are those of `k8s.io/apimachinery/pkg/api/errors` and `.../validation/field`, 1.36.
 """
 
 from collections.abc import Iterable
@@ -15,7 +15,7 @@ TOO_MANY_REQUESTS = 429
 
 
 class ApiError(Exception):
-    """A refusal: HTTP code, the reason clients decide by, the message people read."""
+    """An error response: the HTTP code, the reason for programs, and the message for people."""
 
     def __init__(self, code: int, reason: str, message: str, details: Object | None = None) -> None:
         super().__init__(message)
@@ -26,10 +26,11 @@ class ApiError(Exception):
 
     @property
     def retry_after(self) -> int | None:
-        """Seconds, also sent as the `Retry-After` header."""
+        """The seconds that the server also sends as `Retry-After` header."""
         return (self.details or {}).get("retryAfterSeconds")
 
     def body(self, metadata: Object | None = None) -> Object:
+        """Return the `Status` object."""
         status: Object = {"kind": "Status", "apiVersion": "v1", "metadata": metadata or {}, "status": "Failure"}
         status["message"] = self.message
         if self.reason:
@@ -40,7 +41,7 @@ class ApiError(Exception):
 
 
 class ContinueExpired(ApiError):
-    """A continue token whose snapshot is gone; the body carries one that goes on without a snapshot."""
+    """The snapshot of a continue token expired. The body carries a token that continues without a snapshot."""
 
     def __init__(self, token: str) -> None:
         super().__init__(410, "Expired", CONTINUE_EXPIRED)
@@ -60,7 +61,7 @@ CONTINUE_EXPIRED = (
 
 @dataclass(frozen=True, slots=True)
 class FieldError:
-    """One thing wrong with one field, as `field.Error` words it."""
+    """An error of a field, worded as in `field.Error`."""
 
     field: str
     reason: str
@@ -73,12 +74,12 @@ class FieldError:
         return f"{self.field}: {self.message}"
 
 
-def _quoted(value: Any) -> str:
+def _quote(value: Any) -> str:
     return msgspec.json.encode(value).decode()
 
 
 def invalid_value(field: str, value: Any, detail: str) -> FieldError:
-    return FieldError(field, "FieldValueInvalid", f"Invalid value: {_quoted(value)}: {detail}")
+    return FieldError(field, "FieldValueInvalid", f"Invalid value: {_quote(value)}: {detail}")
 
 
 def required_value(field: str, detail: str = "") -> FieldError:
@@ -86,17 +87,17 @@ def required_value(field: str, detail: str = "") -> FieldError:
 
 
 def duplicate_value(field: str, value: Any) -> FieldError:
-    return FieldError(field, "FieldValueDuplicate", f"Duplicate value: {_quoted(value)}")
+    return FieldError(field, "FieldValueDuplicate", f"Duplicate value: {_quote(value)}")
 
 
 def unknown_value(field: str, value: Any) -> FieldError:
-    return FieldError(field, "FieldValueNotFound", f"Not found: {_quoted(value)}")
+    return FieldError(field, "FieldValueNotFound", f"Not found: {_quote(value)}")
 
 
 def unsupported_value(field: str, value: Any, supported: Iterable[str]) -> FieldError:
-    listed = ", ".join(_quoted(word) for word in supported)
+    values = ", ".join(_quote(word) for word in supported)
     return FieldError(
-        field, "FieldValueNotSupported", f"Unsupported value: {_quoted(value)}: supported values: {listed}"
+        field, "FieldValueNotSupported", f"Unsupported value: {_quote(value)}: supported values: {values}"
     )
 
 
@@ -114,14 +115,14 @@ def _named(name: str, resource: str, **more: Any) -> Object:
 
 
 def invalid(kind: str, name: str, errors: list[FieldError]) -> ApiError:
-    """422 with every cause; the message holds each distinct one once, in brackets when there are several."""
-    words = list(dict.fromkeys(str(error) for error in errors))
-    told = words[0] if len(words) == 1 else "[" + ", ".join(words) + "]"
+    """Return a 422 with all causes. The message holds each distinct one once, several in brackets."""
+    messages = list(dict.fromkeys(str(error) for error in errors))
+    message = messages[0] if len(messages) == 1 else "[" + ", ".join(messages) + "]"
     causes = [error.cause() for error in errors]
     short, _, group = kind.partition(".")
     details = {"name": name, "group": group, "kind": short, "causes": causes}
-    kept = {key: value for key, value in details.items() if value}
-    return ApiError(422, "Invalid", f'{kind} "{name}" is invalid: {told}', kept)
+    non_empty = {key: value for key, value in details.items() if value}
+    return ApiError(422, "Invalid", f'{kind} "{name}" is invalid: {message}', non_empty)
 
 
 def not_found(resource: str, name: str) -> ApiError:
@@ -148,7 +149,7 @@ def bad_request(message: str) -> ApiError:
 
 
 def too_large(limit: int) -> ApiError:
-    """Bytes."""
+    """Return a 413 for a body of more than `limit` bytes."""
     return ApiError(413, "RequestEntityTooLarge", f"Request entity too large: limit is {limit}")
 
 
@@ -174,7 +175,7 @@ def internal(detail: str) -> ApiError:
     return ApiError(500, "InternalError", f"Internal error occurred: {detail}", {"causes": [{"message": detail}]})
 
 
-def version_too_large(asked: int, current: int) -> ApiError:
-    message = f"Timeout: Too large resource version: {asked}, current: {current}"
+def version_too_large(version: int, current: int) -> ApiError:
+    message = f"Timeout: Too large resource version: {version}, current: {current}"
     cause = {"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}
     return ApiError(504, "Timeout", message, {"causes": [cause], "retryAfterSeconds": 1})

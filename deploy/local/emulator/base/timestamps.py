@@ -1,4 +1,4 @@
-"""Timestamps as Kubernetes writes them: whole seconds, but microseconds in an Event's `eventTime`."""
+"""Timestamps in the formats of Kubernetes: whole seconds, but microseconds in an Event's `eventTime`."""
 
 from datetime import UTC, datetime, timedelta
 

@@ -1,1 +1,1 @@
-"""What the API server fills in before it checks: pure, body in, body out."""
+"""The defaults that the API server fills in before validation. Pure functions from body to body."""

@@ -1,6 +1,6 @@
-"""A Pod's defaults: `pkg/apis/core/v1/defaults.go`, and those of the plugins that admit Pods.
+"""Defaults of Pods, from `pkg/apis/core/v1/defaults.go` and from three admission plugins.
 
-These are ServiceAccount, Priority and DefaultTolerationSeconds.
+The plugins are ServiceAccount, Priority and DefaultTolerationSeconds.
 """
 
 from collections.abc import Callable, Iterator
@@ -29,7 +29,7 @@ _FILE_MODE = 0o644
 
 
 def fill_pod(body: Object, suffix: str) -> Object:
-    """A new Pod. `suffix` ends the name of the service account's volume, `kube-api-access-`."""
+    """Fill in a new Pod. `suffix` ends the name of the volume `kube-api-access-`."""
     spec = fill_pod_spec(body["spec"])
     if spec.get("automountServiceAccountToken") is not False:
         spec = _mount_account_token(spec, f"kube-api-access-{suffix}")
@@ -37,18 +37,18 @@ def fill_pod(body: Object, suffix: str) -> Object:
     return {**body, "metadata": {**body["metadata"], "generation": 1}, "spec": spec, "status": status}
 
 
-def fill_pod_spec(given: Object) -> Object:
-    spec = {**_SPEC, **given}
+def fill_pod_spec(original: Object) -> Object:
+    spec = {**_SPEC, **original}
     spec["serviceAccount"] = spec["serviceAccountName"]
-    spec["volumes"] = [_volume(volume) for volume in given.get("volumes", [])]
-    spec["tolerations"] = _tolerations(given.get("tolerations", []))
+    spec["volumes"] = [_volume(volume) for volume in original.get("volumes", [])]
+    spec["tolerations"] = _tolerations(original.get("tolerations", []))
     for name in ("initContainers", "containers"):
-        spec[name] = [_container(container, spec) for container in given.get(name, [])]
+        spec[name] = [_container(container, spec) for container in original.get(name, [])]
     return {key: value for key, value in spec.items() if value != [] or key == "containers"}
 
 
 def _mount_account_token(spec: Object, volume: str) -> Object:
-    """Mounted wherever a container has nothing else at that path."""
+    """Mount the token of the service account into each container that mounts nothing else at that path."""
     mount = {"name": volume, "readOnly": True, "mountPath": ACCOUNT_PATH}
     groups: Object = {
         name: [_with_mount(c, mount) for c in spec[name]] for name in ("initContainers", "containers") if name in spec
@@ -70,13 +70,13 @@ def iterate_containers(spec: Object) -> Iterator[Object]:
     yield from spec.get("containers", [])
 
 
-def _container(given: Object, spec: Object) -> Object:
+def _container(original: Object, spec: Object) -> Object:
     container = {
         "resources": {},
         "terminationMessagePath": "/dev/termination-log",
         "terminationMessagePolicy": "File",
-        "imagePullPolicy": _pull_policy(given.get("image", "")),
-        **given,
+        "imagePullPolicy": _pull_policy(original.get("image", "")),
+        **original,
     }
     container["resources"] = _resources(container["resources"])
     for name, fill in _FILLERS.items():
@@ -93,41 +93,41 @@ def _pull_policy(image: str) -> str:
     return "IfNotPresent" if "@" in image or tag not in {"", "latest"} else "Always"
 
 
-def _resources(given: Object) -> Object:
-    """Canonical quantities; a request that is not given is its limit."""
-    limits = {name: to_canonical(value) for name, value in given.get("limits", {}).items()}
-    requests = {name: to_canonical(value) for name, value in given.get("requests", {}).items()}
-    filled = {**given, "limits": limits, "requests": {**limits, **requests}}
-    return {name: value for name, value in filled.items() if value}
+def _resources(original: Object) -> Object:
+    """Fill in canonical quantities. A missing request equals its limit."""
+    limits = {name: to_canonical(value) for name, value in original.get("limits", {}).items()}
+    requests = {name: to_canonical(value) for name, value in original.get("requests", {}).items()}
+    resources = {**original, "limits": limits, "requests": {**limits, **requests}}
+    return {name: value for name, value in resources.items() if value}
 
 
-def _probe(given: Object) -> Object:
-    return _handler({**_PROBE, **given})
+def _probe(original: Object) -> Object:
+    return _handler({**_PROBE, **original})
 
 
-def _lifecycle(given: Object) -> Object:
-    return {name: _handler(part) if isinstance(part, dict) else part for name, part in given.items()}
+def _lifecycle(original: Object) -> Object:
+    return {name: _handler(part) if isinstance(part, dict) else part for name, part in original.items()}
 
 
-def _handler(given: Object) -> Object:
-    if "httpGet" not in given:
-        return given
-    return {**given, "httpGet": {"path": "/", "scheme": "HTTP", **given["httpGet"]}}
+def _handler(original: Object) -> Object:
+    if "httpGet" not in original:
+        return original
+    return {**original, "httpGet": {"path": "/", "scheme": "HTTP", **original["httpGet"]}}
 
 
-def _ports(given: list[Object]) -> list[Object]:
-    return [{"protocol": "TCP", **port} for port in given]
+def _ports(original: list[Object]) -> list[Object]:
+    return [{"protocol": "TCP", **port} for port in original]
 
 
-def _environment(given: list[Object]) -> list[Object]:
-    return [_variable(variable) for variable in given]
+def _environment(original: list[Object]) -> list[Object]:
+    return [_variable(variable) for variable in original]
 
 
-def _variable(given: Object) -> Object:
-    source = given.get("valueFrom", {})
+def _variable(original: Object) -> Object:
+    source = original.get("valueFrom", {})
     if "fieldRef" not in source:
-        return given
-    return {**given, "valueFrom": {"fieldRef": {"apiVersion": "v1", **source["fieldRef"]}}}
+        return original
+    return {**original, "valueFrom": {"fieldRef": {"apiVersion": "v1", **source["fieldRef"]}}}
 
 
 _FILLERS: dict[str, Callable[[Any], Any]] = {
@@ -140,27 +140,30 @@ _FILLERS: dict[str, Callable[[Any], Any]] = {
 }
 
 
-def _volume(given: Object) -> Object:
-    if not set(given) - {"name"}:
-        return {**given, "emptyDir": {}}
-    if "hostPath" in given:
-        return {**given, "hostPath": {"type": "", **given["hostPath"]}}
+def _volume(original: Object) -> Object:
+    if not set(original) - {"name"}:
+        return {**original, "emptyDir": {}}
+    if "hostPath" in original:
+        return {**original, "hostPath": {"type": "", **original["hostPath"]}}
     for source in ("secret", "configMap", "projected", "downwardAPI"):
-        if source in given:
-            return {**given, source: {"defaultMode": _FILE_MODE, **given[source]}}
-    if "sizeLimit" in given.get("emptyDir", {}):
-        return {**given, "emptyDir": {**given["emptyDir"], "sizeLimit": to_canonical(given["emptyDir"]["sizeLimit"])}}
-    return given
+        if source in original:
+            return {**original, source: {"defaultMode": _FILE_MODE, **original[source]}}
+    if "sizeLimit" in original.get("emptyDir", {}):
+        return {
+            **original,
+            "emptyDir": {**original["emptyDir"], "sizeLimit": to_canonical(original["emptyDir"]["sizeLimit"])},
+        }
+    return original
 
 
-def _tolerations(given: list[Object]) -> list[Object]:
-    """Five minutes for each trouble of the node that the Pod does not name itself."""
-    added = [
+def _tolerations(original: list[Object]) -> list[Object]:
+    """Add a toleration of five minutes for each taint that the Pod does not tolerate itself."""
+    default_tolerations = [
         {"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": _TOLERATION_SECONDS}
         for key in _NODE_TAINTS
-        if not any(t.get("key", key) == key and t.get("effect", "NoExecute") == "NoExecute" for t in given)
+        if not any(t.get("key", key) == key and t.get("effect", "NoExecute") == "NoExecute" for t in original)
     ]
-    return [*given, *added]
+    return [*original, *default_tolerations]
 
 
 def _account_volume(name: str) -> Object:
@@ -174,7 +177,7 @@ def _account_volume(name: str) -> Object:
 
 
 def qos_class(spec: Object) -> str:
-    """Guaranteed: every container limits cpu and memory and requests as much; BestEffort: none says anything."""
+    """Return Guaranteed if all containers limit cpu and memory and request the same, BestEffort if none sets any."""
     resources = [container["resources"] for container in iterate_containers(spec)]
     names = ("cpu", "memory")
     amounts = [part.get(kind, {}).get(name) for part in resources for kind in ("limits", "requests") for name in names]

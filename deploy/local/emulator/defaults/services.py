@@ -1,4 +1,4 @@
-"""A Service's defaults, beside its addresses and ports, which are allocated."""
+"""Defaults of Services. Addresses and node ports are allocated elsewhere."""
 
 from typing import Any
 
@@ -27,8 +27,8 @@ def fill_service(body: Object) -> Object:
     return {**body, "spec": spec, "status": body.get("status") or {"loadBalancer": {}}}
 
 
-def _port(given: Object) -> Object:
-    port: dict[str, Any] = {"protocol": "TCP", **given}
+def _port(original: Object) -> Object:
+    port: dict[str, Any] = {"protocol": "TCP", **original}
     if "targetPort" not in port and "port" in port:
         port["targetPort"] = port["port"]
     return port

@@ -1,1 +1,1 @@
-"""The HTTP server: requests, answers, watches, and the control of the emulator."""
+"""The HTTP server: requests, responses, watches, and the control API of the emulator."""

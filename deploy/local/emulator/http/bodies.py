@@ -1,4 +1,4 @@
-"""Reading request bodies: JSON, into the typed shape of the kind, back to a pruned dict."""
+"""Request bodies: JSON, checked against the schema of the kind, and pruned."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ _ACCEPTED = "application/json, application/yaml, application/vnd.kubernetes.prot
 
 
 def read_object(kind: Kind, body: bytes, content_type: str) -> Object:
-    """The object a client sent. Unknown fields are dropped, as the default field validation does."""
+    """Return the object in a request. Unknown fields are dropped, as by the default field validation."""
     if content_type.partition(";")[0].strip() not in _JSON:
         raise unsupported_media_type(_ACCEPTED)
     try:
@@ -36,7 +36,7 @@ def _check_type(kind: Kind, raw: Any) -> None:
 
 
 def convert(kind: Kind, raw: Object) -> Object:
-    """Checked against the fields' types, empty values left out."""
+    """Check the types of all fields, and drop empty values."""
     try:
         typed = msgspec.convert(_without_nulls(raw), kind.schema)
     except msgspec.ValidationError as error:
@@ -50,7 +50,7 @@ def convert(kind: Kind, raw: Object) -> Object:
 
 
 def _without_nulls(value: Any) -> Any:
-    """Null is the same as absent, everywhere."""
+    """Drop nulls, which mean the same as absent fields."""
     if isinstance(value, dict):
         return {key: _without_nulls(part) for key, part in value.items() if part is not None}
     return [_without_nulls(part) for part in value] if isinstance(value, list) else value

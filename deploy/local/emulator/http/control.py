@@ -1,4 +1,4 @@
-"""The `/emulator/` paths: faults, what was called, and doing things behind everyone's back."""
+"""The control API below `/emulator/`: faults, counts of requests, lost objects, expired versions."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ class _ObjectName(msgspec.Struct):
 
 
 def handle(cluster: Cluster, method: str, path: str, body: bytes) -> Any | None:
-    """The answer as JSON. None: there is no such path."""
+    """Return the response, to be encoded as JSON. None: the path does not exist."""
     match path.removeprefix(PREFIX):
         case "faults":
             return _faults(cluster, method, body)
@@ -50,11 +50,11 @@ def _calls(cluster: Cluster, method: str) -> Any:
 
 
 def _lose(cluster: Cluster, body: bytes) -> Any:
-    """As if someone had deleted it by force: gone at once, containers and all."""
+    """Remove an object with its containers at once, as a forced deletion does."""
     try:
         target = msgspec.json.decode(body, type=_ObjectName)
     except msgspec.DecodeError as error:
-        raise bad_request(f"lose: {error}") from error
+        raise bad_request(f"invalid body of lose: {error}") from error
     kind = KINDS.get(target.resource)
     stored = cluster.store.get(kind, target.namespace, target.name) if kind else None
     if stored is None:

@@ -1,10 +1,10 @@
-"""Creating, in the order of the real server: decode, admit, default, allocate, validate, admit again, store.
+"""Creation, in the order of the real server: decode, admit, default, allocate, validate, admit again, store.
 
-The order decides which of several refusals a client sees.
+The order decides which of several errors a client gets.
 """
 
 from deploy.local.emulator.admission import pod_security
-from deploy.local.emulator.admission.service_accounts import admit_service_account
+from deploy.local.emulator.admission.references import admit_references
 from deploy.local.emulator.base.ids import generated_name, suffix, uid
 from deploy.local.emulator.base.statuses import Object, already_exists, bad_request, invalid
 from deploy.local.emulator.base.timestamps import now
@@ -29,11 +29,11 @@ def create(cluster: Cluster, kind: Kind, namespace: str, body: Object) -> Stored
     return _store(cluster, kind, _fill_defaults(cluster, kind, body))
 
 
-def _new_metadata(cluster: Cluster, kind: Kind, namespace: str, body: Object) -> Object:
-    _check_namespace(kind, namespace, body)
-    if "resourceVersion" in body:
+def _new_metadata(cluster: Cluster, kind: Kind, namespace: str, request: Object) -> Object:
+    _check_namespace(kind, namespace, request)
+    if "resourceVersion" in request:
         raise bad_request("resourceVersion should not be set on objects to be created")
-    metadata = {key: value for key, value in body.items() if key not in _SERVER_FIELDS}
+    metadata = {key: value for key, value in request.items() if key not in _SERVER_FIELDS}
     if not metadata.get("name") and metadata.get("generateName"):
         metadata["name"] = generated_name(metadata["generateName"], cluster.random)
     if kind.namespaced:
@@ -41,24 +41,24 @@ def _new_metadata(cluster: Cluster, kind: Kind, namespace: str, body: Object) ->
     return {**metadata, "uid": uid(cluster.random), "creationTimestamp": now()}
 
 
-def _check_namespace(kind: Kind, namespace: str, body: Object) -> None:
-    given_namespace = body.get("namespace", "")
-    if kind.namespaced and given_namespace not in {"", namespace}:
+def _check_namespace(kind: Kind, namespace: str, metadata: Object) -> None:
+    body_namespace = metadata.get("namespace", "")
+    if kind.namespaced and body_namespace not in {"", namespace}:
         raise bad_request("the namespace of the provided object does not match the namespace sent on the request")
-    if not kind.namespaced and given_namespace:
+    if not kind.namespaced and body_namespace:
         raise bad_request("namespace is not allowed on this type")
 
 
 def _fill_defaults(cluster: Cluster, kind: Kind, body: Object) -> Object:
     if kind is PODS:
-        admit_service_account(cluster.store, body)
+        admit_references(cluster.store, body)
         return fill_pod(body, suffix(cluster.random))
     if kind is NAMESPACES:
         return namespaces.fill_namespace(body)
     if kind is QUOTAS:
         return {**body, "status": {}}
     if kind is VOLUME_CLAIMS:
-        return {**body, "status": {"phase": "Bound"}}  # as if a provisioner had been quick
+        return {**body, "status": {"phase": "Bound"}}  # bound at once; a real provisioner takes time
     return body
 
 

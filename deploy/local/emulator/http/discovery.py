@@ -1,4 +1,4 @@
-"""What is there to ask: version, health, groups and resources, and whether one may."""
+"""Version, health, API groups and resources, and access reviews."""
 
 import msgspec
 
@@ -73,7 +73,7 @@ DOCUMENTS: dict[str, Object] = {
 
 
 def review_access(body: bytes, faults: Faults) -> Object:
-    """There is one user, and it is the administrator: all is allowed but what a fault forbids each time."""
+    """Review the access of the only user, an administrator. A fault that always answers 403 denies access."""
     try:
         request = msgspec.json.decode(body, type=dict)
     except msgspec.DecodeError as error:

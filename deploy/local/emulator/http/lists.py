@@ -1,4 +1,4 @@
-"""Lists, as answers."""
+"""Lists, and their JSON."""
 
 import asyncio
 
@@ -11,7 +11,7 @@ from deploy.local.emulator.storage import paging
 from deploy.local.emulator.storage.kinds import Kind
 from deploy.local.emulator.storage.objects import StoredObject
 
-_FRESHNESS_SECONDS = 3.0  # how long the real server waits for a version it has not seen yet
+_FRESHNESS_SECONDS = 3.0  # the real server waits this long for a future version
 _POLL_SECONDS = 0.05
 
 

@@ -1,4 +1,4 @@
-"""Paths and query strings: what a request is about."""
+"""The target of a request, from its path and query string."""
 
 from dataclasses import dataclass
 from urllib.parse import parse_qsl
@@ -17,9 +17,9 @@ _TRUE = ("true", "1", "True", "t")
 @dataclass(frozen=True, slots=True)
 class RequestInfo:
     kind: Kind
-    namespace: str = ""  # "" with a namespaced kind: all of them
-    name: str = ""  # "": the collection
-    status: bool = False  # the subresource
+    namespace: str = ""  # "" with a namespaced kind: all namespaces
+    name: str = ""  # "": all objects
+    status: bool = False  # the subresource `status`
 
     def verb(self, method: str, *, watch: bool) -> str:
         verb = (_OBJECT_VERBS if self.name else _COLLECTION_VERBS).get(method)
@@ -30,14 +30,14 @@ class RequestInfo:
 
 
 def parse_path(path: str) -> RequestInfo | None:
-    """None: there is no such path."""
+    """Return None if the path does not exist."""
     parts = path.strip("/").split("/")
     if parts[:2] != _PREFIX or not all(parts):
         return None
-    rest = parts[2:]
-    if len(rest) > 2 and rest[0] == "namespaces" and rest[2] != "status":  # noqa: PLR2004 - namespaces/NAME/more
-        return _parse_resource(rest[2:], rest[1])
-    return _parse_resource(rest, "")
+    names = parts[2:]
+    if len(names) > 2 and names[0] == "namespaces" and names[2] != "status":  # noqa: PLR2004 - namespaces/NAME/more
+        return _parse_resource(names[2:], names[1])
+    return _parse_resource(names, "")
 
 
 def _parse_resource(parts: list[str], namespace: str) -> RequestInfo | None:
@@ -55,7 +55,7 @@ def _parse_resource(parts: list[str], namespace: str) -> RequestInfo | None:
 
 
 class Query:
-    """A query string, with the reading of each parameter that lists and watches know."""
+    """The query string of a list or a watch."""
 
     def __init__(self, text: str) -> None:
         self.parameters = dict(parse_qsl(text, keep_blank_values=True)) if text else {}
@@ -77,7 +77,11 @@ class Query:
         return Selection(info.kind, info.namespace or None, labels, fields)
 
     def check_version_parameters(self) -> None:
-        """Which parameters go together: `ValidateListOptions`, 422."""
+        """Check the combination of parameters, as `ValidateListOptions`.
+
+        Raises:
+            ApiError: 422.
+        """
         match, version = self.parameters.get("resourceVersionMatch", ""), self.parameters.get("resourceVersion", "")
         detail = ""
         if match and not version and not self.flag("sendInitialEvents"):

@@ -1,4 +1,4 @@
-"""HTTP: who may ask, what a path means, which fault strikes, and the answer."""
+"""The HTTP server: authentication, routing, faults, and responses."""
 
 import asyncio
 from typing import Any
@@ -16,7 +16,7 @@ from deploy.local.emulator.lifecycle.cluster import Cluster
 from deploy.local.emulator.storage import paging
 from deploy.local.emulator.storage.objects import StoredObject
 
-BODY_MAX = 3 * 1024 * 1024  # bytes, the real server's limit
+BODY_MAX = 3 * 1024 * 1024  # bytes, as on the real server
 _TOO_MANY = "Too many requests, please try again later.\n"
 _PUBLIC_PATHS = ("/version", *discovery.HEALTH)
 _CREATED = 201
@@ -30,11 +30,11 @@ _FAULT_ERRORS = {
 
 
 class ConnectionReset(Exception):
-    """The connection is to be cut without an answer."""
+    """The connection must be cut without a response."""
 
 
 class Server:
-    """Answers for one cluster."""
+    """Serves the API of one cluster."""
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
@@ -57,14 +57,14 @@ class Server:
         if authorization != self._authorization and (authorization is not None or path not in _PUBLIC_PATHS):
             raise unauthorized()
         if path.startswith(control.PREFIX):
-            return await self._control(request)
+            return await self._handle_control(request)
         info = parse_path(path)
         if info is None:
             return await self._handle_other(request)
         query = Query(request.query_string)
         verb = info.verb(request.method, watch=query.flag("watch"))
         if "dryRun" in query.parameters:
-            raise bad_request("the emulator does not know dryRun")
+            raise bad_request("dryRun is not emulated; remove the parameter")
         self._cluster.faults.calls[f"{verb} {info.kind.resource}"] += 1
         return await self._handle_resource(request, info, query, verb)
 
@@ -72,12 +72,12 @@ class Server:
         self, request: web.BaseRequest, info: RequestInfo, query: Query, verb: str
     ) -> web.StreamResponse:
         body = await request.read()
-        fault_target = _fault_target(info, verb, body)
-        await self._apply_fault(fault_target, after=False)
+        target = _fault_target(info, verb, body)
+        await self._apply_fault(target, after=False)
         if verb == "watch":
             return await WatchStream(self._cluster, request, info, query).serve()
         response = await self._perform(request, info, query, verb, body)
-        await self._apply_fault(fault_target, after=True)
+        await self._apply_fault(target, after=True)
         return response
 
     async def _perform(
@@ -87,10 +87,8 @@ class Server:
         if verb == "list":
             return _json_response(await lists.list_objects(self._cluster, info, query))
         if verb == "create":
-            body_object = bodies.read_object(kind, body, content_type)
-            return _json_response(
-                creation.create(self._cluster, kind, info.namespace, body_object).document(), _CREATED
-            )
+            new = bodies.read_object(kind, body, content_type)
+            return _json_response(creation.create(self._cluster, kind, info.namespace, new).document(), _CREATED)
         if verb == "deletecollection":
             return self._delete_all(info, query, body)
         if verb == "delete":
@@ -100,8 +98,8 @@ class Server:
         if verb == "patch":
             stored = updates.patch(self._cluster, kind, stored, body, content_type, status=info.status)
         elif verb == "update":
-            body_object = bodies.read_object(kind, body, content_type)
-            stored = updates.replace(self._cluster, kind, stored, body_object, status=info.status)
+            new = bodies.read_object(kind, body, content_type)
+            stored = updates.replace(self._cluster, kind, stored, new, status=info.status)
         return _json_response(stored.document())
 
     def _delete_all(self, info: RequestInfo, query: Query, body: bytes) -> web.Response:
@@ -111,8 +109,8 @@ class Server:
         metadata = {"resourceVersion": str(self._cluster.store.version)}
         return _json_response(lists.encode_list(info.kind, metadata, deleted))
 
-    async def _apply_fault(self, info: FaultTarget, *, after: bool) -> None:
-        rule = self._cluster.faults.strike(REQUEST_FAULTS, info, after=after)
+    async def _apply_fault(self, target: FaultTarget, *, after: bool) -> None:
+        rule = self._cluster.faults.strike(REQUEST_FAULTS, target, after=after)
         if rule is None:
             return
         if rule.kind == "delay":
@@ -122,7 +120,7 @@ class Server:
             raise _fault_error(rule)
         raise ConnectionReset
 
-    async def _control(self, request: web.BaseRequest) -> web.Response:
+    async def _handle_control(self, request: web.BaseRequest) -> web.Response:
         body = control.handle(self._cluster, request.method, request.path, await request.read())
         return _path_not_found() if body is None else _json_response(msgspec.json.encode(body))
 
@@ -160,7 +158,7 @@ def _json_response(body: bytes, code: int = 200) -> web.Response:
 
 def _error_response(error: ApiError) -> web.Response:
     if error.code == TOO_MANY_REQUESTS:
-        response = web.Response(text=_TOO_MANY, status=error.code)  # priority and fairness answers in plain text
+        response = web.Response(text=_TOO_MANY, status=error.code)  # plain text, as from API priority and fairness
     else:
         response = _json_response(msgspec.json.encode(error.body()), error.code)
     if error.retry_after is not None:

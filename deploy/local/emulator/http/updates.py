@@ -1,4 +1,4 @@
-"""Replacing and patching what is there."""
+"""Updates of stored objects: replace and patch."""
 
 from deploy.local.emulator.base.statuses import FieldError, Object, bad_request, conflict, invalid, not_found
 from deploy.local.emulator.defaults.pods import fill_pod_spec
@@ -30,7 +30,7 @@ def get_object(cluster: Cluster, kind: Kind, namespace: str, name: str) -> Store
 
 
 def replace(cluster: Cluster, kind: Kind, stored: StoredObject, body: Object, *, status: bool) -> StoredObject:
-    """`status`: through the subresource, which changes nothing else."""
+    """Replace an object. `status`: through the subresource, which changes the status only."""
     _check_identity(kind, stored, body["metadata"])
     if status:
         return cluster.store.put(kind, {**stored.body, "status": {**stored.body["status"], **body.get("status", {})}})
@@ -45,22 +45,22 @@ def replace(cluster: Cluster, kind: Kind, stored: StoredObject, body: Object, *,
     return _store(cluster, kind, stored, body)
 
 
-def _check_identity(kind: Kind, stored: StoredObject, body: Object) -> None:
-    name = body.get("name", "")
+def _check_identity(kind: Kind, stored: StoredObject, metadata: Object) -> None:
+    name = metadata.get("name", "")
     if name != stored.name:
         raise bad_request(f"the name of the object ({name}) does not match the name on the URL ({stored.name})")
-    if body.get("namespace", stored.namespace) != stored.namespace:
+    if metadata.get("namespace", stored.namespace) != stored.namespace:
         raise bad_request("the namespace of the provided object does not match the namespace sent on the request")
-    if body.get("uid", stored.uid) != stored.uid:
-        detail = f"Precondition failed: UID in precondition: {body['uid']}, UID in object meta: {stored.uid}"
+    if metadata.get("uid", stored.uid) != stored.uid:
+        detail = f"Precondition failed: UID in precondition: {metadata['uid']}, UID in object meta: {stored.uid}"
         raise conflict(kind.resource, stored.name, detail)
-    if body.get("resourceVersion", str(stored.version)) != str(stored.version):
+    if metadata.get("resourceVersion", str(stored.version)) != str(stored.version):
         raise conflict(kind.resource, stored.name, _STALE)
 
 
-def _merge_metadata(stored: StoredObject, body: Object) -> Object:
-    kept = {key: stored.metadata[key] for key in (*_SERVER_FIELDS, "generation") if key in stored.metadata}
-    return {**{key: value for key, value in body.items() if key != "generation"}, **kept}
+def _merge_metadata(stored: StoredObject, metadata: Object) -> Object:
+    server_fields = {key: stored.metadata[key] for key in (*_SERVER_FIELDS, "generation") if key in stored.metadata}
+    return {**{key: value for key, value in metadata.items() if key != "generation"}, **server_fields}
 
 
 def _update_pod(stored: StoredObject, body: Object) -> Object:
@@ -72,10 +72,12 @@ def _update_pod(stored: StoredObject, body: Object) -> Object:
 
 
 def _replace_service(cluster: Cluster, stored: StoredObject, body: Object) -> StoredObject:
-    kept = {name: stored.body["spec"][name] for name in ("clusterIP", "clusterIPs") if name in stored.body["spec"]}
-    spec = body["spec"] if body["spec"].get("type") == "ExternalName" else {**kept, **body["spec"]}
-    filled = fill_service({**body, "spec": _drop_node_ports(spec, stored.body["spec"])})
-    allocated = cluster.addresses.allocate(filled, stored.body)
+    cluster_ip = {
+        name: stored.body["spec"][name] for name in ("clusterIP", "clusterIPs") if name in stored.body["spec"]
+    }
+    spec = body["spec"] if body["spec"].get("type") == "ExternalName" else {**cluster_ip, **body["spec"]}
+    defaulted = fill_service({**body, "spec": _drop_node_ports(spec, stored.body["spec"])})
+    allocated = cluster.addresses.allocate(defaulted, stored.body)
     updated = None
     try:
         updated = _store(cluster, SERVICES, stored, allocated)
@@ -86,7 +88,7 @@ def _replace_service(cluster: Cluster, stored: StoredObject, body: Object) -> St
 
 
 def _drop_node_ports(spec: Object, old: Object) -> Object:
-    """A Service that is no longer reached from outside loses what it was given for that."""
+    """Drop node ports and traffic policy from a Service that is no longer of a type with node ports."""
     if spec.get("type", "ClusterIP") in NODE_PORT_TYPES or old["type"] not in NODE_PORT_TYPES:
         return spec
     ports = [{key: value for key, value in port.items() if key != "nodePort"} for port in spec.get("ports", [])]

@@ -1,4 +1,4 @@
-"""One open watch over HTTP: lines as they come, bookmarks, an end after the time asked for, and its faults."""
+"""An open watch over HTTP: its lines, bookmarks, timeout and faults."""
 
 import asyncio
 import time
@@ -14,14 +14,18 @@ from deploy.local.emulator.storage import paging
 from deploy.local.emulator.storage.selectors import Selection
 from deploy.local.emulator.storage.watches import Watcher, encode_bookmark, encode_event
 
-_STALL_POLL_SECONDS = 0.05  # how often a stalled watch asks whether it still is
-_TIMEOUT_SECONDS = 1800.0  # the real server draws between 30 and 60 minutes
+_STALL_POLL_SECONDS = 0.05  # pause between two checks of a stalled watch
+_TIMEOUT_SECONDS = 1800.0  # the real server takes a random time of 30 to 60 minutes
 _GONE = 410
 _INITIAL_EVENTS_END = {"k8s.io/initial-events-end": "true"}
 
 
 def open_watch(cluster: Cluster, info: RequestInfo, query: Query) -> Watcher:
-    """Registered, with everything the client has missed already in its buffer. Raises 410 for a version too old."""
+    """Open a watch, with all missed changes in its buffer.
+
+    Raises:
+        ApiError: 410, the version is too old.
+    """
     selection, version = query.selection(info), query.number("resourceVersion") or 0
     collection, store = cluster.store.collection(info.kind), cluster.store
     sends_initial = _sends_initial(query)
@@ -54,23 +58,23 @@ def _send_initial_state(watcher: Watcher, cluster: Cluster, selection: Selection
 
 
 class WatchStream:
-    """Writes one watcher's lines until the time is up, the client goes or a fault ends it."""
+    """Writes the lines of one watcher until the timeout, the end of the connection, or a fault."""
 
     def __init__(self, cluster: Cluster, request: web.BaseRequest, info: RequestInfo, query: Query) -> None:
         self._cluster = cluster
         self._request = request
         self._info = info
         self._query = query
-        self._opened = time.monotonic()
+        self._start_time = time.monotonic()
         timeout = query.number("timeoutSeconds")
-        self._deadline = self._opened + (timeout or _TIMEOUT_SECONDS)
-        self._bookmarks = query.flag("allowWatchBookmarks")
-        self._next_bookmark = self._opened + cluster.options.bookmark_seconds
+        self._deadline = self._start_time + (timeout or _TIMEOUT_SECONDS)
+        self._sends_bookmarks = query.flag("allowWatchBookmarks")
+        self._next_bookmark = self._start_time + cluster.options.bookmark_seconds
         self._rules: list[Rule] | None = None
         self._fault: Rule | None = None
 
     async def serve(self) -> web.StreamResponse:
-        """A version too old is told inside an answer that is 200; every other refusal is an answer of its own."""
+        """Serve the watch. A version that is too old is an ERROR event in a 200; other errors have their own status."""
         response = web.StreamResponse(headers={"Content-Type": "application/json"})
         response.enable_chunked_encoding()
         try:
@@ -101,7 +105,7 @@ class WatchStream:
                     return
                 if self._has_fault("watch-stall"):
                     continue
-                is_over = self._is_over()  # before the write: what comes meanwhile is for the next watch
+                is_over = self._is_over()  # before the write; later changes are for the next watch
                 await self._write(response, watcher)
                 if is_over:
                     return
@@ -109,7 +113,7 @@ class WatchStream:
             self._cluster.watchers.discard(watcher)
 
     async def _wait(self, watcher: Watcher) -> None:
-        """Until there is something to send or to decide."""
+        """Wait for a line, or for the next time that needs an action."""
         if self._has_fault("watch-stall"):
             await asyncio.sleep(_STALL_POLL_SECONDS)
             return
@@ -117,16 +121,16 @@ class WatchStream:
 
     def _wakeup_times(self) -> list[float]:
         times = [self._deadline]
-        if self._bookmarks:
+        if self._sends_bookmarks:
             times.append(self._next_bookmark)
         if self._has_fault("watch-close"):
             times.append(self._close_time())
         return times
 
     async def _write(self, response: web.StreamResponse, watcher: Watcher) -> None:
-        """A bookmark says that all before its version was told: it is made with the lines, at one moment."""
+        """Write lines and bookmark, made at the same moment: the client must have all changes up to a bookmark."""
         moment, lines = time.monotonic(), watcher.drain()
-        if self._bookmarks and (moment >= self._next_bookmark or moment >= self._deadline):
+        if self._sends_bookmarks and (moment >= self._next_bookmark or moment >= self._deadline):
             lines += encode_bookmark(self._info.kind, self._cluster.store.version)
             self._next_bookmark = moment + self._cluster.options.bookmark_seconds
         if lines:
@@ -140,10 +144,10 @@ class WatchStream:
         rule = self._fault
         if rule is None:
             return self._deadline
-        return max(self._opened, rule.since) + (rule.seconds or 0)
+        return max(self._start_time, rule.since) + (rule.seconds or 0)
 
     def _has_fault(self, kind: str) -> bool:
-        """Asked anew only when the rules have changed: one watch is struck once by a rule."""
+        """Return True if the watch has this fault. A rule strikes a watch once, unless the rules are replaced."""
         faults = self._cluster.faults
         if self._rules is not faults.rules:
             self._rules = faults.rules

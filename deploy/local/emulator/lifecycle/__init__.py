@@ -1,1 +1,1 @@
-"""From the making of a cluster to the end of its objects: deletion, garbage, namespaces."""
+"""The cluster, and the controllers that delete objects: deletion, garbage collection, namespaces."""

@@ -1,4 +1,4 @@
-"""Everything that makes up one emulated cluster, wired together once."""
+"""The parts of one emulated cluster, and their wiring."""
 
 import secrets
 from collections.abc import Callable
@@ -22,7 +22,7 @@ from deploy.local.emulator.storage.watches import Watchers
 
 
 class Cluster:
-    """Owned by one running server; needs its event loop. `close` ends all Pods and frees all ports."""
+    """An emulated cluster. Needs a running event loop. `close` ends all Pods and releases all ports."""
 
     def __init__(self, options: Options) -> None:
         self.options = options
@@ -44,7 +44,7 @@ class Cluster:
         self._populate()
 
     def _listeners(self) -> list[Callable[[Change], None]]:
-        """Watchers first: what another listener writes in turn comes after, for them too."""
+        """Return the listeners, watchers first: they must see a change before the writes of other listeners."""
         return [
             self.watchers.on_change,
             self.kubelet.on_change,

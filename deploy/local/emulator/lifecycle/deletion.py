@@ -1,4 +1,4 @@
-"""Deleting: at once, or gracefully where a kubelet must first stop what runs.
+"""Deletion: at once, or gracefully if a kubelet must first stop containers.
 
 The steps are those of `k8s.io/apiserver/pkg/registry/rest/delete.go` and of the Pod strategy's CheckGracefulDelete.
 """
@@ -28,7 +28,7 @@ class DeleteOptions(ApiStruct):
 
 
 def read_options(body: bytes, query: dict[str, str]) -> DeleteOptions:
-    """Of the body where there is one, else of the query string."""
+    """Read the options from the body, or from the query string if there is no body."""
     try:
         if body:
             options = msgspec.json.decode(body, type=DeleteOptions)
@@ -44,7 +44,11 @@ def read_options(body: bytes, query: dict[str, str]) -> DeleteOptions:
 
 
 def find_deletable(store: Store, kind: Kind, namespace: str, name: str, options: DeleteOptions) -> StoredObject:
-    """Return the object, if these options permit its deletion."""
+    """Return the object to delete.
+
+    Raises:
+        ApiError: 404, 403 for a permanent namespace, or 409 for a failed precondition.
+    """
     stored = store.get(kind, namespace, name)
     if stored is None:
         raise not_found(kind.resource, name)
@@ -89,13 +93,13 @@ def _terminate_namespace(store: Store, stored: StoredObject) -> StoredObject:
 
 
 def _remove_or_terminate(store: Store, stored: StoredObject) -> StoredObject:
-    """At once, or when the last finalizer is gone."""
+    """Remove the object. With finalizers, only mark it as terminating."""
     if not stored.metadata.get("finalizers"):
         return store.remove(stored)
     if stored.is_terminating:
         return stored
-    terminating = {**stored.metadata, "deletionTimestamp": now(), "deletionGracePeriodSeconds": 0}
-    return store.put(stored.kind, {**stored.body, "metadata": terminating})
+    metadata = {**stored.metadata, "deletionTimestamp": now(), "deletionGracePeriodSeconds": 0}
+    return store.put(stored.kind, {**stored.body, "metadata": metadata})
 
 
 def _terminate_pod(store: Store, stored: StoredObject, options: DeleteOptions) -> StoredObject:
@@ -110,13 +114,13 @@ def _terminate_pod(store: Store, stored: StoredObject, options: DeleteOptions) -
 
 
 def _grace_seconds(stored: StoredObject, options: DeleteOptions) -> int | None:
-    """Seconds; None when it is terminating already and is not asked to hurry."""
+    """Return the grace. None: the Pod terminates already, with a grace that is not longer."""
     requested = options.grace_period_seconds
     if requested is not None and requested < 0:
         requested = 1
     if stored.is_terminating:
-        parameters = stored.metadata["deletionGracePeriodSeconds"]
-        return requested if requested is not None and requested < parameters else None
+        current = stored.metadata["deletionGracePeriodSeconds"]
+        return requested if requested is not None and requested < current else None
     spec, status = stored.body["spec"], stored.body["status"]
     grace: int = requested if requested is not None else spec["terminationGracePeriodSeconds"]
     if "nodeName" not in spec or status["phase"] in {"Failed", "Succeeded"}:

@@ -1,4 +1,4 @@
-"""Garbage collection: what belonged to an object that is gone goes too, a moment later."""
+"""Garbage collection: deletes the dependents of a removed owner after a delay."""
 
 import asyncio
 from collections import defaultdict
@@ -13,7 +13,7 @@ ObjectKey = tuple[Kind, Key]
 
 
 class GarbageCollector:
-    """Remembers who names which owner, by uid, and looks again a moment after an owner went."""
+    """Indexes dependents by the uid of their owners, and checks them after an owner was removed."""
 
     def __init__(self, store: Store, seconds: float) -> None:
         self._store = store
@@ -64,16 +64,16 @@ class GarbageCollector:
         self._store.put(stored.kind, {**stored.body, "metadata": metadata})
 
     def orphan_dependents(self, uid: str) -> None:
-        """The owner is deleted, but what it owned shall stay: nobody owns it any more."""
+        """Remove the references to an owner, so that its dependents outlive it."""
         for kind, key in list(self._dependents.get(uid, ())):
             if (stored := self._store.get(kind, *key)) is not None:
                 owners = [reference for reference in stored.metadata["ownerReferences"] if reference["uid"] != uid]
                 self._set_owners(stored, owners)
 
     def _owner_exists(self, reference: Object, namespace: str) -> bool:
-        """As the real collector sees it: an object of that kind and name, in this namespace, with that uid.
+        """Return True if an object of that kind, name and uid exists in this namespace, as the real collector checks.
 
-        An owner of a kind that is not emulated is taken for a living one.
+        An owner of a kind that is not emulated counts as existing.
         """
         kind = _KIND_OF_NAME.get(reference["kind"])
         if kind is None or reference["apiVersion"] != "v1":

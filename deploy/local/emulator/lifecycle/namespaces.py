@@ -1,4 +1,4 @@
-"""Namespaces: the content of a new one, and how one is emptied before it is removed."""
+"""Namespaces: their creation, and their deletion with all content."""
 
 import asyncio
 from random import Random

@@ -1,1 +1,1 @@
-"""Addresses and node ports of Services, and the connections to Pods."""
+"""Addresses and node ports of Services, and the kube-proxy."""

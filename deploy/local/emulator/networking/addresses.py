@@ -1,4 +1,4 @@
-"""What a Service is given when it is made: a cluster IP and node ports, taken back when it goes."""
+"""Allocation of cluster IPs and node ports to Services."""
 
 import asyncio
 import socket
@@ -17,18 +17,25 @@ _HOSTS = 254
 
 
 class ServiceAddresses:
-    """Allocates for Services, and opens their node ports for answering."""
+    """Allocates the addresses of Services, and serves on their node ports."""
 
     def __init__(self, store: Store, node_ports: NodePorts, proxy: KubeProxy, random: Random) -> None:
         self._store = store
         self._ports = node_ports
         self._proxy = proxy
         self._random = random
-        self._cluster_ips: set[str] = {f"{_NETWORK}.0.1", f"{_NETWORK}.0.10"}  # `kubernetes` and the DNS
+        self._cluster_ips: set[str] = {
+            f"{_NETWORK}.0.1",
+            f"{_NETWORK}.0.10",
+        }  # addresses of `kubernetes` and of the DNS
         self._servers: dict[int, asyncio.Task[asyncio.Server]] = {}
 
     def allocate(self, body: Object, old: Object | None = None) -> Object:
-        """The Service with its addresses filled in. Raises and keeps nothing when one cannot be had."""
+        """Return the Service with its addresses.
+
+        Raises:
+            ApiError: an address cannot be allocated. Then none is allocated.
+        """
         spec = {**body["spec"]}
         if spec["type"] == "ExternalName":
             return body
@@ -47,7 +54,7 @@ class ServiceAddresses:
             self._ports.release(port)
 
     def roll_back(self, body: Object, old: Object | None = None) -> None:
-        """An allocation whose Service was then refused."""
+        """Release the addresses of a Service that was refused after the allocation."""
         kept_ports = {port.get("nodePort") for port in _ports(old)}
         self.release([p["nodePort"] for p in _ports(body) if "nodePort" in p and p["nodePort"] not in kept_ports])
         if old is None:
@@ -137,7 +144,7 @@ class ServiceAddresses:
         return None if port is None else self._proxy.choose_pod(service.body, port)
 
     def _close(self, number: int) -> None:
-        """The listening socket goes at once, so that the port can be drawn again."""
+        """Close the listening socket at once, so that the port can be allocated again."""
         task = self._servers.pop(number, None)
         if task is not None and task.done():
             task.result().close()
@@ -164,7 +171,7 @@ def _node_ports(stored: StoredObject | None) -> set[int]:
 
 
 def _previous_node_port(port: Object, before: list[Object]) -> int | None:
-    """A port that was there before keeps its node port."""
+    """Return the node port that this port has already."""
     matches = (old for old in before if old.get("port") == port.get("port") and old["protocol"] == port["protocol"])
     return next((old.get("nodePort") for old in matches), None)
 

@@ -1,4 +1,4 @@
-"""What answers on node ports: the kube-proxy, and the HTTP server inside every emulated Pod."""
+"""The kube-proxy, and the HTTP server of the emulated Pods."""
 
 import asyncio
 import itertools
@@ -16,18 +16,18 @@ from deploy.local.emulator.storage.objects import Change, Store, StoredObject
 
 
 class KubeProxy:
-    """Chooses a Pod, in turn, for each connection to a Service's port; as with kube-proxy it stays there."""
+    """Chooses a Pod for each connection to a Service's port, round robin. The connection stays with its Pod."""
 
     def __init__(self, store: Store, is_running: Callable[[str], bool], seconds: float) -> None:
         self._store = store
-        self._is_running = is_running  # does the container of the Pod with this uid run?
-        self._seconds = seconds  # how long it takes to learn of a new Service or endpoint
-        self._reachable_since: dict[str, float] = {}  # uids of Services and Pods that can be reached, and since when
+        self._is_running = is_running  # takes the uid of a Pod
+        self._seconds = seconds  # delay until a new Service or endpoint is reachable
+        self._reachable_since: dict[str, float] = {}  # by uid of Services and Pods
         self._round_robin = itertools.count()
         self._connections: dict[str, set[PodConnection]] = defaultdict(set)
 
     def choose_pod(self, service: Object, port: Object) -> StoredObject | None:
-        """None: nobody listens there, and the connection is refused."""
+        """Return the Pod for a new connection. None: the connection is refused."""
         candidates = self._endpoints(service)
         if not candidates or not self._is_synced(service["metadata"]["uid"]):
             return None
@@ -43,7 +43,7 @@ class KubeProxy:
         if spec.get("publishNotReadyAddresses"):
             return pods
         ready = [pod for pod in pods if _is_ready(pod) and self._is_synced(pod.uid)]
-        # kube-proxy since 1.28: with no endpoint left but terminating ones that are still ready, those serve on
+        # kube-proxy since 1.28: if all ready endpoints are terminating, they still serve
         return [pod for pod in ready if not pod.is_terminating] or ready
 
     def _is_synced(self, uid: str) -> bool:
@@ -70,7 +70,7 @@ class KubeProxy:
             self._reachable_since.pop(uid, None)
 
     def abort_connections(self, uid: str) -> None:
-        """The container's process ended, and its connections with it."""
+        """Cut the connections of a Pod whose container ended."""
         for connection in self._connections.pop(uid, set()):
             connection.abort()
 
@@ -85,17 +85,17 @@ def _is_ready(pod: StoredObject) -> bool:
 
 
 def _listens(pod: StoredObject, target: int | str) -> bool:
-    """The emulated process listens on the ports its container declares, and on no other."""
+    """Return True for a declared port. The emulated process listens on no other."""
     ports = [port for container in pod.body["spec"]["containers"] for port in container.get("ports", [])]
     return any(target in {port["containerPort"], port.get("name")} for port in ports)
 
 
 class PodConnection(asyncio.Protocol):
-    """One connection to one Pod: HTTP/1.1 with keep-alive, one resource."""
+    """A connection to one Pod. Serves one resource over HTTP/1.1 with keep-alive."""
 
-    def __init__(self, proxy: KubeProxy, choose: Callable[[], StoredObject | None]) -> None:
+    def __init__(self, proxy: KubeProxy, choose_pod: Callable[[], StoredObject | None]) -> None:
         self._proxy = proxy
-        self._choose = choose
+        self._choose_pod = choose_pod
         self._parser = httptools.HttpRequestParser(self)
         self._transport: Any = None
         self._pod: StoredObject | None = None
@@ -103,7 +103,7 @@ class PodConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
-        self._pod = self._choose()
+        self._pod = self._choose_pod()
         if self._pod is None:
             self.abort()
         else:
@@ -130,14 +130,14 @@ class PodConnection(asyncio.Protocol):
         self._url += url
 
     def on_message_complete(self) -> None:
-        status, body = self._answer()
+        status, body = self._respond()
         keep_alive = self._parser.should_keep_alive()
         head = f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
         self._transport.write(f"{head}Connection: {'keep-alive' if keep_alive else 'close'}\r\n\r\n".encode() + body)
         if not keep_alive:
             self._transport.close()
 
-    def _answer(self) -> tuple[str, bytes]:
+    def _respond(self) -> tuple[str, bytes]:
         pod = self._pod
         if pod is None or self._url.partition(b"?")[0] != b"/v1/sandbox":
             return "404 Not Found", b'{"detail":"Not Found"}'

@@ -1,4 +1,4 @@
-"""Node ports: which are free, and the listening socket behind each that is taken."""
+"""Node ports: the free ones, and a listening socket for each allocated one."""
 
 import errno
 import socket
@@ -6,19 +6,19 @@ from random import Random
 
 _BACKLOG = 128
 
-_STATIC_SHARE = 32  # the lowest 1/32 of the range, 16 to 128 ports, is kept for who names a port (KEP-3668)
+_STATIC_SHARE = 32  # the lowest 1/32 of the range, 16 to 128 ports, is for Services that name a port (KEP-3668)
 _STATIC_MIN, _STATIC_MAX = 16, 128
 
 
 class RangeFull(Exception):
-    """No port is left; the words are those of `pkg/registry/core/service/portallocator`."""
+    """No port is free. The message is that of `pkg/registry/core/service/portallocator`."""
 
     def __init__(self) -> None:
         super().__init__("range is full")
 
 
 class NodePorts:
-    """Takes a port by binding it, in one step: who is told of a port can reach it."""
+    """Allocates a port by binding it, so that clients can connect as soon as they know the port."""
 
     def __init__(self, address: str, port_range: tuple[int, int], random: Random) -> None:
         self.port_range = port_range
@@ -31,14 +31,18 @@ class NodePorts:
         return port in self._listeners
 
     def allocate(self, port: int) -> socket.socket:
-        """A named port. Raises OSError where something else on this machine holds it."""
+        """Allocate a port by number.
+
+        Raises:
+            OSError: another process of this machine uses the port.
+        """
         listener = _listen(self._address, port)
         self._listeners[port] = listener
         self._free.discard(port)
         return listener
 
     def allocate_any(self) -> int:
-        """Any free port, of the upper part of the range while there are some."""
+        """Allocate a random free port. Ports of the static band come last."""
         for candidates in self._free_ports_by_band():
             while candidates:
                 port = candidates.pop(self._random.randrange(len(candidates)))
@@ -76,7 +80,7 @@ class NodePorts:
 
 
 def _listen(address: str, port: int) -> socket.socket:
-    """Listening, not only bound: a connection made before the server starts is kept by the kernel."""
+    """Bind and listen. The kernel queues connections until the server starts."""
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -1,1 +1,1 @@
-"""The one node: scheduler, kubelet, and the life of a Pod on it."""
+"""The only node: its scheduler, its kubelet, and the lifecycle of its Pods."""

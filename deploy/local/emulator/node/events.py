@@ -1,4 +1,4 @@
-"""Kubernetes Events, as the scheduler and the kubelet write them: one object for what repeats, with a count."""
+"""Events of the scheduler and the kubelet. A repeated Event is one object with a count."""
 
 import itertools
 import time
@@ -11,9 +11,9 @@ from deploy.local.emulator.base.timestamps import now, now_micro
 from deploy.local.emulator.storage.kinds import EVENTS, NAMESPACES
 from deploy.local.emulator.storage.objects import Key, Store, StoredObject
 
-EVENTS_MAX = 20_000  # the real server drops an Event after an hour; this many are more than an hour's worth
+EVENTS_MAX = 20_000  # more than one hour of Events; the real server drops an Event after one hour
 
-_EventKey = tuple[str, str, str, str]  # the Pod's uid, reason, message, and the container or who else says it
+_EventKey = tuple[str, str, str, str]  # uid of the Pod, reason, message, and the container or the component
 
 
 class EventRecorder:
@@ -25,7 +25,7 @@ class EventRecorder:
         self._random = random
         self._keys: dict[_EventKey, Key] = {}
         self._order: deque[_EventKey] = deque()
-        self._clock = itertools.count(time.time_ns())  # names are times in ns; counting keeps them apart
+        self._clock = itertools.count(time.time_ns())  # names are times in ns; the counter keeps them distinct
 
     def record_scheduler(self, pod: StoredObject, reason: str, message: str) -> None:
         is_scheduled = reason == "Scheduled"
@@ -47,7 +47,7 @@ class EventRecorder:
     def record_kubelet(
         self, pod: StoredObject, reason: str, message: str, container: str = "", event_type: str = "Normal"
     ) -> None:
-        """About one container of the Pod where one is named. What was said before is counted up."""
+        """Record an Event about the Pod, or about one container. A repeated Event increases the count."""
         object_key = self._keys.get((pod.uid, reason, message, container))
         if object_key is not None and (event := self._store.get(EVENTS, *object_key)) is not None:
             self._store.put(EVENTS, {**event.body, "lastTimestamp": now(), "count": event.body["count"] + 1})
@@ -69,7 +69,7 @@ class EventRecorder:
         )
 
     def _write(self, pod: StoredObject, event_key: _EventKey, event: Object) -> None:
-        """Nothing is written into a namespace that is emptying, as the API server would refuse it."""
+        """Write an Event, except into a terminating namespace, where the API server would refuse it."""
         name = f"{pod.name}.{next(self._clock):x}"
         identity = {"uid": uid(self._random), "creationTimestamp": now()}
         metadata = {"name": name, "namespace": pod.namespace, **identity}
@@ -88,8 +88,8 @@ class EventRecorder:
 
 
 def _event_fields(pod: StoredObject, field_path: str, reason: str, message: str, event_type: str) -> Object:
-    involved = {"kind": "Pod", "namespace": pod.namespace, "name": pod.name, "uid": pod.uid, "apiVersion": "v1"}
-    involved["resourceVersion"] = str(pod.version)
+    reference = {"kind": "Pod", "namespace": pod.namespace, "name": pod.name, "uid": pod.uid, "apiVersion": "v1"}
+    reference["resourceVersion"] = str(pod.version)
     if field_path:
-        involved["fieldPath"] = field_path
-    return {"involvedObject": involved, "reason": reason, "message": message, "type": event_type}
+        reference["fieldPath"] = field_path
+    return {"involvedObject": reference, "reason": reason, "message": message, "type": event_type}

@@ -1,4 +1,4 @@
-"""The one node: what its kubelet and the scheduler need, and how it looks over the API."""
+"""The only node: the parts that its kubelet and the scheduler share, and its object in the API."""
 
 import itertools
 from collections.abc import Callable, Iterator
@@ -24,33 +24,33 @@ LABELS = {
     "beta.kubernetes.io/arch": "amd64",
 }
 CAPACITY: Object = {"cpu": "64", "memory": "256Gi", "ephemeral-storage": "1Ti", "pods": "110"}
-_ADDRESSES = 250 * 250  # Pod addresses are dealt in turn from 10.244.0.0/16
+_ADDRESSES = 250 * 250  # Pods get the addresses of 10.244.0.0/16 in turn
 
 
 @dataclass(slots=True)
 class Node:
-    """What every Pod's life is lived with."""
+    """The parts that all Pods of the node share."""
 
     store: Store
     recorder: EventRecorder
     faults: Faults
     options: Options
     random: Random
-    on_pod_stopped: Callable[[str], None]  # tells the proxy that a Pod's container ended
-    running_pods: set[str] = field(default_factory=set)  # uids of Pods whose containers run
+    on_pod_stopped: Callable[[str], None]  # called with the uid when the containers of a Pod ended
+    running_pods: set[str] = field(default_factory=set)  # uids of Pods with running containers
     _images: set[str] = field(default_factory=set)
     _addresses: Iterator[int] = field(default_factory=itertools.count)
 
     def add_image(self, image: str) -> None:
-        """From now on, and says so in its status: the image of a container that starts."""
-        full = images.full_reference(image)
+        """Add the image of a started container to the status of the node."""
+        reference = images.full_reference(image)
         node = self.store.get(NODES, "", NAME)
-        if full in self._images or node is None:
+        if reference in self._images or node is None:
             return
-        self._images.add(full)
+        self._images.add(reference)
         status = node.body["status"]
-        listed = [*status.get("images", []), images.image_status(full)]
-        self.store.put(NODES, {**node.body, "status": {**status, "images": listed}})
+        entries = [*status.get("images", []), images.image_status(reference)]
+        self.store.put(NODES, {**node.body, "status": {**status, "images": entries}})
 
     def next_pod_ip(self) -> str:
         number = next(self._addresses) % _ADDRESSES

@@ -1,4 +1,4 @@
-"""What can go wrong with a Pod on its node: each fault as the statuses and Events a real kubelet shows for it."""
+"""Faults of Pods, with the statuses and Events that a real kubelet shows for them."""
 
 import asyncio
 import itertools
@@ -8,9 +8,9 @@ from deploy.local.emulator.base.statuses import Object
 from deploy.local.emulator.node.pod_runtime import PodRuntime
 from deploy.local.emulator.node.pod_status import KILLED
 
-BACKOFF_SECONDS = 10.0  # a kubelet's first back-off, doubled each time; a rule's `seconds` replaces it
+BACKOFF_SECONDS = 10.0  # first back-off of a kubelet, doubled each time; the `seconds` of a rule replace it
 BACKOFF_MAX = 300.0
-_REPORT_SHARE = 1 / 20  # of a back-off, until the kubelet tells of it
+_REPORT_SHARE = 1 / 20  # share of a back-off that passes before the kubelet reports it
 _MINUTE = 60
 _FLAP_SECONDS = 1.0
 
@@ -20,7 +20,7 @@ def _backoff_seconds(pod: PodRuntime, attempt: int) -> float:
 
 
 async def wait_for_mounts(pod: PodRuntime) -> None:
-    """A volume that cannot be mounted: the Pod stays ContainerCreating, and an Event says why, again and again."""
+    """Wait while a volume cannot be mounted. The Pod stays ContainerCreating; an Event with the cause repeats."""
     for attempt in itertools.count():
         if not pod.has_fault("no-mount"):
             return
@@ -68,12 +68,12 @@ def _report_pull_backoff(pod: PodRuntime) -> None:
 
 def _pull_error(image: str) -> str:
     reference = images.full_reference(image)
-    error = f'failed to pull and unpack image "{reference}": failed to resolve reference "{reference}": {reference}: not found'
-    return f"rpc error: code = NotFound desc = {error}"
+    cause = f'failed to resolve reference "{reference}": {reference}: not found'
+    return f'rpc error: code = NotFound desc = failed to pull and unpack image "{reference}": {cause}'
 
 
 async def run_crash_loop(pod: PodRuntime) -> None:
-    """Runs and ends, again and again: restarted at once the first time, then after a growing back-off."""
+    """Run and end the containers again and again: restart at once the first time, then after a growing back-off."""
     for attempt in itertools.count():
         if not pod.has_fault("crash-loop", "out-of-memory"):
             return
@@ -88,14 +88,14 @@ async def run_crash_loop(pod: PodRuntime) -> None:
 
 
 def _run_and_exit(pod: PodRuntime) -> None:
-    code, message = (KILLED, "OOMKilled") if pod.has_fault("out-of-memory") else (pod.exit_code, "Error")
+    code, reason = (KILLED, "OOMKilled") if pod.has_fault("out-of-memory") else (pod.exit_code, "Error")
     pod.view.phase = "Running"
     for spec in pod.spec["containers"]:
         pod.start_container(spec, pod.view.containers[spec["name"]])
     pod.publish()
     for spec in pod.spec["containers"]:
         _report_probe_refused(pod, spec)
-    pod.stop_containers(code, message)
+    pod.stop_containers(code, reason)
 
 
 def _report_probe_refused(pod: PodRuntime, spec: Object) -> None:
@@ -107,7 +107,7 @@ def _report_probe_refused(pod: PodRuntime, spec: Object) -> None:
 
 
 async def _back_off_restart(pod: PodRuntime, attempt: int) -> None:
-    """The words name the nominal back-off, however short a rule makes it."""
+    """Wait before a restart. The message names the nominal back-off, even if a rule makes it shorter."""
     nominal = int(min(BACKOFF_SECONDS * 2 ** (attempt - 1), BACKOFF_MAX))
     formatted = f"{nominal // _MINUTE}m{nominal % _MINUTE}s" if nominal >= _MINUTE else f"{nominal}s"
     await asyncio.sleep(_backoff_seconds(pod, attempt - 1) * _REPORT_SHARE)
@@ -128,7 +128,7 @@ async def stay_unready(pod: PodRuntime) -> None:
 
 
 async def run_later_faults(pod: PodRuntime) -> None:
-    """Faults of a Pod that was well."""
+    """Run the faults of a Pod that was ready before."""
     if pod.has_fault("evicted"):
         await asyncio.sleep(pod.rule_seconds(0))
         _evict(pod)

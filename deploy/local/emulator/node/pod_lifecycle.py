@@ -26,7 +26,7 @@ _SIGTERM_EXIT_CODE = 1
 
 
 async def run(pod: PodRuntime) -> None:
-    """Schedule and run the Pod. Return when the Pod is ready for good, or removed."""
+    """Schedule and start the Pod. Return when nothing is left to change, or when the Pod is removed."""
     try:
         await _schedule_and_run(pod)
     except PodGone:
@@ -147,12 +147,12 @@ async def terminate(pod: PodRuntime) -> None:
 
 
 async def _stop_containers(pod: PodRuntime) -> None:
-    running = [name for name, view in pod.view.containers.items() if view.is_running]
-    for name in running:
+    names = [name for name, view in pod.view.containers.items() if view.is_running]
+    for name in names:
         pod.record_event("Killing", f"Stopping container {name}", name)
-    grace, needed = pod.pod.metadata["deletionGracePeriodSeconds"], pod.node.options.termination_seconds
-    await asyncio.sleep(min(grace, needed) * (1 - _NOTICE_SHARE) if running else 0)
-    pod.stop_containers(KILLED if grace < needed else _SIGTERM_EXIT_CODE)
+    grace, stop_seconds = pod.pod.metadata["deletionGracePeriodSeconds"], pod.node.options.termination_seconds
+    await asyncio.sleep(min(grace, stop_seconds) * (1 - _NOTICE_SHARE) if names else 0)
+    pod.stop_containers(KILLED if grace < stop_seconds else _SIGTERM_EXIT_CODE)
     for view in pod.view.all_containers():
         if "waiting" in view.state:
             view.state = unknown_termination()
@@ -165,6 +165,6 @@ def _remove(pod: PodRuntime) -> None:
     """
     stored = pod.pod
     metadata = {**stored.metadata, "deletionTimestamp": now(), "deletionGracePeriodSeconds": 0}
-    is_terminating = pod.node.store.put(PODS, {**stored.body, "metadata": metadata})
+    terminating = pod.node.store.put(PODS, {**stored.body, "metadata": metadata})
     if not metadata.get("finalizers"):
-        pod.node.store.remove(is_terminating)
+        pod.node.store.remove(terminating)

@@ -11,11 +11,11 @@ from deploy.local.emulator.storage.objects import StoredObject
 
 
 class PodGone(Exception):
-    """The Pod was removed while its node was still busy with it."""
+    """The Pod was removed while its node still ran it."""
 
 
 class PodRuntime:
-    """One Pod as its node runs it."""
+    """A Pod, as its node runs it."""
 
     def __init__(self, node: Node, pod: StoredObject) -> None:
         self.node = node
@@ -46,7 +46,7 @@ class PodRuntime:
         self.node.store.put(PODS, render(pod.body, self.view, now()))
 
     def has_fault(self, *kinds: str) -> bool:
-        """Return True while the Pod's fault is of one of these kinds, and its rule still exists."""
+        """Return True if the Pod has a fault of one of these kinds, and its rule still exists."""
         return self.rule is not None and self.rule.kind in kinds and self.rule in self.node.faults.rules
 
     def rule_seconds(self, default: float) -> float:
@@ -71,8 +71,8 @@ class PodRuntime:
         self.record_event("Started", "Container started", spec["name"])
 
     def stop_container(self, view: ContainerView, code: int, reason: str) -> None:
-        started = view.state["running"]["startedAt"]
-        termination = {"exitCode": code, "reason": reason, "startedAt": started, "finishedAt": now()}
+        start_time = view.state["running"]["startedAt"]
+        termination = {"exitCode": code, "reason": reason, "startedAt": start_time, "finishedAt": now()}
         view.state = {"terminated": {**termination, "containerID": view.container_id}}
         view.ready = view.started = False
 

@@ -1,6 +1,6 @@
-"""What a kubelet reports of a Pod: pure, from what runs to a `status`.
+"""The status that a kubelet reports of a Pod. Pure functions from the view of the node to a `status`.
 
-The order of conditions, their reasons and the fields of a container's status are those of a 1.36 kubelet.
+The order of conditions, their reasons, and the fields of a container's status are those of a 1.36 kubelet.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ KILLED = 137  # 128 + SIGKILL
 
 @dataclass(slots=True)
 class ContainerView:
-    """One container as the runtime sees it now."""
+    """A container, as the container runtime sees it now."""
 
     state: Object
     last_state: Object = field(default_factory=dict)
@@ -33,18 +33,18 @@ class ContainerView:
 
 @dataclass(slots=True)
 class PodView:
-    """One Pod as its node sees it now."""
+    """A Pod, as its node sees it now."""
 
     host_ip: str
     start_time: str
     containers: dict[str, ContainerView]
     init: dict[str, ContainerView] = field(default_factory=dict)
-    network: bool = False  # the sandbox is up: image pulls begin
+    network: bool = False  # the Pod sandbox is up, image pulls begin
     ip: str = ""
     phase: str = "Pending"
     reason: str = ""
     message: str = ""
-    disruption: Object | None = None  # a DisruptionTarget condition's reason and message
+    disruption: Object | None = None  # reason and message of a DisruptionTarget condition
 
     def all_containers(self) -> list[ContainerView]:
         return [*self.init.values(), *self.containers.values()]
@@ -57,7 +57,7 @@ def initial_view(spec: Object, host_ip: str, now: str) -> PodView:
 
 
 def bind(pod: Object, node: str, now: str) -> Object:
-    """The binding: a node, and a condition that says so without an observedGeneration."""
+    """Bind the Pod to a node. The condition has no observedGeneration, as on a real cluster."""
     condition = {"type": "PodScheduled", "status": "True", "lastProbeTime": None, "lastTransitionTime": now}
     return _with_conditions({**pod, "spec": {**pod["spec"], "nodeName": node}}, [condition])
 
@@ -80,7 +80,7 @@ def _with_conditions(pod: Object, conditions: list[Object]) -> Object:
 
 
 def render(pod: Object, view: PodView, now: str) -> Object:
-    """The Pod with the status its kubelet would write at that moment."""
+    """Return the Pod with the status that its kubelet writes at this time."""
     spec, old = pod["spec"], pod["status"]
     status: Object = {"observedGeneration": pod["metadata"]["generation"], "phase": view.phase}
     status["conditions"] = _conditions(pod, view, now)
@@ -99,9 +99,9 @@ def render(pod: Object, view: PodView, now: str) -> Object:
 def _conditions(pod: Object, view: PodView, now: str) -> list[Object]:
     conditions: list[tuple[str, bool, Object]] = [
         ("PodReadyToStartContainers", view.network, {}),
-        ("Initialized", *_is_initialized(view)),
-        ("Ready", *_is_ready(view)),
-        ("ContainersReady", *_is_ready(view)),
+        ("Initialized", *_initialized(view)),
+        ("Ready", *_ready(view)),
+        ("ContainersReady", *_ready(view)),
         ("PodScheduled", True, {}),
     ]
     if view.disruption is not None:
@@ -114,18 +114,18 @@ def _conditions(pod: Object, view: PodView, now: str) -> list[Object]:
 
 def _condition(name: str, is_true: bool, explanation: Object, old: Object | None, pod: Object, now: str) -> Object:
     status = "True" if is_true else "False"
-    unchanged = old is not None and old["status"] == status
+    is_unchanged = old is not None and old["status"] == status
     return {
         "type": name,
         "observedGeneration": pod["metadata"]["generation"],
         "status": status,
         "lastProbeTime": None,
-        "lastTransitionTime": old["lastTransitionTime"] if old is not None and unchanged else now,
+        "lastTransitionTime": old["lastTransitionTime"] if old is not None and is_unchanged else now,
         **explanation,
     }
 
 
-def _is_initialized(view: PodView) -> tuple[bool, Object]:
+def _initialized(view: PodView) -> tuple[bool, Object]:
     uninitialized = [name for name, container in view.init.items() if not container.ready]
     if not uninitialized or view.phase == "Running":
         return True, {"reason": "PodCompleted"} if view.phase == "Succeeded" else {}
@@ -135,7 +135,7 @@ def _is_initialized(view: PodView) -> tuple[bool, Object]:
     }
 
 
-def _is_ready(view: PodView) -> tuple[bool, Object]:
+def _ready(view: PodView) -> tuple[bool, Object]:
     if view.phase in {"Failed", "Succeeded"}:
         return False, {"reason": "PodFailed" if view.phase == "Failed" else "PodCompleted"}
     unready = [name for name, container in view.containers.items() if not container.ready]
@@ -176,7 +176,7 @@ def image_id(image: str) -> str:
 
 
 def _total_resources(spec: Object) -> Object:
-    """Of the whole Pod, which the status carries since 1.36; absent where no container says anything."""
+    """Return the resources of the whole Pod, part of the status since 1.36. Empty if no container sets any."""
     total = {kind: _sum_resources(spec["containers"], kind) for kind in ("limits", "requests")}
     total = {kind: amounts for kind, amounts in total.items() if amounts}
     if not total:
@@ -195,12 +195,12 @@ def _sum_resources(containers: list[Object], kind: str) -> Object:
 
 def _add_quantities(texts: list[Any]) -> str:
     total = sum(parse_quantity(text) for text in texts)
-    binary = any(str(text).endswith("i") for text in texts)
-    return to_canonical(f"{int(total) // 1024}Ki" if binary and int(total) % 1024 == 0 else f"{total:f}")
+    is_binary = any(str(text).endswith("i") for text in texts)
+    return to_canonical(f"{int(total) // 1024}Ki" if is_binary and int(total) % 1024 == 0 else f"{total:f}")
 
 
 def unknown_termination() -> Object:
-    """How a container ends that never began."""
-    explanation = "The container could not be located when the pod was terminated"
-    termination = {"exitCode": KILLED, "reason": "ContainerStatusUnknown", "message": explanation}
+    """Return the state of a container that never started when its Pod ended."""
+    message = "The container could not be located when the pod was terminated"
+    termination = {"exitCode": KILLED, "reason": "ContainerStatusUnknown", "message": message}
     return {"terminated": {**termination, "startedAt": None, "finishedAt": None}}

@@ -1,6 +1,6 @@
-"""The scheduler's one question: does the Pod fit the one node?
+"""The check of the scheduler whether a Pod fits on the only node.
 
-Each Pod is weighed alone, not beside those already there: one emulated node takes any number of Pods that fit it.
+Each Pod is checked alone. The emulated node takes any number of Pods that fit.
 """
 
 from decimal import Decimal
@@ -18,7 +18,7 @@ _UNAVAILABLE = (
 
 
 def check_fit(pod: StoredObject, store: Store, *, is_forced: bool) -> str | None:
-    """The scheduler's message, or None when the Pod fits."""
+    """Return None if the Pod fits, else the message of the scheduler."""
     spec = pod.body["spec"]
     if "nodeName" in spec:
         return None
@@ -28,13 +28,9 @@ def check_fit(pod: StoredObject, store: Store, *, is_forced: bool) -> str | None
             return f'0/1 nodes are available: persistentvolumeclaim "{claim}" not found. not found'
     shortages = [f"1 Insufficient {name}" for name in ("cpu", "memory") if _exceeds_capacity(spec, name)]
     shortages = shortages or (["1 Insufficient cpu"] if is_forced else [])
-    if shortages:
-        return _UNAVAILABLE.format(what=", ".join(shortages))
-    return (
-        _UNAVAILABLE.format(what="1 node(s) didn't match Pod's node affinity/selector")
-        if _needs_other_node(spec)
-        else None
-    )
+    if not shortages and _needs_other_node(spec):
+        shortages = ["1 node(s) didn't match Pod's node affinity/selector"]
+    return _UNAVAILABLE.format(what=", ".join(shortages)) if shortages else None
 
 
 def _exceeds_capacity(spec: Object, name: str) -> bool:

@@ -1,5 +1,5 @@
-"""The fields of each kind, as far as they are typed: what a body may hold.
+"""The typed fields of each kind.
 
-Reading a body through these prunes unknown fields and refuses wrong types, as the real server's decoder does. Empty
-values are left out on the way back, as Go's `omitempty` does; a field whose zero means something is None when absent.
+Decoding a body with them drops unknown fields and refuses wrong types, as the real server does. Encoding leaves out
+empty values, as Go's `omitempty` does. If the zero of a field has a meaning, the absent field is None.
 """

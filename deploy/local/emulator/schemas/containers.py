@@ -1,4 +1,4 @@
-"""A container and all that belongs to it."""
+"""Containers and their parts."""
 
 from typing import Any
 
@@ -113,7 +113,7 @@ class Lifecycle(ApiStruct):
 
 
 class SecurityProfile(ApiStruct):
-    """Of seccomp or AppArmor."""
+    """A profile of seccomp or AppArmor."""
 
     type: str = ""
     localhost_profile: str | None = None

@@ -1,4 +1,4 @@
-"""Metadata, and the kinds whose spec is not looked into."""
+"""Object metadata, Events, and the kinds without a typed spec."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ Quantity = str | int | float
 
 
 class ApiStruct(msgspec.Struct, rename="camel", omit_defaults=True, kw_only=True):
-    """Base of every typed part of a body."""
+    """Base of all typed parts of a body."""
 
 
 class OwnerReference(ApiStruct):
@@ -37,7 +37,7 @@ class ObjectMeta(ApiStruct):
 
 
 class UntypedObject(ApiStruct):
-    """A kind whose spec the emulator does not look into."""
+    """A kind without a typed spec."""
 
     metadata: ObjectMeta = msgspec.field(default_factory=ObjectMeta)
     spec: dict[str, Any] = msgspec.field(default_factory=dict)

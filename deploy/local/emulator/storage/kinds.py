@@ -1,4 +1,4 @@
-"""The kinds this API serves, all of the core group v1."""
+"""The kinds of objects that the emulator serves, all of the core group v1."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,15 +14,15 @@ Fields = Callable[[Object], dict[str, str]]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Kind:
-    """What differs between kinds, as data."""
+    """A kind of objects, and its properties in the API."""
 
     resource: str
     name: str
     schema: type[ApiStruct]
     namespaced: bool = True
-    returns_deleted: bool = True  # the answer to a delete is the object, or else a Status
-    bare: Object = field(default_factory=dict)  # the fields an empty object still writes, as in a BOOKMARK
-    fields: Fields = lambda _body: {}
+    returns_deleted: bool = True  # a delete returns the object; False: a Status
+    bare: Object = field(default_factory=dict)  # fields of an empty object, as in a BOOKMARK
+    fields: Fields = lambda _body: {}  # values for field selectors
 
 
 def _pod_fields(body: Object) -> dict[str, str]:
@@ -44,9 +44,9 @@ def _service_fields(body: Object) -> dict[str, str]:
 
 
 def _event_fields(body: Object) -> dict[str, str]:
-    involved: dict[str, Any] = body.get("involvedObject", {})
+    reference: dict[str, Any] = body.get("involvedObject", {})
     names = ("kind", "namespace", "name", "uid", "apiVersion", "resourceVersion", "fieldPath")
-    fields = {f"involvedObject.{name}": str(involved.get(name, "")) for name in names}
+    fields = {f"involvedObject.{name}": str(reference.get(name, "")) for name in names}
     component = body.get("source", {}).get("component") or body.get("reportingComponent", "")
     fields |= {"reason": body.get("reason", ""), "type": body.get("type", ""), "source": component}
     return fields | {"reportingComponent": body.get("reportingComponent", "")}

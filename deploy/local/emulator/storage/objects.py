@@ -1,7 +1,7 @@
-"""The objects there are, the one resourceVersion they share, and what happened to them lately.
+"""The stored objects, the resourceVersion that they share, and their recent changes.
 
-Bodies are never changed in place: a new state is a new dict that shares what did not change. So a list, a page of an
-old list and a watch event can all hold on to the same body, and each body is encoded once.
+Bodies are never changed in place. A new state is a new dict that shares its unchanged parts with the old one. Lists,
+pages of old lists and watch events can share a body, and each body is encoded once.
 """
 
 from collections import defaultdict, deque
@@ -13,13 +13,13 @@ import msgspec
 from deploy.local.emulator.base.statuses import Object
 from deploy.local.emulator.storage.kinds import KINDS, Kind
 
-Key = tuple[str, str]  # namespace ("" for what has none) and name: also the order of lists
+Key = tuple[str, str]  # namespace ("" for cluster-scoped kinds) and name
 
-FIRST_VERSION = 256  # a cluster that has just come up has written about so much; older versions are "too old"
+FIRST_VERSION = 256  # about the version of a real cluster after its start; older versions are "too old"
 
 
 class StoredObject:
-    """One state of one object: its body without `kind` and `apiVersion`, and how that is written."""
+    """A state of an object. The body has no `kind` and no `apiVersion`."""
 
     __slots__ = ("_encoded", "body", "key", "kind", "labels", "uid", "version")
 
@@ -51,13 +51,13 @@ class StoredObject:
         return "deletionTimestamp" in self.metadata
 
     def item(self) -> bytes:
-        """As an item of a list."""
+        """Return the JSON as an item of a list."""
         if self._encoded is None:
             self._encoded = msgspec.json.encode(self.body)
         return self._encoded
 
     def document(self) -> bytes:
-        """As an answer of its own."""
+        """Return the JSON as a response."""
         return b'{"kind":"%s","apiVersion":"v1",%s' % (self.kind.name.encode(), self.item()[1:])
 
     def with_version(self, version: int) -> "StoredObject":
@@ -66,7 +66,7 @@ class StoredObject:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """`before` is None for what was made, `after` for what was removed; `last` is then the state that went."""
+    """A write. `before` is None after a create; `after` is None after a removal."""
 
     version: int
     before: StoredObject | None
@@ -74,17 +74,18 @@ class Change:
 
     @property
     def last(self) -> StoredObject:
+        """The new state, or the removed one."""
         stored = self.after or self.before
-        assert stored is not None  # noqa: S101 - a change has one of the two
+        assert stored is not None  # noqa: S101 - a change has at least one state
         return stored
 
 
 class Collection:
-    """All objects of one kind, with an index by label and the recent changes."""
+    """All objects of one kind, an index by label, and the recent changes."""
 
     def __init__(self, kind: Kind, history: int, version: int) -> None:
         self.kind = kind
-        self.compacted_version = version  # the newest version whose changes are no longer all known
+        self.compacted_version = version  # changes after this version are all known
         self.changes: deque[Change] = deque()
         self._history = history
         self._objects: dict[str, dict[str, StoredObject]] = defaultdict(dict)
@@ -94,9 +95,9 @@ class Collection:
         return self._objects[namespace].get(name) if namespace in self._objects else None
 
     def all(self, namespace: str | None = None) -> Iterator[StoredObject]:
-        spaces = self._objects.values() if namespace is None else [self._objects.get(namespace, {})]
-        for space in spaces:
-            yield from space.values()
+        groups = self._objects.values() if namespace is None else [self._objects.get(namespace, {})]
+        for objects in groups:
+            yield from objects.values()
 
     def with_label(self, label: tuple[str, str]) -> Iterator[StoredObject]:
         for namespace, name in self._by_label.get(label, ()):
@@ -104,9 +105,6 @@ class Collection:
 
     def count_with_label(self, label: tuple[str, str]) -> int:
         return len(self._by_label.get(label, ()))
-
-    def count(self) -> int:
-        return sum(len(space) for space in self._objects.values())
 
     def apply(self, change: Change) -> None:
         if change.before is not None:
@@ -118,7 +116,7 @@ class Collection:
             self.compacted_version = self.changes.popleft().version
 
     def since(self, version: int) -> list[Change]:
-        """Changes after that version, oldest first; the cost follows their number."""
+        """Return the changes after that version, oldest first. The cost depends on their number only."""
         newer = []
         for change in reversed(self.changes):
             if change.version <= version:
@@ -136,9 +134,9 @@ class Collection:
             self._by_label[label][stored.key] = None
 
     def _discard(self, stored: StoredObject) -> None:
-        space = self._objects[stored.namespace]
-        del space[stored.name]
-        if not space:
+        objects = self._objects[stored.namespace]
+        del objects[stored.name]
+        if not objects:
             del self._objects[stored.namespace]
         for label in stored.labels.items():
             keys = self._by_label[label]
@@ -148,7 +146,7 @@ class Collection:
 
 
 class Store:
-    """Every collection. Whoever wants to know of changes adds a listener, called at once, in order."""
+    """All collections. Listeners are called in order with each change, before the write returns."""
 
     def __init__(self, history: int) -> None:
         self.version = FIRST_VERSION
@@ -162,7 +160,7 @@ class Store:
         return self._collections[kind].get(namespace, name)
 
     def put(self, kind: Kind, body: Object) -> StoredObject:
-        """Make or replace. A replacement that changes nothing writes nothing, as on the real server."""
+        """Create or replace an object. An equal body writes nothing, as on the real server."""
         metadata = body["metadata"]
         before = self.get(kind, metadata.get("namespace", ""), metadata["name"])
         if before is not None and before.body == {
@@ -175,19 +173,19 @@ class Store:
         return after
 
     def remove(self, stored: StoredObject) -> StoredObject:
-        """The last state at the version of its removal, as the DELETED event shows it."""
+        """Remove an object. Return its last state at the version of the removal, as the DELETED event shows it."""
         removed = stored.with_version(self._next_version())
         self._commit(Change(removed.version, stored, None))
         return removed
 
     def expire(self) -> None:
-        """Forget all history: every version before now becomes too old."""
+        """Drop all history. All versions before this moment become too old."""
         self.version += 1
         for collection in self._collections.values():
             collection.expire(self.version)
 
     def select(self, kind: Kind, namespace: str, labels: Iterable[tuple[str, str]]) -> list[StoredObject]:
-        """Those in a namespace that carry all these labels, by way of the rarest of them."""
+        """Return the objects of a namespace with all these labels. The rarest label limits the search."""
         requirements = list(labels)
         collection = self.collection(kind)
         rarest = min(requirements, key=collection.count_with_label)

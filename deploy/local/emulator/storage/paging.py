@@ -1,4 +1,4 @@
-"""Lists: consistent pages, and which state of the world a resourceVersion asks for."""
+"""Lists: consistent pages, and the state of the collection at a resourceVersion."""
 
 import base64
 import binascii
@@ -11,11 +11,11 @@ from deploy.local.emulator.base.statuses import ContinueExpired, bad_request, ex
 from deploy.local.emulator.storage.objects import Collection, Key, Store, StoredObject
 from deploy.local.emulator.storage.selectors import Selection
 
-_CURRENT = -1  # the version in a token whose snapshot is gone: continue with what is there now
+_CURRENT = -1  # version in a token without a snapshot: continue with the current objects
 
 
 class _ContinueToken(msgspec.Struct):
-    """`start` is the key after the last one shown; the shape is that of `k8s.io/apiserver/pkg/storage/continue.go`."""
+    """The token of `k8s.io/apiserver/pkg/storage/continue.go`. `start` is the key after the last one returned."""
 
     v: str
     rv: int
@@ -27,7 +27,7 @@ class Page:
     version: int
     items: list[StoredObject]
     token: str = ""
-    remaining: int | None = None  # None where the real server does not say: nothing left, or a selector given
+    remaining: int | None = None  # None: nothing remains, or a selector hides the number, as on the real server
 
 
 def _continue_key(key: Key, selection: Selection) -> str:
@@ -59,10 +59,10 @@ def _invalid_token(detail: str) -> Exception:
 
 
 def list_page(store: Store, selection: Selection, limit: int, exact_version: int | None) -> Page:
-    """The first page: of now, or of exactly that version."""
+    """Return the first page, of the current objects or of the exact version."""
     collection = store.collection(selection.kind)
     if exact_version is None or exact_version == store.version:
-        return _cut(_current(collection, selection), selection, limit, store.version)
+        return _cut(select_objects(collection, selection), selection, limit, store.version)
     if exact_version > store.version:
         raise version_too_large(exact_version, store.version)
     if exact_version < collection.compacted_version:
@@ -71,15 +71,20 @@ def list_page(store: Store, selection: Selection, limit: int, exact_version: int
 
 
 def continue_page(store: Store, selection: Selection, limit: int, text: str) -> Page:
-    """The next page of the same snapshot. Where its history is gone: 410, with a token for going on regardless."""
+    """Return the next page of the same snapshot.
+
+    Raises:
+        ContinueExpired: the history of the snapshot is gone. The error has a token that continues without it.
+    """
     token = _decode(text)
     collection = store.collection(selection.kind)
     version = store.version if token.rv == _CURRENT else token.rv
     if version < collection.compacted_version:
         raise ContinueExpired(_encode(_CURRENT, token.start))
-    objects = (
-        _current(collection, selection) if version == store.version else _at_version(collection, selection, version)
-    )
+    if version == store.version:
+        objects = select_objects(collection, selection)
+    else:
+        objects = _at_version(collection, selection, version)
     remaining = [stored for stored in objects if _continue_key(stored.key, selection) >= token.start]
     return _cut(remaining, selection, limit, version)
 
@@ -93,18 +98,14 @@ def _cut(objects: list[StoredObject], selection: Selection, limit: int, version:
 
 
 def select_objects(collection: Collection, selection: Selection) -> list[StoredObject]:
-    """By the rarest label asked for where there is one; in the order of lists."""
-    return _current(collection, selection)
-
-
-def _current(collection: Collection, selection: Selection) -> list[StoredObject]:
+    """Return the current objects of a selection, in the order of lists."""
     return sorted((s for s in _candidates(collection, selection) if selection.matches(s)), key=_etcd_key)
 
 
 def _candidates(collection: Collection, selection: Selection) -> Iterable[StoredObject]:
     if (name := selection.exact_name()) is not None and selection.namespace is not None:
-        objects = collection.get(selection.namespace, name)
-        return [objects] if objects else []
+        stored = collection.get(selection.namespace, name)
+        return [stored] if stored else []
     labels = selection.required_labels()
     if not labels:
         return collection.all(selection.namespace)
@@ -112,7 +113,7 @@ def _candidates(collection: Collection, selection: Selection) -> Iterable[Stored
 
 
 def _at_version(collection: Collection, selection: Selection, version: int) -> list[StoredObject]:
-    """The state at that version: what is there now, with every later change undone."""
+    """Return the objects at that version: the current ones, with all later changes undone."""
     states = {stored.key: stored for stored in collection.all(selection.namespace)}
     for change in reversed(collection.since(version)):
         states.pop(change.last.key, None)
@@ -122,5 +123,5 @@ def _at_version(collection: Collection, selection: Selection, version: int) -> l
 
 
 def _etcd_key(stored: StoredObject) -> str:
-    """As etcd orders its keys: `a-b/x` comes before `a/x`."""
+    """Return the key that orders lists, as in etcd: `a-b/x` comes before `a/x`."""
     return f"{stored.key[0]}/{stored.key[1]}"

@@ -1,7 +1,7 @@
-"""Applying patches: JSON merge patch (RFC 7386) and JSON patch (RFC 6902).
+"""Patches: JSON merge patch (RFC 7386) and JSON patch (RFC 6902).
 
-A strategic merge patch is applied as a merge patch: for labels, annotations and single values they agree; a list is
-replaced as a whole where the real server would merge it by key.
+A strategic merge patch is applied as a merge patch. Both agree for labels, annotations and single values. Lists differ:
+the emulator replaces the whole list; the real server merges it by key.
 """
 
 from typing import Any
@@ -43,7 +43,7 @@ def _merge(target: Any, patch: Any) -> Any:
 
 
 def _apply_json_patch(body: Object, operations: Any) -> Object:
-    patched: Object = msgspec.json.decode(msgspec.json.encode(body))  # a copy that may be changed in place
+    patched: Object = msgspec.json.decode(msgspec.json.encode(body))  # a copy, which operations change in place
     try:
         for operation in operations:
             _apply_step(patched, operation)
@@ -81,6 +81,6 @@ def _apply_step_to_list(container: list[Any], last: str, operation: Object) -> N
         container[index] = operation["value"]
 
 
-def _test(actual: Any, media_type: Any) -> None:
-    if actual != media_type:
+def _test(actual: Any, expected: Any) -> None:
+    if actual != expected:
         raise ValueError("testing value failed")

@@ -1,4 +1,4 @@
-"""Label and field selectors: parsed once, asked often."""
+"""Label and field selectors."""
 
 import re
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ _COMMA_OUTSIDE_BRACKETS = re.compile(r",(?![^()]*\))")
 
 @dataclass(frozen=True, slots=True)
 class LabelRequirement:
-    """One term of a label selector; `values` is None where only the key's presence counts."""
+    """A term of a label selector. `values` is None if any value matches."""
 
     key: str
     values: frozenset[str] | None
@@ -24,8 +24,8 @@ class LabelRequirement:
 
     def matches(self, labels: dict[str, str]) -> bool:
         value = labels.get(self.key)
-        match = value is not None and (self.values is None or value in self.values)
-        return match is self.is_positive
+        is_match = value is not None and (self.values is None or value in self.values)
+        return is_match is self.is_positive
 
 
 def parse_labels(text: str) -> tuple[LabelRequirement, ...]:
@@ -101,10 +101,10 @@ def _unsupported_field(kind: Kind, name: str) -> ApiError:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which objects of one kind a list, a watch or a deletecollection means."""
+    """The objects of one kind that a list, a watch or a deletecollection selects."""
 
     kind: Kind
-    namespace: str | None = None  # None: all of them
+    namespace: str | None = None  # None: all namespaces
     labels: tuple[LabelRequirement, ...] = ()
     fields: tuple[FieldRequirement, ...] = field(default=())
 
@@ -125,9 +125,10 @@ class Selection:
         return all((values[term.field] == term.value) is term.is_positive for term in self.fields)
 
     def required_labels(self) -> list[tuple[str, str]]:
-        """The labels that every match carries: what an index can be asked for."""
+        """Return the labels that all matching objects have, for a search by index."""
         single = [r for r in self.labels if r.is_positive and r.values is not None and len(r.values) == 1]
         return [(requirement.key, next(iter(requirement.values or ()))) for requirement in single]
 
     def exact_name(self) -> str | None:
+        """Return the only name that can match, for a search by index."""
         return next((term.value for term in self.fields if term.field == "metadata.name" and term.is_positive), None)

@@ -1,4 +1,4 @@
-"""Watches: which change is which event for whom, and the buffer between a write and a slow reader."""
+"""Watches: the event of a change for each watcher, and the buffer between a write and a slow reader."""
 
 import asyncio
 from collections import defaultdict
@@ -10,9 +10,9 @@ from deploy.local.emulator.storage.kinds import Kind
 from deploy.local.emulator.storage.objects import Change, StoredObject
 from deploy.local.emulator.storage.selectors import Selection
 
-BACKLOG_MAX = 20_000  # events; the real server also ends a watch whose reader does not keep up
+BACKLOG_MAX = 20_000  # events; the real server, too, ends a watch whose reader is too slow
 
-IndexKey = tuple[str, ...]  # what a change must carry to concern a watcher
+IndexKey = tuple[str, ...]  # a name, a label, or any; watchers are found by it
 
 
 def encode_event(event: str, stored: StoredObject) -> bytes:
@@ -26,9 +26,9 @@ def encode_bookmark(kind: Kind, version: int, annotations: dict[str, str] | None
 
 
 def watch_event(change: Change, selection: Selection) -> bytes | None:
-    """An object that stops matching is DELETED for this watcher, one that starts to is ADDED.
+    """Return the event of a change: ADDED if the object begins to match, DELETED if it ends to match.
 
-    The state shown as DELETED is the last that matched, at the version of the change.
+    DELETED shows the last state that matched, at the version of the change.
     """
     matched_before = change.before is not None and selection.matches(change.before)
     if change.after is not None and selection.matches(change.after):
@@ -39,25 +39,25 @@ def watch_event(change: Change, selection: Selection) -> bytes | None:
 
 
 class Watcher:
-    """One open watch: lines to send, in order."""
+    """An open watch, and its lines to send, in order."""
 
-    def __init__(self, selection: Selection, after: int) -> None:
+    def __init__(self, selection: Selection, version: int) -> None:
         self.selection = selection
-        self.after = after  # changes up to this version are known to the client, or not yet written at all
+        self._version = version  # no change up to it is sent: the client knows it, or named a future version
         self.closed = False
         self._lines: list[bytes] = []
         self._wake = asyncio.Event()
 
     @property
     def index_key(self) -> IndexKey:
-        """One thing all its objects share, so that a write does not ask every watcher: the last label, as a rule."""
+        """A property that all its objects share, usually the last label. A write asks only the watchers of its keys."""
         if (name := self.selection.exact_name()) is not None:
             return ("name", name)
         labels = self.selection.required_labels()
         return ("label", *labels[-1]) if labels else ("any",)
 
     def add_change(self, change: Change) -> None:
-        if change.version <= self.after:
+        if change.version <= self._version:
             return
         if (event := watch_event(change, self.selection)) is not None:
             self.push(event)
@@ -77,7 +77,7 @@ class Watcher:
         return b"".join(lines)
 
     async def wait(self, seconds: float) -> None:
-        """Until there is something to take, `wake` was called, or so long."""
+        """Wait for a line, for a call of `wake`, or until the time is over."""
         if self._lines or self.closed:
             return
         self._wake.clear()
@@ -92,7 +92,7 @@ class Watcher:
 
 
 class Watchers:
-    """All open watches, found by hook."""
+    """All open watches, by index key."""
 
     def __init__(self) -> None:
         self._by_key: dict[tuple[Kind, IndexKey], dict[Watcher, None]] = defaultdict(dict)
@@ -107,7 +107,7 @@ class Watchers:
             del self._by_key[key]
 
     def all(self) -> list[Watcher]:
-        return [watcher for key in self._by_key.values() for watcher in key]
+        return [watcher for watchers in self._by_key.values() for watcher in watchers]
 
     def on_change(self, change: Change) -> None:
         kind = change.last.kind

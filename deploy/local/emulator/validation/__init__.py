@@ -1,1 +1,1 @@
-"""What the API server refuses: every fault of a body, in the order and with the words of the real one."""
+"""Validation of new and updated objects: all errors of a body, in the order and the words of the real server."""

@@ -1,4 +1,4 @@
-"""A Pod's containers."""
+"""Validation of containers."""
 
 from deploy.local.emulator.base.names import validate_dns_label, validate_port_name
 from deploy.local.emulator.base.statuses import (
@@ -29,36 +29,38 @@ def validate_containers(containers: list[Object], volumes: set[str]) -> list[Fie
     if not containers:
         return [required_value("spec.containers")]
     errors: list[FieldError] = []
-    seen: set[str] = set()
+    names: set[str] = set()
     for index, container in enumerate(containers):
         field = f"spec.containers[{index}]"
         errors += _validate_common(container, volumes, field)
-        errors += _validate_unique_name(container, seen, field)
+        errors += _validate_unique_name(container, names, field)
         errors += _validate_probes(container, field)
         if "restartPolicy" in container:
             errors.append(forbidden_value(f"{field}.restartPolicy", "may not be set for non-init containers"))
     return errors + _validate_unique_host_ports(containers, "spec.containers")
 
 
-def validate_init_containers(containers: list[Object], others: list[Object], volumes: set[str]) -> list[FieldError]:
+def validate_init_containers(
+    containers: list[Object], main_containers: list[Object], volumes: set[str]
+) -> list[FieldError]:
     errors: list[FieldError] = []
-    seen = {container.get("name", "") for container in others}
+    names = {container.get("name", "") for container in main_containers}
     for index, container in enumerate(containers):
         field = f"spec.initContainers[{index}]"
         errors += _validate_common(container, volumes, field)
         if container.get("restartPolicy", "Always") != "Always":
             errors.append(unsupported_value(f"{field}.restartPolicy", container["restartPolicy"], ("Always",)))
-        errors += _validate_unique_name(container, seen, field)
+        errors += _validate_unique_name(container, names, field)
         if container.get("restartPolicy") == "Always":
             errors += _validate_probes(container, field)
         else:
-            given = [name for name in ("lifecycle", *_PROBES) if name in container]
-            errors += [forbidden_value(f"{field}.{name}", _SIDECARS_ONLY) for name in given]
+            fields = [name for name in ("lifecycle", *_PROBES) if name in container]
+            errors += [forbidden_value(f"{field}.{name}", _SIDECARS_ONLY) for name in fields]
     return errors
 
 
 def validate_images(containers: list[Object], field: str) -> list[FieldError]:
-    """Checked after everything else of the spec."""
+    """Validate image names. Kubernetes does this after all other parts of the spec."""
     detail = "must not have leading or trailing whitespace"
     images = [container.get("image", "") for container in containers]
     return [
@@ -104,12 +106,12 @@ def _validate_choice(container: Object, name: str, supported: tuple[str, ...], f
     return [unsupported_value(f"{field}.{name}", container[name], supported)]
 
 
-def _validate_unique_name(container: Object, seen: set[str], field: str) -> list[FieldError]:
+def _validate_unique_name(container: Object, names: set[str], field: str) -> list[FieldError]:
     name = container.get("name", "")
-    if name in seen:
+    if name in names:
         return [duplicate_value(f"{field}.name", name)]
     if name:
-        seen.add(name)
+        names.add(name)
     return []
 
 
@@ -126,20 +128,20 @@ def _validate_probes(container: Object, field: str) -> list[FieldError]:
 
 def _validate_ports(ports: list[Object], field: str) -> list[FieldError]:
     errors: list[FieldError] = []
-    seen: set[str] = set()
+    names: set[str] = set()
     for index, port in enumerate(ports):
-        errors += _validate_port_name(port.get("name", ""), seen, f"{field}[{index}].name")
+        errors += _validate_port_name(port.get("name", ""), names, f"{field}[{index}].name")
         errors += _validate_port_number(port, f"{field}[{index}]")
-        seen.add(port.get("name", ""))
+        names.add(port.get("name", ""))
     return errors
 
 
-def _validate_port_name(name: str, seen: set[str], field: str) -> list[FieldError]:
+def _validate_port_name(name: str, names: set[str], field: str) -> list[FieldError]:
     if not name:
         return []
     if detail := validate_port_name(name):
         return [invalid_value(field, name, word) for word in detail]
-    return [duplicate_value(field, name)] if name in seen else []
+    return [duplicate_value(field, name)] if name in names else []
 
 
 def _validate_port_number(port: Object, field: str) -> list[FieldError]:
@@ -158,11 +160,11 @@ def _validate_port_number(port: Object, field: str) -> list[FieldError]:
 
 def _validate_unique_host_ports(containers: list[Object], field: str) -> list[FieldError]:
     errors = []
-    seen = set()
+    host_ports = set()
     for index, container in enumerate(containers):
         for number, port in enumerate(container.get("ports", [])):
-            place = f"{port['protocol']}/{port.get('hostIP', '')}/{port.get('hostPort', 0)}"
-            if port.get("hostPort") and place in seen:
-                errors.append(duplicate_value(f"{field}[{index}].ports[{number}].hostPort", place))
-            seen.add(place)
+            host_port = f"{port['protocol']}/{port.get('hostIP', '')}/{port.get('hostPort', 0)}"
+            if port.get("hostPort") and host_port in host_ports:
+                errors.append(duplicate_value(f"{field}[{index}].ports[{number}].hostPort", host_port))
+            host_ports.add(host_port)
     return errors

@@ -1,4 +1,4 @@
-"""Environment variables of containers."""
+"""Validation of environment variables."""
 
 from deploy.local.emulator.base.names import validate_dns_subdomain, validate_environment_name, validate_label_key
 from deploy.local.emulator.base.statuses import FieldError, Object, invalid_value, required_value, unsupported_value

@@ -1,11 +1,11 @@
-"""Metadata of any object: `k8s.io/apimachinery/pkg/api/validation/objectmeta.go`."""
+"""Validation of object metadata, from `k8s.io/apimachinery/pkg/api/validation/objectmeta.go`."""
 
 from collections.abc import Callable
 
 from deploy.local.emulator.base.names import validate_label_key, validate_label_value
 from deploy.local.emulator.base.statuses import FieldError, Object, invalid_value, required_value, too_long_value
 
-ANNOTATIONS_MAX = 256 * 1024  # bytes, of all keys and values together
+ANNOTATIONS_MAX = 256 * 1024  # total bytes of all keys and values
 
 _STANDARD_FINALIZERS = ("orphan", "foregroundDeletion", "kubernetes")
 
@@ -51,13 +51,13 @@ def _validate_annotations(annotations: dict[str, str]) -> list[FieldError]:
 
 
 def _validate_owners(references: list[Object]) -> list[FieldError]:
-    """The real server names these fields without the reference's index."""
+    """Validate owner references. The real server names these fields without an index."""
     field = "metadata.ownerReferences"
     errors = [error for reference in references for error in _validate_owner(reference, field)]
     controllers = [f"{r.get('kind')}/{r.get('name')}" for r in references if r.get("controller")]
     if len(controllers) > 1:
-        found = f'Found "true" in references for {controllers[0]} and {controllers[1]}'
-        errors.append(invalid_value(field, references, f"Only one reference can have Controller set to true. {found}"))
+        owners = f'Found "true" in references for {controllers[0]} and {controllers[1]}'
+        errors.append(invalid_value(field, references, f"Only one reference can have Controller set to true. {owners}"))
     return errors
 
 

@@ -1,4 +1,4 @@
-"""All faults of a new object."""
+"""Validation of new objects."""
 
 from deploy.local.emulator.base.names import validate_dns_label, validate_dns_subdomain
 from deploy.local.emulator.base.statuses import FieldError, Object

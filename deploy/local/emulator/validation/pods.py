@@ -1,4 +1,4 @@
-"""A Pod's spec: `ValidatePodSpec` of `pkg/apis/core/validation/validation.go`, in its order."""
+"""Validation of a Pod's spec, in the order of `ValidatePodSpec` in `pkg/apis/core/validation/validation.go`."""
 
 from deploy.local.emulator.base.names import validate_dns_label, validate_dns_subdomain
 from deploy.local.emulator.base.statuses import (
@@ -70,9 +70,9 @@ def _validate_dns(spec: Object) -> list[FieldError]:
 
 
 def _validate_name(spec: Object, rules: dict[str, NameRule]) -> list[FieldError]:
-    given = {name: spec[name] for name in rules if spec.get(name)}
+    names = {name: spec[name] for name in rules if spec.get(name)}
     return [
-        invalid_value(f"spec.{name}", value, detail) for name, value in given.items() for detail in rules[name](value)
+        invalid_value(f"spec.{name}", value, detail) for name, value in names.items() for detail in rules[name](value)
     ]
 
 
@@ -84,7 +84,7 @@ def _validate_deadline(spec: Object) -> list[FieldError]:
 
 
 def validate_update(old: Object, new: Object) -> list[FieldError]:
-    """Almost nothing of a Pod may change once it is made."""
+    """Validate an update. Almost all fields of a Pod are immutable."""
     errors = []
     if not all(_has_toleration(toleration, new.get("tolerations", [])) for toleration in old.get("tolerations", [])):
         detail = "existing toleration can not be modified except its tolerationSeconds"
@@ -100,15 +100,15 @@ def validate_update(old: Object, new: Object) -> list[FieldError]:
 
 
 def _has_toleration(toleration: Object, tolerations: list[Object]) -> bool:
-    def comparable(one: Object) -> Object:
-        return {key: value for key, value in one.items() if key != "tolerationSeconds"}
+    def comparable(toleration: Object) -> Object:
+        return {key: value for key, value in toleration.items() if key != "tolerationSeconds"}
 
     return any(comparable(toleration) == comparable(other) for other in tolerations)
 
 
 def _immutable_fields(spec: Object) -> Object:
-    kept = {name: part for name, part in spec.items() if name not in {"activeDeadlineSeconds", "tolerations"}}
+    fields = {name: part for name, part in spec.items() if name not in {"activeDeadlineSeconds", "tolerations"}}
     for name in ("containers", "initContainers"):
-        if name in kept:
-            kept[name] = [{key: part for key, part in c.items() if key != "image"} for c in kept[name]]
-    return kept
+        if name in fields:
+            fields[name] = [{key: part for key, part in c.items() if key != "image"} for c in fields[name]]
+    return fields

@@ -1,4 +1,4 @@
-"""Probes and lifecycle handlers."""
+"""Validation of probes and lifecycle handlers."""
 
 from deploy.local.emulator.base.names import validate_port_name
 from deploy.local.emulator.base.statuses import (
@@ -32,10 +32,10 @@ def validate_probe(probe: Object, field: str, *, readiness: bool) -> list[FieldE
 
 
 def validate_handler(handler: Object, field: str) -> list[FieldError]:
-    given = [name for name in _HANDLERS if name in handler]
-    if not given:
+    handlers = [name for name in _HANDLERS if name in handler]
+    if not handlers:
         return [required_value(field, "must specify a handler type")]
-    first = given[0]
+    first = handlers[0]
     errors = []
     if first == "exec" and not handler["exec"].get("command"):
         errors.append(required_value(f"{field}.exec.command"))
@@ -43,7 +43,7 @@ def validate_handler(handler: Object, field: str) -> list[FieldError]:
         errors += _validate_http(handler["httpGet"], f"{field}.httpGet")
     elif first in {"tcpSocket", "grpc"}:
         errors += validate_port(handler[first].get("port", 0), f"{field}.{first}.port")
-    return errors + [forbidden_value(f"{field}.{n}", "may not specify more than 1 handler type") for n in given[1:]]
+    return errors + [forbidden_value(f"{field}.{n}", "may not specify more than 1 handler type") for n in handlers[1:]]
 
 
 def _validate_http(handler: Object, field: str) -> list[FieldError]:
@@ -54,7 +54,7 @@ def _validate_http(handler: Object, field: str) -> list[FieldError]:
 
 
 def validate_port(port: int | str, field: str) -> list[FieldError]:
-    """A number, or the name of one."""
+    """Validate the number or the name of a port."""
     if isinstance(port, str):
         return [invalid_value(field, port, detail) for detail in validate_port_name(port)]
     return [] if 0 < port <= _PORT_MAX else [invalid_value(field, port, "must be between 1 and 65535, inclusive")]

@@ -1,4 +1,4 @@
-"""Requests and limits."""
+"""Validation of requests and limits."""
 
 from deploy.local.emulator.base.quantities import parse_quantity
 from deploy.local.emulator.base.statuses import FieldError, Object, invalid_value, required_value
@@ -30,7 +30,7 @@ def _validate_amount(name: str, text: str, field: str) -> list[FieldError]:
 
 
 def _validate_request(name: str, text: str, limit: str | None, field: str) -> list[FieldError]:
-    """What cannot be shared, as devices and huge pages, is requested exactly as it is limited."""
+    """Validate a request against its limit. For devices and huge pages both must be equal."""
     shareable = name in _STANDARD
     if limit is None:
         detail = "Limit must be set for non overcommitable resources"

@@ -1,4 +1,4 @@
-"""Security contexts: what contradicts itself or is out of range. What a namespace allows is pod security's matter."""
+"""Validation of security contexts: contradictions and ranges. Pod security admission checks the namespace's level."""
 
 from deploy.local.emulator.base.statuses import FieldError, Object, invalid_value, required_value, unsupported_value
 

@@ -1,4 +1,4 @@
-"""A Service's spec: `ValidateService` of `pkg/apis/core/validation/validation.go`, in its order."""
+"""Validation of a Service's spec, in the order of `ValidateService` in `pkg/apis/core/validation/validation.go`."""
 
 from deploy.local.emulator.base.names import validate_dns_label, validate_dns_subdomain
 from deploy.local.emulator.base.statuses import (
@@ -57,43 +57,43 @@ def _validate_type(spec: Object, *, headless: bool) -> list[FieldError]:
 
 def _validate_ports(ports: list[Object]) -> list[FieldError]:
     errors: list[FieldError] = []
-    seen: set[str] = set()
+    names: set[str] = set()
     for index, port in enumerate(ports):
         field = f"spec.ports[{index}]"
-        errors += _validate_name(port.get("name", ""), seen, f"{field}.name", needed=len(ports) > 1)
+        errors += _validate_name(port.get("name", ""), names, f"{field}.name", is_required=len(ports) > 1)
         errors += validate_port(port.get("port", 0), f"{field}.port")
         if port["protocol"] not in _PROTOCOLS:
             errors.append(unsupported_value(f"{field}.protocol", port["protocol"], _PROTOCOLS))
         errors += validate_port(port.get("targetPort", 0), f"{field}.targetPort")
-        seen.add(port.get("name", ""))
+        names.add(port.get("name", ""))
     return errors
 
 
-def _validate_name(name: str, seen: set[str], field: str, *, needed: bool) -> list[FieldError]:
+def _validate_name(name: str, names: set[str], field: str, *, is_required: bool) -> list[FieldError]:
     if not name:
-        return [required_value(field)] if needed else []
+        return [required_value(field)] if is_required else []
     errors = [invalid_value(field, name, detail) for detail in validate_dns_label(name)]
-    return [*errors, duplicate_value(field, name)] if name in seen else errors
+    return [*errors, duplicate_value(field, name)] if name in names else errors
 
 
 def _validate_no_node_ports(spec: Object) -> list[FieldError]:
     if spec["type"] != "ClusterIP":
         return []
     detail = "may not be used when `type` is 'ClusterIP'"
-    given = [index for index, port in enumerate(spec.get("ports", [])) if port.get("nodePort")]
-    return [forbidden_value(f"spec.ports[{index}].nodePort", detail) for index in given]
+    indexes = [index for index, port in enumerate(spec.get("ports", [])) if port.get("nodePort")]
+    return [forbidden_value(f"spec.ports[{index}].nodePort", detail) for index in indexes]
 
 
 def _validate_unique_ports(ports: list[Object]) -> list[FieldError]:
     errors = []
-    seen = set()
+    port_keys = set()
     for index, port in enumerate(ports):
-        what = (port["protocol"], port.get("port"))
-        if what in seen:
-            # the words show the key that is compared: a port with all else left at its zero
+        port_key = (port["protocol"], port.get("port"))
+        if port_key in port_keys:
+            # the message shows the compared key: a port with zeros in all other fields
             key = {"protocol": port["protocol"], "port": port.get("port"), "targetPort": 0}
             errors.append(duplicate_value(f"spec.ports[{index}]", key))
-        seen.add(what)
+        port_keys.add(port_key)
     return errors
 
 
@@ -106,7 +106,7 @@ def _validate_external_traffic(spec: Object) -> list[FieldError]:
 
 
 def validate_update(old: Object, new: Object) -> list[FieldError]:
-    """A cluster IP stays, unless the Service changes from or to ExternalName."""
+    """Validate an update. The cluster IP is immutable, unless the type changes from or to ExternalName."""
     if "ExternalName" in {old["type"], new["type"]} or new.get("clusterIP") == old.get("clusterIP"):
         return []
     return [invalid_value("spec.clusterIPs[0]", new.get("clusterIPs", []), "may not change once set")]

@@ -1,4 +1,4 @@
-"""Tolerations: `ValidateTolerations`."""
+"""Validation of tolerations, from `ValidateTolerations`."""
 
 from deploy.local.emulator.base.names import validate_label_key, validate_label_value
 from deploy.local.emulator.base.statuses import FieldError, Object, invalid_value, unsupported_value
@@ -8,7 +8,9 @@ _OPERATORS = ("Equal", "Exists")
 
 
 def validate_tolerations(tolerations: list[Object], field: str) -> list[FieldError]:
-    return [error for index, one in enumerate(tolerations) for error in _validate(one, f"{field}[{index}]")]
+    return [
+        error for index, toleration in enumerate(tolerations) for error in _validate(toleration, f"{field}[{index}]")
+    ]
 
 
 def _validate(toleration: Object, field: str) -> list[FieldError]:

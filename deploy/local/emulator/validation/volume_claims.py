@@ -1,4 +1,4 @@
-"""A PersistentVolumeClaim's spec: what it cannot do without."""
+"""Validation of PersistentVolumeClaims: the required fields."""
 
 from deploy.local.emulator.base.statuses import FieldError, Object, required_value
 

@@ -1,4 +1,4 @@
-"""Volumes, and where containers mount them."""
+"""Validation of volumes and of their mounts."""
 
 from deploy.local.emulator.base.names import validate_dns_label
 from deploy.local.emulator.base.statuses import (
@@ -26,25 +26,25 @@ _PROPAGATIONS = ("Bidirectional", "HostToContainer", "None")
 
 
 def validate_volumes(volumes: list[Object]) -> tuple[set[str], list[FieldError]]:
-    """The names of the volumes that are well, which alone can be mounted, and what is wrong with the others."""
-    good: set[str] = set()
+    """Return the names of the valid volumes, and the errors of the others. Only valid volumes can be mounted."""
+    valid_names: set[str] = set()
     errors: list[FieldError] = []
     for index, volume in enumerate(volumes):
-        found = _validate_volume(volume, good, f"spec.volumes[{index}]")
-        errors += found
-        if not found:
-            good.add(volume["name"])
-    return good, errors
+        volume_errors = _validate_volume(volume, valid_names, f"spec.volumes[{index}]")
+        errors += volume_errors
+        if not volume_errors:
+            valid_names.add(volume["name"])
+    return valid_names, errors
 
 
-def _validate_volume(volume: Object, good: set[str], field: str) -> list[FieldError]:
+def _validate_volume(volume: Object, valid_names: set[str], field: str) -> list[FieldError]:
     name = volume.get("name", "")
     errors = _validate_source(volume, field)
     if not name:
         errors.append(required_value(f"{field}.name"))
     else:
         errors += [invalid_value(f"{field}.name", name, detail) for detail in validate_dns_label(name)]
-    return [*errors, duplicate_value(f"{field}.name", name)] if name in good else errors
+    return [*errors, duplicate_value(f"{field}.name", name)] if name in valid_names else errors
 
 
 def _validate_source(volume: Object, field: str) -> list[FieldError]:
@@ -81,30 +81,30 @@ def _validate_nfs(source: Object, field: str) -> list[FieldError]:
 
 def validate_mounts(mounts: list[Object], volumes: set[str], field: str) -> list[FieldError]:
     errors: list[FieldError] = []
-    seen: set[str] = set()
+    mount_paths: set[str] = set()
     for index, mount in enumerate(mounts):
-        errors += _validate_mount_point(mount, volumes, seen, f"{field}[{index}]")
+        errors += _validate_mount_point(mount, volumes, mount_paths, f"{field}[{index}]")
         errors += _validate_sub_paths(mount, field, f"{field}[{index}]")
         if mount.get("mountPropagation", "None") not in _PROPAGATIONS:
             errors.append(unsupported_value(f"{field}.mountPropagation", mount["mountPropagation"], _PROPAGATIONS))
-        seen.add(mount.get("mountPath", ""))
+        mount_paths.add(mount.get("mountPath", ""))
     return errors
 
 
-def _validate_mount_point(mount: Object, volumes: set[str], seen: set[str], field: str) -> list[FieldError]:
+def _validate_mount_point(mount: Object, volumes: set[str], mount_paths: set[str], field: str) -> list[FieldError]:
     name, path = mount.get("name", ""), mount.get("mountPath", "")
     errors = [] if name else [required_value(f"{field}.name")]
     if name not in volumes:
         errors.append(unknown_value(f"{field}.name", name))
     if not path:
         errors.append(required_value(f"{field}.mountPath"))
-    if path in seen:
+    if path in mount_paths:
         errors.append(invalid_value(f"{field}.mountPath", path, "must be unique"))
     return errors
 
 
 def _validate_sub_paths(mount: Object, field: str, indexed: str) -> list[FieldError]:
-    """The real server names these fields without the mount's index."""
+    """Validate sub-paths. The real server names these fields without an index."""
     path, expression = mount.get("subPath", ""), mount.get("subPathExpr", "")
     errors = _validate_relative_path(path, f"{field}.subPath")
     if path and expression:

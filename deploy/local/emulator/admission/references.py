@@ -1,6 +1,6 @@
-"""Admission that looks up what a Pod names: service account, priority class, runtime class.
+"""Admission of the objects that a Pod refers to: the plugins ServiceAccount, Priority and RuntimeClass.
 
-Plugins ServiceAccount, Priority and RuntimeClass. Of the latter two the cluster has only the built-in ones: none.
+The emulator has the built-in priority classes only, and no runtime class.
 """
 
 from deploy.local.emulator.base.statuses import Object, forbidden
@@ -10,7 +10,7 @@ from deploy.local.emulator.storage.objects import Store
 _PRIORITIES = ("system-cluster-critical", "system-node-critical")
 
 
-def admit_service_account(store: Store, body: Object) -> None:
+def admit_references(store: Store, body: Object) -> None:
     namespace, name, spec = body["metadata"]["namespace"], body["metadata"].get("name", ""), body["spec"]
     account = spec.get("serviceAccountName") or spec.get("serviceAccount") or "default"
     if store.get(SERVICE_ACCOUNTS, namespace, account) is None:
