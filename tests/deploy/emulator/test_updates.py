@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from deploy.local.emulator.client import Response, Client
+from deploy.local.emulator.client import Client, Response
 
 pytestmark = pytest.mark.anyio
 
