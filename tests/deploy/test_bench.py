@@ -6,13 +6,13 @@ from collections import Counter
 import msgspec
 import pytest
 
-from tests.bench.figures import Taken, median, percentile
+from tests.bench.figures import Samples, median, percentile
 from tests.bench.goals import ALL, CREATES, TO_URL, WRITES
-from tests.bench.machine import Busy, busy
-from tests.bench.meter import Reading, Spent, Used, spent
+from tests.bench.machine import CpuTicks, cpu_ticks
+from tests.bench.meter import ProcessUsage, Reading, Usage, usage_between
 from tests.bench.report import Finding, Report
 from tests.bench.scaling import Round, table
-from tests.bench.table import number, rendered
+from tests.bench.table import number, render
 
 
 @pytest.mark.parametrize(("percent", "expected"), [(50, 2.0), (99, 4.0), (1, 1.0), (75, 3.0), (100, 4.0)], ids=str)
@@ -23,12 +23,12 @@ def test_percentile_is_one_of_the_samples(percent: float, expected: float):
 def test_goal_without_samples_is_not_met():
     assert math.isnan(median([]))
     assert not WRITES.is_met(median([]), 3.0)
-    assert math.isnan(Taken().rate)
+    assert math.isnan(Samples().rate)
 
 
 def test_rate_counts_successful_requests_over_the_whole_time():
-    first = Taken([0.1, 0.1], Counter({"500": 1}), 1.0)
-    both = first + Taken([0.3], Counter(), 2.0)
+    first = Samples([0.1, 0.1], Counter({"500": 1}), 1.0)
+    both = first + Samples([0.3], Counter(), 2.0)
     assert (both.rate, both.p50_ms, both.failures) == (1.0, 100.0, Counter({"500": 1}))
 
 
@@ -52,31 +52,33 @@ def test_goal_bounds_the_figure_or_its_ratio_to_the_limit(goal, figure: float, l
 
 def test_figure_with_failed_requests_meets_no_goal_and_shows_them():
     report = Report()
-    report.add(Finding(goal=WRITES, figure=1.0, limit=3.0, against="by hand", failures=Counter({"503 away": 2})))
+    report.add(
+        Finding(goal=WRITES, figure=1.0, limit=3.0, limit_description="by hand", failures=Counter({"503 away": 2}))
+    )
     assert report.met == 0
-    assert "no; FAILED: 2 × 503 away" in rendered(report)
+    assert "no; FAILED: 2 × 503 away" in render(report)
 
 
 def test_missing_measurement_shows_its_reason_in_table_and_json():
     """A goal that has a figure keeps it."""
     report = Report()
-    report.add(Finding(goal=WRITES, figure=4.0, limit=3.0, against="by hand"))
+    report.add(Finding(goal=WRITES, figure=4.0, limit=3.0, limit_description="by hand"))
     report.miss((WRITES, TO_URL), "not within 9 s")
-    assert "not made: not within 9 s" in rendered(report)
-    assert "1 of 2 goals met" in rendered(report)
+    assert "not measured: not within 9 s" in render(report)
+    assert "1 of 2 goals met" in render(report)
     rows = {row["name"]: row for row in msgspec.json.decode(report.as_json({}))["goals"]}
     assert len(rows) == len(ALL)
     assert (rows[WRITES.name]["met"], rows[TO_URL.name]["met"]) == (True, None)
-    assert rows[TO_URL.name]["why"] == "not within 9 s"
+    assert rows[TO_URL.name]["reason"] == "not within 9 s"
 
 
-def test_spent_is_the_difference_of_two_readings():
+def test_usage_is_the_difference_of_two_readings():
     """A process that started in between counts from its start. The benchmark's own reads of Redis do not count."""
-    before = Reading(1.0, {"api": Used(2.0, 50, 50)}, Counter(get=5), 10, Counter({"create pods": 1}), 3)
-    now = {"api": Used(2.5, 60, 70), "worker": Used(1.0, 80, 80)}
+    before = Reading(1.0, {"api": ProcessUsage(2.0, 50, 50)}, Counter(get=5), 10, Counter({"create pods": 1}), 3)
+    now = {"api": ProcessUsage(2.5, 60, 70), "worker": ProcessUsage(1.0, 80, 80)}
     after = Reading(3.0, now, Counter(get=9, set=1), 20, Counter({"create pods": 3, "get pods": 7}), 5)
-    difference = spent(before, after)
-    assert difference.processes == {"api": Used(0.5, 60, 70), "worker": Used(1.0, 80, 80)}
+    difference = usage_between(before, after)
+    assert difference.processes == {"api": ProcessUsage(0.5, 60, 70), "worker": ProcessUsage(1.0, 80, 80)}
     assert (difference.wall, difference.redis_commands, difference.reads, difference.kubernetes_writes) == (
         2.0,
         5,
@@ -97,7 +99,7 @@ def test_scaling_compares_medians_with_those_of_one_worker():
     """Rounds on a busy machine do not count, unless all rounds were."""
 
     def round_of(rate: float, busy: float = 0.1) -> Round:
-        return Round(rate, Spent(10.0, {"worker-1": Used(1.0, 0, 0)}, Counter(), 0, Counter(), count=100), busy)
+        return Round(rate, Usage(10.0, {"worker-1": ProcessUsage(1.0, 0, 0)}, Counter(), 0, Counter(), count=100), busy)
 
     two, four = [round_of(18), round_of(2, busy=0.9), round_of(17)], [round_of(20, busy=1.0)]
     _, _, *rows = table({1: [round_of(9), round_of(8), round_of(9)], 2: two, 4: four}, 1).splitlines()
@@ -111,5 +113,5 @@ def test_scaling_compares_medians_with_those_of_one_worker():
 
 
 def test_busy_is_a_share_of_the_elapsed_time():
-    assert Busy(150, 400).since(Busy(100, 200)) == 0.25
-    assert busy().worked <= busy().gone_by
+    assert CpuTicks(150, 400).busy_share_since(CpuTicks(100, 200)) == 0.25
+    assert cpu_ticks().busy <= cpu_ticks().elapsed
