@@ -1,4 +1,4 @@
-"""`python -m tests.bench`: the product beside its limits, in one run; a table, and JSON."""
+"""`python -m tests.bench`: measure the product and its limits in one run, and print a table; with --json also JSON."""
 
 import argparse
 import asyncio
@@ -15,17 +15,17 @@ from tests.bench import accept, create, idle, listing, memory, observing, pickup
 from tests.bench.goals import Goal
 from tests.bench.machine import machine
 from tests.bench.report import Report
-from tests.bench.system import LINES_KEPT, Given
-from tests.bench.table import rendered
+from tests.bench.system import LOG_LINES, Context
+from tests.bench.table import render
 
 DEFAULT_N = 200
 
 
 class Measurement(NamedTuple):
-    """`seconds`: with the default N it takes a third of it or less; what takes longer is not made."""
+    """`seconds` is the time limit with the default N, three times what is needed or more."""
 
     name: str
-    measure: Callable[[Given], Awaitable[None]]
+    measure: Callable[[Context], Awaitable[None]]
     goals: tuple[Goal, ...]
     seconds: float
 
@@ -43,65 +43,67 @@ MEASUREMENTS = (
 )
 
 
-def arguments() -> argparse.Namespace:
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
-    parser.add_argument("--kubeconfig", type=Path, help="measure against this real cluster, not an emulated one")
+    parser.add_argument("--kubeconfig", type=Path, help="measure on this real cluster instead of an emulated one")
     parser.add_argument("--n", type=int, default=DEFAULT_N, help="scales all counts of requests (default %(default)s)")
-    text = "the emulated cluster takes so many milliseconds longer for each call, as a real one does (default 0)"
+    text = "milliseconds by which each call to the emulated cluster takes longer (default 0)"
     parser.add_argument("--call-ms", type=float, default=0.0, help=text)
     parser.add_argument("--json", type=Path, help="write the figures to this file, too")
     names = [measurement.name for measurement in MEASUREMENTS]
-    parser.add_argument("--only", choices=names, nargs="+", default=names, help="these measurements only")
+    parser.add_argument("--only", choices=names, nargs="+", default=names, help="only these measurements")
     return parser.parse_args()
 
 
-async def run(given: Given, only: list[str]) -> bool:
-    """Whether every one could be made."""
-    return all([await _measure(measurement, given) for measurement in MEASUREMENTS if measurement.name in only])
+async def run(context: Context, only: list[str]) -> bool:
+    """Return True if every requested measurement was finished."""
+    return all([await _measure(measurement, context) for measurement in MEASUREMENTS if measurement.name in only])
 
 
-async def _measure(measurement: Measurement, given: Given) -> bool:
-    """Whatever goes wrong is this measurement's, and said in its rows; the others are made."""
-    given.lines.clear()
-    began = time.monotonic()
-    limit = measurement.seconds * max(1.0, given.n / DEFAULT_N)
-    is_made = False
+async def _measure(measurement: Measurement, context: Context) -> bool:
+    """Run one measurement. An error appears in its rows, and the other measurements go on."""
+    context.lines.clear()
+    started_at = time.monotonic()
+    limit = measurement.seconds * max(1.0, context.n / DEFAULT_N)
+    is_finished = False
     try:
         async with asyncio.timeout(limit):
-            await measurement.measure(given)
-        is_made = True
-    except Exception as error:  # noqa: BLE001 - as above
-        late = isinstance(error, TimeoutError) and time.monotonic() - began >= limit
-        why = f"not within {limit:.0f} s" if late else f"{type(error).__name__}: {error}"
-        given.report.miss(measurement.goals, why)
-        _tell(*given.lines, f"{measurement.name}: {why}")
-    _tell(f"{measurement.name}: {time.monotonic() - began:.0f} s")
-    return is_made
+            await measurement.measure(context)
+        is_finished = True
+    except Exception as error:  # noqa: BLE001 - see the docstring
+        is_late = isinstance(error, TimeoutError) and time.monotonic() - started_at >= limit
+        reason = f"not within {limit:.0f} s" if is_late else f"{type(error).__name__}: {error}"
+        context.report.miss(measurement.goals, reason)
+        _print_progress(*context.lines, f"{measurement.name}: {reason}")
+    _print_progress(f"{measurement.name}: {time.monotonic() - started_at:.0f} s")
+    return is_finished
 
 
-def _tell(*lines: str) -> None:
+def _print_progress(*lines: str) -> None:
     sys.stderr.write("".join(f"{line}\n" for line in lines))
 
 
 def main() -> None:
-    """Exits 0 when every measurement was made and no request failed in it, whether its goal is met or not."""
-    asked = arguments()
-    before, began = machine(), time.monotonic()
-    given = Given(max(1, asked.n), asked.kubeconfig, Report(), deque(maxlen=LINES_KEPT), asked.call_ms / 1000)
-    is_made = uvloop.run(run(given, asked.only))
+    """Print the report. The exit code is 0 if all was measured and no request failed, whether goals are met or not."""
+    arguments = parse_arguments()
+    before, started_at = machine(), time.monotonic()
+    context = Context(
+        max(1, arguments.n), arguments.kubeconfig, Report(), deque(maxlen=LOG_LINES), arguments.call_ms / 1000
+    )
+    is_finished = uvloop.run(run(context, arguments.only))
     about = {
         **before,
         "load_after": machine()["load"],
-        "seconds": round(time.monotonic() - began),
-        "n": given.n,
-        "call_ms": asked.call_ms,
-        "real_cluster": not given.is_emulated,
+        "seconds": round(time.monotonic() - started_at),
+        "n": context.n,
+        "call_ms": arguments.call_ms,
+        "real_cluster": not context.is_emulated,
     }
-    sys.stdout.write(f"{rendered(given.report)}\n\n{about}\n")
-    if asked.json:
-        asked.json.write_bytes(given.report.as_json(about))
-    failed = any(finding.failures for finding in given.report.findings.values())
-    sys.exit(0 if is_made and not failed else 1)
+    sys.stdout.write(f"{render(context.report)}\n\n{about}\n")
+    if arguments.json:
+        arguments.json.write_bytes(context.report.as_json(about))
+    has_failures = any(finding.failures for finding in context.report.findings.values())
+    sys.exit(0 if is_finished and not has_failures else 1)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,15 @@
-"""How long a create takes to be accepted: one at a time, and at a pace while the queue is long.
+"""Time until a create is accepted: one at a time, and at a fixed rate while the queue is long.
 
-No worker runs: the queue holds a thousand jobs and only grows, and nothing is made of them meanwhile.
+No worker runs. So the queue holds a thousand jobs and only grows, and no worker competes for CPU.
 """
 
 import secrets
 
 from tests.bench import goals
-from tests.bench.figures import Taken
-from tests.bench.load import Ask, closed, expect, paced
-from tests.bench.report import Finding, of_times
-from tests.bench.system import ROOM, Given, System, system
+from tests.bench.figures import Samples
+from tests.bench.load import Send, closed_loop, expect_status, open_loop
+from tests.bench.report import Finding, finding_of_times
+from tests.bench.system import LARGE_LIMIT, Context, System, open_system
 from tests.bench.wire import Wire
 
 GOALS = (goals.ACCEPT_ONE, goals.ACCEPT_BUSY)
@@ -19,66 +19,65 @@ RATE = 300.0
 ROUNDS = 3
 
 
-async def measure(given: Given) -> None:
-    async with system(given, workers=0, **ROOM) as running:
-        await closed(creating(running.api), CONNECTIONS, 8)  # connections, caches, the first of everything
-        await _one(running)
-        filled = await closed(creating(running.api), QUEUED, CONNECTIONS)
-        await _busy(running, filled)
+async def measure(context: Context) -> None:
+    async with open_system(context, workers=0, **LARGE_LIMIT) as system:
+        await closed_loop(creates(system.api), CONNECTIONS, 8)  # opens connections, fills caches
+        await _measure_one(system)
+        filling = await closed_loop(creates(system.api), QUEUED, CONNECTIONS)
+        await _measure_busy(system, filling)
 
 
-def creating(api: Wire) -> Ask:
-    """Each with an id of its own, as DeerFlow sends it."""
+def creates(api: Wire) -> Send:
+    """Return a function that sends creates as DeerFlow does. Each has a new id."""
     run = secrets.token_hex(4)
 
-    async def ask(number: int) -> None:
+    async def send(number: int) -> None:
         body = f'{{"sandbox_id": "{run}{number:08}", "thread_id": "thread-{number}", "user_id": "bench"}}'
-        expect(await api.ask("POST", "/api/sandboxes", body.encode()), 202)
+        expect_status(await api.request("POST", "/api/sandboxes", body.encode()), 202)
 
-    return ask
+    return send
 
 
-def _bare(bare: Wire) -> Ask:
-    async def ask(number: int) -> None:
+def _bare_creates(bare: Wire) -> Send:
+    async def send(number: int) -> None:
         body = f'{{"sandbox_id": "{number:016}", "thread_id": "thread-{number}", "user_id": "bench"}}'
-        expect(await bare.ask("POST", "/one", body.encode()), 202)
+        expect_status(await bare.request("POST", "/one", body.encode()), 202)
 
-    return ask
+    return send
 
 
-async def _one(running: System) -> None:
-    ours, limit = Taken(), Taken()
+async def _measure_one(system: System) -> None:
+    product, limit = Samples(), Samples()
     for _ in range(ROUNDS):
-        ours += await closed(creating(running.api), running.given.n, 1)
-        limit += await closed(_bare(running.bare), running.given.n, 1)
-    running.given.report.add(
-        of_times(goals.ACCEPT_ONE, ours, limit, "a bare handler that keeps the body with one SET, one at a time")
-    )
+        product += await closed_loop(creates(system.api), system.context.n, 1)
+        limit += await closed_loop(_bare_creates(system.bare), system.context.n, 1)
+    description = "a bare handler that stores the body with one SET, one at a time"
+    system.context.report.add(finding_of_times(goals.ACCEPT_ONE, product, limit, description))
 
 
-async def _busy(running: System, filled: Taken) -> None:
-    ours, limit = Taken(), Taken()
-    count = 5 * running.given.n
-    before = await running.meter.read()
+async def _measure_busy(system: System, filling: Samples) -> None:
+    product, limit = Samples(), Samples()
+    count = 5 * system.context.n
+    before = await system.meter.read()
     for _ in range(2):
-        ours += await paced(creating(running.api), count, RATE, CONNECTIONS)
-        limit += await paced(_bare(running.bare), count, RATE, CONNECTIONS)
-    running.given.report.spent["accept at 300/s"] = await running.meter.since(before, 2 * count)
-    running.given.report.add(
+        product += await open_loop(creates(system.api), count, RATE, CONNECTIONS)
+        limit += await open_loop(_bare_creates(system.bare), count, RATE, CONNECTIONS)
+    system.context.report.usage["accept at 300/s"] = await system.meter.since(before, 2 * count)
+    system.context.report.add(
         Finding(
             goal=goals.ACCEPT_BUSY,
-            figure=ours.p99_ms,
+            figure=product.p99_ms,
             limit=limit.p99_ms,
-            against="the bare handler at the same pace: p99",
-            p50=ours.p50_ms,
-            p99=ours.p99_ms,
-            failures=ours.failures + filled.failures + limit.failures,
+            limit_description="the bare handler at the same rate: p99",
+            p50=product.p50_ms,
+            p99=product.p99_ms,
+            failures=product.failures + filling.failures + limit.failures,
             details={
                 "limit_p50_ms": limit.p50_ms,
-                "rate": ours.rate,
-                "closed_64_rate": filled.rate,
-                "closed_64_p50_ms": filled.p50_ms,
-                "closed_64_p99_ms": filled.p99_ms,
+                "rate": product.rate,
+                "closed_64_rate": filling.rate,
+                "closed_64_p50_ms": filling.p50_ms,
+                "closed_64_p99_ms": filling.p99_ms,
             },
         )
     )

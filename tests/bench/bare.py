@@ -1,7 +1,7 @@
-"""The limit of what answers over HTTP: bare Litestar handlers with no more than the Redis commands that must be.
+"""The limit of HTTP answers: bare Litestar handlers that do nothing but the necessary Redis commands.
 
-Served by the very command of the API, `python -m api`, with another application in its place: whatever server that
-command uses, and however it is set up, is what both have.
+The API's own command, `python -m api`, serves them in place of its application. So both have the same server with the
+same options.
 """
 
 import os
@@ -19,23 +19,23 @@ from shared.store import keys
 
 
 def bare(redis: Redis) -> Litestar:
-    """Closes `redis` when it ends."""
+    """Return the application, which closes `redis` at its end."""
 
     @get("/one/{key:str}")
     async def one(key: FromPath[str]) -> Response[bytes]:
-        """One record as it stands in Redis: one GET."""
-        return _json(await redis.get(f"sandbox:{key}") or b"")
+        """Return one record as Redis holds it, with one GET."""
+        return _json(await redis.get(keys.record(key)) or b"")
 
     @get("/many/{start:int}/{count:int}")
     async def many(start: FromPath[int], count: FromPath[int]) -> Response[bytes]:
-        """Records as they stand in Redis, oldest first: one ZRANGE, one MGET."""
+        """Return records as Redis holds them, oldest first, with one ZRANGE and one MGET."""
         ids = await redis.zrange(keys.CREATED, start, start + count - 1)
-        found = await redis.mget([b"sandbox:" + sandbox_id for sandbox_id in ids])
-        return _json(b"[" + b",".join(raw for raw in found if raw) + b"]")
+        raws = await redis.mget([keys.record(sandbox_id.decode()) for sandbox_id in ids])
+        return _json(b"[" + b",".join(raw for raw in raws if raw) + b"]")
 
     @post("/one", status_code=202)
     async def accept(request: Request[Any, Any, Any]) -> Response[bytes]:
-        """Keeps what it is sent: one SET."""
+        """Store the body, with one SET."""
         body = await request.body()
         await redis.set("bare", body)
         return _json(body)
@@ -56,7 +56,7 @@ def main() -> None:
     app = bare(Redis.from_url(os.environ["REDIS_URL"]))
     with (
         patch("api.__main__.create_app", lambda _: app),
-        patch("api.__main__.request_metrics_middleware", lambda same: same),
+        patch("api.__main__.request_metrics_middleware", lambda app: app),
     ):
         api.__main__.main()
 

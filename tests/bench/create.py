@@ -1,29 +1,29 @@
-"""How long it takes until there is a URL, and how many a second: beside the two plain calls, in turn, A B A B.
+"""Time until a sandbox has its URL, and creates a second, in turn with two plain calls.
 
-The product is asked with `Prefer: wait`, so that its answer is the URL; every round is removed before the next.
+The product gets `Prefer: wait`, so that its answer has the URL. The sandboxes of a round are removed before the next.
 """
 
 import asyncio
 import secrets
 
 from tests.bench import goals
-from tests.bench.figures import Taken
-from tests.bench.load import closed, expect
-from tests.bench.plain import Plain, beside
-from tests.bench.report import Finding, of_rates, of_times
-from tests.bench.system import Given, System, system
+from tests.bench.figures import Samples
+from tests.bench.load import closed_loop, expect_status
+from tests.bench.plain import PlainClient, open_plain_beside
+from tests.bench.report import Finding, finding_of_rates, finding_of_times
+from tests.bench.system import Context, System, open_system
 from tests.bench.wire import Wire
 
 GOALS = (goals.TO_URL, goals.CREATES, goals.WRITES)
-AT_ONCE = 50
-ROUNDS_ONE = 4
-ROUNDS_MANY = 3
+CONCURRENCY = 50
+LATENCY_ROUNDS = 4
+RATE_ROUNDS = 3
 READY_SECONDS = 90.0
 POLL_SECONDS = 0.05
 
 
 class Round:
-    """The sandboxes of one round, by ids of their own."""
+    """The sandboxes of one round, with ids that no other round has."""
 
     def __init__(self, api: Wire, count: int) -> None:
         self._api = api
@@ -31,111 +31,122 @@ class Round:
         self.ids = [f"{run}{number:08}" for number in range(count)]
 
     async def create(self, number: int) -> None:
-        """Until the answer has its URL."""
+        """Create a sandbox, and wait for the answer with its URL.
+
+        Raises:
+            UnexpectedStatus: the answer is neither 200 nor 202.
+            TimeoutError: there is no URL within 30 s.
+        """
         body = f'{{"sandbox_id": "{self.ids[number]}", "user_id": "bench"}}'.encode()
-        answer = expect(await self._api.ask("POST", "/api/sandboxes", body, Prefer="wait=30"), 200, 202)
-        if b'"sandbox_url":"http' not in answer.body:
+        response = expect_status(await self._api.request("POST", "/api/sandboxes", body, Prefer="wait=30"), 200, 202)
+        if b'"sandbox_url":"http' not in response.body:
             raise TimeoutError("no URL within 30 s")
 
     async def remove(self, number: int) -> None:
-        """Until it is gone."""
-        expect(await self._api.ask("DELETE", f"/api/sandboxes/{self.ids[number]}", Prefer="wait=30"), 200)
+        """Delete a sandbox, and wait until it is gone."""
+        expect_status(await self._api.request("DELETE", f"/api/sandboxes/{self.ids[number]}", Prefer="wait=30"), 200)
 
 
-async def measure(given: Given) -> None:
-    async with system(given, workers=2) as running, beside(running.settings) as plain:
-        await _round(running, 8, 4)
-        await _plain_round(plain, 8, 4)
-        await _to_url(running, plain)
-        await _rate(running, plain)
-        await _life(running)
+async def measure(context: Context) -> None:
+    async with open_system(context, workers=2) as system, open_plain_beside(system.settings) as plain:
+        await _run_round(system, 8, 4)
+        await _run_plain_round(plain, 8, 4)
+        await _measure_latency(system, plain)
+        await _measure_rate(system, plain)
+        await _measure_cost(system)
 
 
-async def _to_url(running: System, plain: Plain) -> None:
-    ours, limit, count = Taken(), Taken(), max(1, running.given.n // ROUNDS_ONE)
-    for _ in range(ROUNDS_ONE):
-        ours += await _round(running, count, 1, f"{count} creates until URL, one at a time")
-        limit += await _plain_round(plain, count, 1)
-    against = "two plain creates in sequence, same Pod and Service, same API server"
-    running.given.report.add(of_times(goals.TO_URL, ours, limit, against))
+async def _measure_latency(system: System, plain: PlainClient) -> None:
+    product, limit, count = Samples(), Samples(), max(1, system.context.n // LATENCY_ROUNDS)
+    for _ in range(LATENCY_ROUNDS):
+        product += await _run_round(system, count, 1, f"{count} creates until URL, one at a time")
+        limit += await _run_plain_round(plain, count, 1)
+    description = "two plain creates in sequence, same Pod and Service, same API server"
+    system.context.report.add(finding_of_times(goals.TO_URL, product, limit, description))
 
 
-async def _rate(running: System, plain: Plain) -> None:
-    ours, limits = [], []
-    count = max(AT_ONCE, 3 * running.given.n)
-    for _ in range(ROUNDS_MANY):
-        ours.append(await _round(running, count, AT_ONCE, f"{count} creates until URL, {AT_ONCE} at once"))
-        limits.append(await _plain_round(plain, count, AT_ONCE))
-    against = f"plain creates of Pod and Service, {AT_ONCE} at once, same API server"
-    running.given.report.add(of_rates(goals.CREATES, ours, limits, against))
+async def _measure_rate(system: System, plain: PlainClient) -> None:
+    product, limits = [], []
+    count = max(CONCURRENCY, 3 * system.context.n)
+    for _ in range(RATE_ROUNDS):
+        product.append(
+            await _run_round(system, count, CONCURRENCY, f"{count} creates until URL, {CONCURRENCY} at once")
+        )
+        limits.append(await _run_plain_round(plain, count, CONCURRENCY))
+    description = f"plain creates of Pod and Service, {CONCURRENCY} at once, same API server"
+    system.context.report.add(finding_of_rates(goals.CREATES, product, limits, description))
 
 
-async def _round(running: System, count: int, at_once: int, name: str = "") -> Taken:
-    """What its creates took; then they become ready, and are removed. What fails in that fails the round.
+async def _run_round(system: System, count: int, concurrency: int, measurement: str = "") -> Samples:
+    """Create sandboxes, wait until they are ready, remove them, and return the samples of the creates.
 
-    What the processes used for the creates of the last round of a `name` is reported.
+    A failure of any of these steps counts. With a `measurement`, report what the processes used for the creates.
     """
-    some = Round(running.api, count)
-    before = await running.meter.read()
-    taken = await closed(some.create, count, at_once)
-    if name:
-        running.given.report.spent[name] = await running.meter.since(before, count)
-    if not taken.failures:
-        await until_ready(running, some.ids)
-    removed = await closed(some.remove, count, AT_ONCE)
-    taken.failures += removed.failures
-    return taken
+    batch = Round(system.api, count)
+    before = await system.meter.read()
+    samples = await closed_loop(batch.create, count, concurrency)
+    if measurement:
+        system.context.report.usage[measurement] = await system.meter.since(before, count)
+    if not samples.failures:
+        await until_ready(system, batch.ids)
+    removal = await closed_loop(batch.remove, count, CONCURRENCY)
+    samples.failures += removal.failures
+    return samples
 
 
-async def until_ready(running: System, ids: list[str]) -> None:
-    """Raises TimeoutError, with how many are not."""
+async def until_ready(system: System, ids: list[str]) -> None:
+    """Wait until all these sandboxes are ready.
+
+    Raises:
+        TimeoutError: some are not ready within READY_SECONDS; the message has their number.
+    """
     waiting = len(ids)
     try:
         async with asyncio.timeout(READY_SECONDS):
             while waiting:
-                found = await running.records(ids)
-                waiting = sum(record is None or not record.ready for record in found)
+                records = await system.records(ids)
+                waiting = sum(record is None or not record.ready for record in records)
                 await asyncio.sleep(POLL_SECONDS)
     except TimeoutError:
         raise TimeoutError(f"{waiting} of {len(ids)} are not ready within {READY_SECONDS:.0f} s") from None
 
 
-async def _plain_round(plain: Plain, count: int, at_once: int) -> Taken:
+async def _run_plain_round(plain: PlainClient, count: int, concurrency: int) -> Samples:
     run = secrets.token_hex(4)
 
-    async def ask(number: int) -> None:
+    async def send(number: int) -> None:
         await plain.create(f"{run}{number:08}")
 
-    taken = await closed(ask, count, at_once)
+    samples = await closed_loop(send, count, concurrency)
     await plain.clear()
-    return taken
+    return samples
 
 
-async def _life(running: System) -> None:
-    """What a sandbox costs from its create till it is gone, a few at a time."""
-    report, count = running.given.report, max(10, running.given.n // 2)
-    before = await running.meter.read()
-    taken = await _round(running, count, 5)
-    spent = await running.meter.since(before)
+async def _measure_cost(system: System) -> None:
+    """Count what one sandbox costs, from its create until it is gone, while a few run at once."""
+    report, count = system.context.report, max(10, system.context.n // 2)
+    before = await system.meter.read()
+    samples = await _run_round(system, count, 5)
+    usage = await system.meter.since(before)
     report.per_sandbox |= {
-        "Redis commands, those in scripts too": spent.redis_commands / count,
-        "Redis round trips (reads of its sockets)": spent.reads / count,
-        **{f"  {name}": calls / count for name, calls in spent.commands.most_common(12)},
+        "Redis commands, those in scripts too": usage.redis_commands / count,
+        "Redis round trips (reads of its sockets)": usage.reads / count,
+        **{f"  {name}": calls / count for name, calls in usage.commands.most_common(12)},
     }
-    if not running.given.is_emulated:
-        report.miss((goals.WRITES,), "only the emulated cluster counts the calls it gets")
+    if not system.context.is_emulated:
+        report.miss((goals.WRITES,), "only the emulated cluster counts calls")
         return
     report.per_sandbox |= {
-        "Kubernetes writes": spent.kubernetes_writes / count,
-        "Kubernetes reads": spent.kubernetes_reads / count,
-        **{f"  {name}": calls / count for name, calls in spent.calls.most_common(8)},
+        "Kubernetes writes": usage.kubernetes_writes / count,
+        "Kubernetes reads": usage.kubernetes_reads / count,
+        **{f"  {name}": calls / count for name, calls in usage.calls.most_common(8)},
     }
     report.add(
         Finding(
             goal=goals.WRITES,
-            figure=spent.kubernetes_writes / count,
+            figure=usage.kubernetes_writes / count,
             limit=3.0,
-            against="by hand: create Pod, create Service, delete Pod (its Service follows)",
-            failures=taken.failures,
+            limit_description="by hand: create Pod, create Service, delete Pod (its Service follows)",
+            failures=samples.failures,
         )
     )

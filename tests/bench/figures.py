@@ -1,4 +1,4 @@
-"""Samples and what they come to. Pure."""
+"""Samples and their statistics. Pure."""
 
 import math
 from collections import Counter
@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 from typing import Self
 
 MS = 1000.0
-NOTHING = math.nan
-"""Of what was not measured: no number, and no comparison with it holds."""
+NOT_MEASURED = math.nan
+"""Figure without samples. Every comparison with NaN is false, so such a figure meets no goal."""
 
 
 def percentile(samples: Sequence[float], percent: float) -> float:
-    """By nearest rank: always one of the samples. NOTHING of none."""
+    """Return the percentile by nearest rank, which is always one of the samples; NOT_MEASURED without samples."""
     if not samples:
-        return NOTHING
+        return NOT_MEASURED
     rank = math.ceil(len(samples) * percent / 100)
     return sorted(samples)[max(1, rank) - 1]
 
@@ -24,8 +24,8 @@ def median(samples: Sequence[float]) -> float:
 
 
 @dataclass(slots=True)
-class Taken:
-    """What came of some requests: seconds of each that went well, what became of the others, and the time of all."""
+class Samples:
+    """Seconds of each successful request, the causes of the failures, and the wall time of all in seconds."""
 
     seconds: list[float] = field(default_factory=list)
     failures: Counter[str] = field(default_factory=Counter)
@@ -33,8 +33,8 @@ class Taken:
 
     @property
     def rate(self) -> float:
-        """That went well, per second."""
-        return len(self.seconds) / self.wall if self.wall else NOTHING
+        """Successful requests per second."""
+        return len(self.seconds) / self.wall if self.wall else NOT_MEASURED
 
     @property
     def p50_ms(self) -> float:
@@ -44,6 +44,6 @@ class Taken:
     def p99_ms(self) -> float:
         return percentile(self.seconds, 99) * MS
 
-    def __add__(self, other: Self) -> "Taken":
-        """Those of both, one after the other."""
-        return Taken(self.seconds + other.seconds, self.failures + other.failures, self.wall + other.wall)
+    def __add__(self, other: Self) -> "Samples":
+        """Return the samples of both, which were measured one after the other."""
+        return Samples(self.seconds + other.seconds, self.failures + other.failures, self.wall + other.wall)

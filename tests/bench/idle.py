@@ -1,54 +1,57 @@
-"""What a worker costs that has nothing to do, but leads: it holds the lease and watches the cluster."""
+"""Cost of an idle worker that leads: it renews the lease, sends heartbeats and watches the cluster."""
 
 import asyncio
 
+from shared.liveness.workers import HEARTBEAT_SECONDS
 from tests.bench import goals
-from tests.bench.meter import used
+from tests.bench.meter import usage_of
 from tests.bench.report import Finding
-from tests.bench.system import Given, System, system
+from tests.bench.system import Context, System, open_system
+from worker.leader.lease import RENEW_SECONDS
 
 GOALS = (goals.IDLE_CPU, goals.IDLE_REDIS)
 SECONDS = 20.0
-"""At the least: two sweeps, four signs of life, ten renewals of the lease, the end of each watch."""
-_CALM_SECONDS = 15.0
+"""Minimum time of the measurement: two sweeps, ten heartbeats, ten renewals of the lease, the end of each watch."""
+_START_SECONDS = 15.0
+"""Time limit for the end of the worker's start."""
 
 
-async def measure(given: Given) -> None:
-    async with system(given, workers=1) as running:
-        await running.stack.apis[0].stop()
-        await _calm(running)
-        before = await running.meter.read()
-        await asyncio.sleep(max(SECONDS, given.n / 10))
-        spent = await running.meter.since(before)
-    given.report.spent["idle"] = spent
-    worker, bare = spent.processes["worker-1"], spent.processes["bare"]
-    details = {name: count / spent.wall for name, count in spent.commands.most_common()}
-    given.report.add(
+async def measure(context: Context) -> None:
+    async with open_system(context, workers=1) as system:
+        await system.stack.apis[0].stop()
+        await _until_idle(system)
+        before = await system.meter.read()
+        await asyncio.sleep(max(SECONDS, context.n / 10))
+        usage = await system.meter.since(before)
+    context.report.usage["idle"] = usage
+    worker, bare = usage.processes["worker-1"], usage.processes["bare"]
+    context.report.add(
         Finding(
             goal=goals.IDLE_CPU,
-            figure=100 * worker.cpu / spent.wall,
-            limit=100 * bare.cpu / spent.wall,
-            against="the bare server, with nothing to do, in the same seconds",
-            details={"valkey": 100 * spent.processes["valkey"].cpu / spent.wall},
+            figure=100 * worker.cpu / usage.wall,
+            limit=100 * bare.cpu / usage.wall,
+            limit_description="the idle bare server, in the same seconds",
+            details={"valkey": 100 * usage.processes["valkey"].cpu / usage.wall},
         )
     )
-    given.report.add(
+    details = {name: count / usage.wall for name, count in usage.commands.most_common()}
+    context.report.add(
         Finding(
             goal=goals.IDLE_REDIS,
-            figure=spent.redis_commands / spent.wall,
-            limit=1 / 2.0 + 1 / 5.0,
-            against="by hand: the lease renewed every 2 s, a sign of life every 5 s",
-            details=details | {"reads": spent.reads / spent.wall},
+            figure=usage.redis_commands / usage.wall,
+            limit=1 / RENEW_SECONDS + 1 / HEARTBEAT_SECONDS,
+            limit_description=f"the lease every {RENEW_SECONDS:g} s and a heartbeat every {HEARTBEAT_SECONDS:g} s",
+            details=details | {"reads": usage.reads / usage.wall},
         )
     )
 
 
-async def _calm(running: System) -> None:
-    """Its start is over once a second goes by in which it does next to nothing."""
-    pid = running.stack.workers[0].pid
-    async with asyncio.timeout(_CALM_SECONDS):
+async def _until_idle(system: System) -> None:
+    """Wait for the first second in which the worker uses next to no CPU: its start is over."""
+    pid = system.stack.workers[0].pid
+    async with asyncio.timeout(_START_SECONDS):
         while True:
-            before = used(pid).cpu
+            before = usage_of(pid).cpu
             await asyncio.sleep(1)
-            if used(pid).cpu - before < 0.1:
+            if usage_of(pid).cpu - before < 0.1:
                 return

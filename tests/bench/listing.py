@@ -1,4 +1,4 @@
-"""How long lists take, and whether they keep others waiting."""
+"""Times of lists, and of reads while another client lists."""
 
 import asyncio
 from collections.abc import Callable
@@ -6,15 +6,15 @@ from collections.abc import Callable
 import msgspec
 
 from tests.bench import goals
-from tests.bench.figures import Taken
+from tests.bench.figures import Samples
 from tests.bench.goals import Goal
-from tests.bench.load import Ask, closed, expect, paced
-from tests.bench.reading import reading
-from tests.bench.records import write
-from tests.bench.report import Finding, of_times
-from tests.bench.system import Given, System, system
+from tests.bench.load import Send, closed_loop, expect_status, open_loop
+from tests.bench.reading import reads
+from tests.bench.records import write_ready
+from tests.bench.report import Finding, finding_of_times
+from tests.bench.system import Context, System, open_system
 
-GOALS = (goals.LIST, goals.PAGE, goals.GET_BESIDE)
+GOALS = (goals.LIST, goals.PAGE, goals.GET_BESIDE_LISTS)
 FEW = 1000
 MANY = 10_000
 PAGE = 500
@@ -32,86 +32,85 @@ _page = msgspec.json.Decoder(_Page).decode
 
 
 class Pages:
-    """Goes through all pages, again and again."""
+    """Reads all pages, again and again."""
 
-    def __init__(self, running: System) -> None:
-        self._api = running.api
+    def __init__(self, system: System) -> None:
+        self._api = system.api
         self._cursor: str | None = None
 
-    async def ask(self, _: int) -> None:
-        after = f"&cursor={self._cursor}" if self._cursor else ""
-        answer = expect(await self._api.ask("GET", f"/api/sandboxes?limit={PAGE}{after}"), 200)
-        self._cursor = _page(answer.body).next_cursor
+    async def send(self, _: int) -> None:
+        cursor = f"&cursor={self._cursor}" if self._cursor else ""
+        response = expect_status(await self._api.request("GET", f"/api/sandboxes?limit={PAGE}{cursor}"), 200)
+        self._cursor = _page(response.body).next_cursor
 
 
-async def measure(given: Given) -> None:
-    async with system(given, workers=0) as running:
-        ids = await write(running, range(FEW))
-        await _list(running)
-        await write(running, range(FEW, MANY))
-        await _pages(running)
-        await _beside(running, ids)
+async def measure(context: Context) -> None:
+    async with open_system(context, workers=0) as system:
+        ids = await write_ready(system, range(FEW))
+        await _measure_list(system)
+        await write_ready(system, range(FEW, MANY))
+        await _measure_pages(system)
+        await _measure_reads_beside(system, ids)
 
 
-async def _list(running: System) -> None:
-    async def ask(_: int) -> None:
-        answer = expect(await running.api.ask("GET", "/api/sandboxes"), 200)
-        if _page(answer.body).count != FEW:
-            raise ValueError(f"a list of {_page(answer.body).count} instead of {FEW}")
+async def _measure_list(system: System) -> None:
+    async def send(_: int) -> None:
+        response = expect_status(await system.api.request("GET", "/api/sandboxes"), 200)
+        if _page(response.body).count != FEW:
+            raise ValueError(f"a list of {_page(response.body).count} instead of {FEW}")
 
-    against = f"a bare handler that joins {FEW} records: one ZRANGE, one MGET"
-    await _beside_bare(running, goals.LIST, ask, lambda _: f"/many/0/{FEW}", max(5, running.given.n // 10), against)
+    await _compare_with_bare(system, goals.LIST, send, lambda _: f"/many/0/{FEW}", max(5, system.context.n // 10), FEW)
 
 
-async def _pages(running: System) -> None:
+async def _measure_pages(system: System) -> None:
     pages = MANY // PAGE
-    against = f"a bare handler that joins {PAGE} records: one ZRANGE, one MGET"
 
     def path(number: int) -> str:
         return f"/many/{number % pages * PAGE}/{PAGE}"
 
-    await _beside_bare(running, goals.PAGE, Pages(running).ask, path, pages, against)
+    await _compare_with_bare(system, goals.PAGE, Pages(system).send, path, pages, PAGE)
 
 
-async def _beside_bare(
-    running: System, goal: Goal, our: Ask, path: Callable[[int], str], count: int, against: str
+async def _compare_with_bare(
+    system: System, goal: Goal, send: Send, path: Callable[[int], str], count: int, records: int
 ) -> None:
-    async def bare(number: int) -> None:
-        expect(await running.bare.ask("GET", path(number)), 200)
+    async def send_bare(number: int) -> None:
+        expect_status(await system.bare.request("GET", path(number)), 200)
 
-    ours, limit = Taken(), Taken()
+    product, limit = Samples(), Samples()
     for _ in range(ROUNDS):
-        ours += await closed(our, count, 1)
-        limit += await closed(bare, count, 1)
-    running.given.report.add(of_times(goal, ours, limit, against))
+        product += await closed_loop(send, count, 1)
+        limit += await closed_loop(send_bare, count, 1)
+    description = f"a bare handler that joins {records} records: one ZRANGE, one MGET"
+    system.context.report.add(finding_of_times(goal, product, limit, description))
 
 
-async def _beside(running: System, ids: list[str]) -> None:
-    """Reads at a pace: alone, then while another client reads page after page without a pause."""
-    read, count = reading(running.api, "/api/sandboxes/", ids[:100]), 2 * running.given.n
-    alone, beside, listed = Taken(), Taken(), Taken()
+async def _measure_reads_beside(system: System, ids: list[str]) -> None:
+    """Read at a fixed rate: alone, then while another client reads page after page without a pause."""
+    read, count = reads(system.api, "/api/sandboxes/", ids[:100]), 2 * system.context.n
+    alone, beside, pages = Samples(), Samples(), Samples()
     for _ in range(2):
-        alone += await paced(read, count // 2, RATE, 8)
-        pages = asyncio.create_task(_until_cancelled(Pages(running).ask, listed))
-        beside += await paced(read, count // 2, RATE, 8)
-        pages.cancel()
-        await asyncio.wait([pages])
-    running.given.report.add(
+        alone += await open_loop(read, count // 2, RATE, 8)
+        listing = asyncio.create_task(_send_until_cancelled(Pages(system).send, pages))
+        beside += await open_loop(read, count // 2, RATE, 8)
+        listing.cancel()
+        await asyncio.wait([listing])
+    system.context.report.add(
         Finding(
-            goal=goals.GET_BESIDE,
+            goal=goals.GET_BESIDE_LISTS,
             figure=beside.p99_ms,
             limit=alone.p99_ms,
-            against="the same reads, 50 a second, while nobody lists: p99",
+            limit_description="the same reads, 50 a second, without a list: p99",
             p50=beside.p50_ms,
             p99=beside.p99_ms,
-            failures=alone.failures + beside.failures + listed.failures,
-            details={"alone_p50_ms": alone.p50_ms, "pages_read": float(len(listed.seconds))},
+            failures=alone.failures + beside.failures + pages.failures,
+            details={"alone_p50_ms": alone.p50_ms, "pages_read": float(len(pages.seconds))},
         )
     )
 
 
-async def _until_cancelled(ask: Ask, into: Taken) -> None:
+async def _send_until_cancelled(send: Send, samples: Samples) -> None:
     while True:
-        some = await closed(ask, 1, 1)
-        into.seconds += some.seconds
-        into.failures += some.failures
+        one = await closed_loop(send, 1, 1)
+        samples.seconds += one.seconds
+        samples.failures += one.failures

@@ -1,65 +1,71 @@
-"""How requests are sent: so many at once, each after the last; or at a pace, whatever becomes of them."""
+"""Load of requests: a closed loop of clients, or an open loop at a fixed rate."""
 
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
 
-from tests.bench.figures import Taken
-from tests.bench.wire import Answer, Lost
+from tests.bench.figures import Samples
+from tests.bench.wire import ConnectionLost, Response
 
-Ask = Callable[[int], Awaitable[object]]
-"""Makes the request with this number. Raises Refused: its answer is not the one that was to be measured."""
-
-
-class Refused(Exception):
-    """Says how it was answered instead."""
-
-    def __init__(self, answer: Answer) -> None:
-        super().__init__(f"{answer.status} {answer.body[:80].decode(errors='replace')}")
+Send = Callable[[int], Awaitable[object]]
+"""Sends the request with this number. Raises UnexpectedStatus if the answer is not the one to be measured."""
 
 
-def expect(answer: Answer, *statuses: int) -> Answer:
-    """Raises Refused."""
-    if answer.status not in statuses:
-        raise Refused(answer)
-    return answer
+class UnexpectedStatus(Exception):
+    """The answer has another status than the measurement needs. The message shows the answer."""
+
+    def __init__(self, response: Response) -> None:
+        super().__init__(f"{response.status} {response.body[:80].decode(errors='replace')}")
 
 
-async def closed(ask: Ask, count: int, at_once: int) -> Taken:
-    """`count` requests from `at_once` clients, each of which sends the next when it has its answer."""
-    taken, numbers = Taken(), iter(range(count))
-    began = time.perf_counter()
+def expect_status(response: Response, *statuses: int) -> Response:
+    """Return the response if it has one of the statuses.
 
-    async def client() -> None:
-        for number in numbers:
-            await _timed(ask, number, taken, time.perf_counter())
-
-    await asyncio.gather(*(client() for _ in range(at_once)))
-    taken.wall = time.perf_counter() - began
-    return taken
+    Raises:
+        UnexpectedStatus: the response has another status.
+    """
+    if response.status not in statuses:
+        raise UnexpectedStatus(response)
+    return response
 
 
-async def paced(ask: Ask, count: int, rate: float, at_once: int) -> Taken:
-    """`rate` a second from at most `at_once` clients. Times count from when a request was due: one that has to wait
-    for a client, as the others wait for their answers, has waited."""
-    taken, numbers = Taken(), iter(range(count))
-    began = time.perf_counter()
+async def closed_loop(send: Send, count: int, concurrency: int) -> Samples:
+    """Send `count` requests from `concurrency` clients. Each client waits for its answer before its next request."""
+    samples, numbers = Samples(), iter(range(count))
+    started_at = time.perf_counter()
 
     async def client() -> None:
         for number in numbers:
-            due = began + number / rate
+            await _measure(send, number, samples, time.perf_counter())
+
+    await asyncio.gather(*(client() for _ in range(concurrency)))
+    samples.wall = time.perf_counter() - started_at
+    return samples
+
+
+async def open_loop(send: Send, count: int, rate: float, concurrency: int) -> Samples:
+    """Send `count` requests, `rate` a second, from at most `concurrency` clients.
+
+    A sample starts when its request is due. So the wait for a free client counts.
+    """
+    samples, numbers = Samples(), iter(range(count))
+    started_at = time.perf_counter()
+
+    async def client() -> None:
+        for number in numbers:
+            due = started_at + number / rate
             await asyncio.sleep(due - time.perf_counter())
-            await _timed(ask, number, taken, max(due, began))
+            await _measure(send, number, samples, due)
 
-    await asyncio.gather(*(client() for _ in range(at_once)))
-    taken.wall = time.perf_counter() - began
-    return taken
+    await asyncio.gather(*(client() for _ in range(concurrency)))
+    samples.wall = time.perf_counter() - started_at
+    return samples
 
 
-async def _timed(ask: Ask, number: int, taken: Taken, since: float) -> None:
+async def _measure(send: Send, number: int, samples: Samples, since: float) -> None:
     try:
-        await ask(number)
-    except (Refused, Lost, OSError, TimeoutError) as error:
-        taken.failures[str(error) or type(error).__name__] += 1
+        await send(number)
+    except (UnexpectedStatus, ConnectionLost, OSError, TimeoutError) as error:
+        samples.failures[str(error) or type(error).__name__] += 1
     else:
-        taken.seconds.append(time.perf_counter() - since)
+        samples.seconds.append(time.perf_counter() - since)

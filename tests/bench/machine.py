@@ -1,4 +1,4 @@
-"""What the figures were measured on."""
+"""The machine on which the figures were measured."""
 
 import os
 import platform
@@ -8,7 +8,7 @@ from typing import NamedTuple, Self
 
 
 def machine() -> dict[str, str | int | float]:
-    """`load` is the machine's own average of the last minute: what others do on it is in every figure."""
+    """Return a description. `load` is the average of the last minute, with the load of other processes."""
     cpu = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), "")
     return {
         "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -20,18 +20,18 @@ def machine() -> dict[str, str | int | float]:
     }
 
 
-class Busy(NamedTuple):
-    """Of all cores since the machine began, in clock ticks: worked, and gone by."""
+class CpuTicks(NamedTuple):
+    """Clock ticks of all cores since the machine started: those in use, and all."""
 
-    worked: int
-    gone_by: int
+    busy: int
+    elapsed: int
 
-    def since(self, before: Self) -> float:
-        """The share of all cores that somebody used meanwhile."""
-        return (self.worked - before.worked) / (self.gone_by - before.gone_by)
+    def busy_share_since(self, before: Self) -> float:
+        """Return the share of all cores that was in use since `before`."""
+        return (self.busy - before.busy) / (self.elapsed - before.elapsed)
 
 
-def busy() -> Busy:
-    """The first line of proc_stat(5): user, nice, system, idle, iowait, irq, softirq, steal."""
+def cpu_ticks() -> CpuTicks:
+    """Read the first line of proc_stat(5): user, nice, system, idle, iowait, irq, softirq, steal."""
     ticks = [int(each) for each in Path("/proc/stat").read_text().partition("\n")[0].split()[1:9]]
-    return Busy(sum(ticks) - ticks[3] - ticks[4], sum(ticks))
+    return CpuTicks(sum(ticks) - ticks[3] - ticks[4], sum(ticks))

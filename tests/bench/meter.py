@@ -1,4 +1,4 @@
-"""What the processes use, read from outside: /proc, Redis' own counters, and the emulator's."""
+"""Resource usage of the processes, read from outside: /proc, the counters of Redis, and those of the emulator."""
 
 import os
 import time
@@ -13,29 +13,29 @@ from redis.asyncio import Redis
 
 from deploy.local.stack import Stack
 
-_TICKS = os.sysconf("SC_CLK_TCK")
-_OURS = frozenset({"info", "getrange"})
-"""Commands of the bench alone: it reads records with GETRANGE, which the product does not use, to tell them apart."""
+_TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+_BENCH_COMMANDS = frozenset({"info", "getrange"})
+"""Commands of the benchmark, which do not count. It reads records with GETRANGE, which the product does not use."""
 _WRITES = frozenset({"create", "update", "patch", "delete", "deletecollection"})
 
 
-class Used(msgspec.Struct, frozen=True):
-    """CPU seconds, and megabytes (2^20) in memory, now and at the most."""
+class ProcessUsage(msgspec.Struct, frozen=True):
+    """CPU seconds, and memory in megabytes (2^20 bytes): now, and the peak."""
 
     cpu: float
     rss_mb: float
     peak_mb: float
 
 
-class Spent(msgspec.Struct, frozen=True):
-    """Between two readings, for `count` requests.
+class Usage(msgspec.Struct, frozen=True):
+    """The difference of two readings, for `count` requests.
 
-    `commands` counts those in scripts too; `reads` is how often Redis had to read a socket: a round trip each, however
-    many commands it brings.
+    `commands` counts Redis commands, those in scripts too. `reads` counts how often Redis read a socket: one round trip
+    each, however many commands it carries.
     """
 
     wall: float
-    processes: dict[str, Used]
+    processes: dict[str, ProcessUsage]
     commands: Counter[str]
     reads: int
     calls: Counter[str]
@@ -51,13 +51,13 @@ class Spent(msgspec.Struct, frozen=True):
 
     @property
     def kubernetes_reads(self) -> int:
-        """Without watches, which cost by the minute and not by the sandbox."""
+        """Reads without watches, whose number depends on time and not on sandboxes."""
         return sum(n for call, n in self.calls.items() if call.partition(" ")[0] in {"get", "list"})
 
 
 class Reading(msgspec.Struct, frozen=True):
     at: float
-    processes: dict[str, Used]
+    processes: dict[str, ProcessUsage]
     commands: Counter[str]
     reads: int
     calls: Counter[str]
@@ -65,7 +65,7 @@ class Reading(msgspec.Struct, frozen=True):
 
 
 class Meter:
-    """`own_reads` is raised by whoever of the bench speaks to this Redis."""
+    """Reads usage. Code of the benchmark that sends a command to this Redis increments `own_reads`."""
 
     def __init__(self, stack: Stack, redis: Redis, others: Mapping[str, int]) -> None:
         self.own_reads = 0
@@ -80,15 +80,15 @@ class Meter:
         self.own_reads += 2
         return Reading(
             at=time.monotonic(),
-            processes={name: used(pid) for name, pid in self._pids().items()},
+            processes={name: usage_of(pid) for name, pid in self._pids().items()},
             commands=Counter(_counts(commands)),
             reads=stats["total_reads_processed"],
             calls=calls,
             own_reads=self.own_reads,
         )
 
-    async def since(self, before: Reading, count: int = 1) -> Spent:
-        return spent(before, await self.read(), count)
+    async def since(self, before: Reading, count: int = 1) -> Usage:
+        return usage_between(before, await self.read(), count)
 
     def _pids(self) -> dict[str, int]:
         stack = self._stack
@@ -96,7 +96,7 @@ class Meter:
         return {**{p.name: p.pid for p in each if p.exit_code is None}, **self._others, "this client": os.getpid()}
 
     async def _calls(self) -> Counter[str]:
-        """None on a real cluster, which does not count them for us."""
+        """Return how often each call was made; empty on a real cluster, which does not count them."""
         if self._stack.emulator is None:
             return Counter()
         headers = {"Authorization": f"Bearer {self._stack.emulator_token}"}
@@ -105,23 +105,27 @@ class Meter:
             return Counter(await response.json())
 
 
-def used(pid: int) -> Used:
-    """Raises FileNotFoundError: it has ended."""
-    place = Path("/proc") / str(pid)
-    ticks = (place / "stat").read_text().rpartition(")")[2].split()
-    status = dict(line.split(":", 1) for line in (place / "status").read_text().splitlines())
-    cpu = (int(ticks[11]) + int(ticks[12])) / _TICKS  # utime and stime, fields 14 and 15 of proc(5)
-    return Used(cpu, _mb(status["VmRSS"]), _mb(status["VmHWM"]))
+def usage_of(pid: int) -> ProcessUsage:
+    """Read the usage of one process.
+
+    Raises:
+        FileNotFoundError: the process has ended.
+    """
+    directory = Path("/proc") / str(pid)
+    fields = (directory / "stat").read_text().rpartition(")")[2].split()
+    status = dict(line.split(":", 1) for line in (directory / "status").read_text().splitlines())
+    cpu = (int(fields[11]) + int(fields[12])) / _TICKS_PER_SECOND  # utime and stime, fields 14 and 15 of proc(5)
+    return ProcessUsage(cpu, _mb(status["VmRSS"]), _mb(status["VmHWM"]))
 
 
-def spent(before: Reading, after: Reading, count: int = 1) -> Spent:
-    """A process that began in between is counted from its beginning."""
-    began = {name: was.cpu for name, was in before.processes.items()}
-    return Spent(
+def usage_between(before: Reading, after: Reading, count: int = 1) -> Usage:
+    """Return the usage between two readings. A process that started in between counts from its start."""
+    cpu_before = {name: process.cpu for name, process in before.processes.items()}
+    return Usage(
         wall=after.at - before.at,
         processes={
-            name: msgspec.structs.replace(now, cpu=now.cpu - began.get(name, 0.0))
-            for name, now in after.processes.items()
+            name: msgspec.structs.replace(process, cpu=process.cpu - cpu_before.get(name, 0.0))
+            for name, process in after.processes.items()
         },
         commands=after.commands - before.commands,
         reads=after.reads - before.reads - (after.own_reads - before.own_reads),
@@ -135,5 +139,5 @@ def _mb(text: str) -> float:
 
 
 def _counts(stats: dict[str, Any]) -> dict[str, int]:
-    names = {name.removeprefix("cmdstat_"): told["calls"] for name, told in stats.items()}
-    return {name: calls for name, calls in names.items() if name not in _OURS}
+    counts = {name.removeprefix("cmdstat_"): values["calls"] for name, values in stats.items()}
+    return {name: calls for name, calls in counts.items() if name not in _BENCH_COMMANDS}

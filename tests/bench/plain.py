@@ -1,6 +1,6 @@
-"""The limit of what makes Pods: plain HTTP creates of the same Pod and Service against the same API server.
+"""The limit of creates: plain HTTP calls that create the same Pod and Service at the same API server.
 
-In a namespace of their own, where nobody watches them: what the observer does is the product's own cost.
+The objects are in a namespace without a watch. So the leader's work counts as the product's own cost.
 """
 
 import asyncio
@@ -8,23 +8,24 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from http import HTTPStatus
-from typing import Any
 
 import aiohttp
 import msgspec
 
-from shared.sandbox.record import Spec
+from shared.sandbox.record import Sandbox, Spec
 from shared.sandbox.transitions import new_record
 from shared.settings import Settings
-from tests.bench.load import Refused
-from tests.bench.wire import Answer
+from tests.bench.load import UnexpectedStatus
+from tests.bench.wire import Response
 from worker import manifests
 from worker.kubernetes.config import configuration
 from worker.kubernetes.http import LINE_BYTES
 from worker.kubernetes.lazy_import import ApiClient, Configuration
 
 CLEAR_SECONDS = 60.0
+"""Time limit for the removal of all Pods and Services."""
 POLL_SECONDS = 0.02
+_TRANSITION_TIME = "2026-01-01T00:00:00Z"
 
 _encode = msgspec.json.Encoder().encode
 
@@ -33,7 +34,7 @@ class _Metadata(msgspec.Struct):
     uid: str = ""
 
 
-class _Made(msgspec.Struct):
+class _Object(msgspec.Struct):
     metadata: _Metadata
 
 
@@ -41,63 +42,71 @@ class _List(msgspec.Struct):
     items: list[msgspec.Raw]
 
 
-_uid = msgspec.json.Decoder(_Made).decode
+_uid = msgspec.json.Decoder(_Object).decode
 _list = msgspec.json.Decoder(_List).decode
 
 
-class Plain:
-    """On one connection pool, as wide as a worker's."""
+class PlainClient:
+    """A client with one connection pool, as large as a worker's."""
 
-    def __init__(self, session: aiohttp.ClientSession, found: Configuration, token: str, settings: Settings) -> None:
+    def __init__(
+        self, session: aiohttp.ClientSession, configuration: Configuration, token: str, settings: Settings
+    ) -> None:
         self.settings = settings
         self._session = session
-        self._configuration = found
+        self._configuration = configuration
         self._headers = {"Content-Type": "application/json", "Authorization": token}
-        self._base = f"{found.host}/api/v1/namespaces"
+        self._base = f"{configuration.host}/api/v1/namespaces"
 
     async def create(self, sandbox_id: str) -> str:
-        """The two calls in sequence; the Pod's uid. Raises Refused."""
+        """Create Pod and Service, one after the other, and return the Pod's uid.
+
+        Raises:
+            UnexpectedStatus: Kubernetes refuses. That holds for all methods.
+        """
         spec = Spec(user_id="bench")
         record = new_record(sandbox_id, spec, cluster=self.settings.cluster_name, now=time.time())
-        return (await self.make(manifests.pod(record, self.settings), record))[0]
+        return (await self.create_objects(record))[0]
 
-    async def make(self, pod: Any, record: Any) -> tuple[str, str]:
-        """The Pod, and this record's Service for it: their uids."""
-        pod_uid = await self._post("pods", _encode(pod))
+    async def create_objects(self, record: Sandbox) -> tuple[str, str]:
+        """Create the Pod and the Service of a record, and return their uids."""
+        pod_uid = await self._post("pods", _encode(manifests.pod(record, self.settings)))
         return pod_uid, await self._post("services", _encode(manifests.service(record, pod_uid, self.settings)))
 
-    async def make_namespace(self) -> None:
+    async def create_namespace(self) -> None:
         body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": self.settings.k8s_namespace}}
-        await self._ask("POST", self._base, _encode(body))
+        await self._request("POST", self._base, _encode(body))
 
     async def remove_namespace(self) -> None:
-        """A real cluster outlives the run."""
-        await self._ask("DELETE", f"{self._base}/{self.settings.k8s_namespace}", b"")
+        """Remove the namespace. A real cluster outlives the run."""
+        await self._request("DELETE", f"{self._base}/{self.settings.k8s_namespace}", b"")
 
     async def clear(self) -> None:
-        """All Pods at once, without grace; returns when their Services have followed them. Raises TimeoutError."""
-        await self._ask("DELETE", self._url("pods"), b'{"gracePeriodSeconds": 0}')
+        """Delete all Pods without grace period, and wait until their Services are gone, too.
+
+        Raises:
+            TimeoutError: some are left after CLEAR_SECONDS.
+        """
+        await self._request("DELETE", self._url("pods"), b'{"gracePeriodSeconds": 0}')
         async with asyncio.timeout(CLEAR_SECONDS):
-            while await self.count("pods") + await self.count("services"):
+            while await self._has_any("pods") or await self._has_any("services"):
                 await asyncio.sleep(POLL_SECONDS)
 
-    async def count(self, resource: str) -> int:
-        """One if there are any."""
-        return len(_list(await self._ask("GET", self._url(resource) + "?limit=1", b"")).items)
-
     async def set_ready(self, pod: str, *, ready: bool) -> None:
-        """Write a Pod's Ready condition, as its kubelet would. Only an emulated cluster lets it stand."""
-        condition = {"type": "Ready", "status": str(ready), "lastTransitionTime": _NOW}
+        """Write a Pod's Ready condition, as its kubelet does. On a real cluster the kubelet would overwrite it."""
+        condition = {"type": "Ready", "status": str(ready), "lastTransitionTime": _TRANSITION_TIME}
         body = _encode({"status": {"conditions": [condition]}})
-        await self._ask("PATCH", f"{self._url('pods')}/{pod}/status", body, "application/strategic-merge-patch+json")
+        await self._request(
+            "PATCH", f"{self._url('pods')}/{pod}/status", body, "application/strategic-merge-patch+json"
+        )
 
-    async def version(self) -> str:
-        """Of the Pods, now."""
-        listed = msgspec.json.decode(await self._ask("GET", self._url("pods") + "?limit=1", b""))
-        return str(listed["metadata"]["resourceVersion"])
+    async def pods_version(self) -> str:
+        """Return the resource version from which a watch of the Pods shows all later changes."""
+        pods = msgspec.json.decode(await self._request("GET", self._url("pods") + "?limit=1", b""))
+        return str(pods["metadata"]["resourceVersion"])
 
-    async def watch(self, version: str) -> AsyncIterator[bytes]:
-        """Lines of a plain watch of the Pods, of all that has happened since `version`."""
+    async def watch_pods(self, version: str) -> AsyncIterator[bytes]:
+        """Yield the lines of a plain watch of the Pods, starting after `version`."""
         query = {"watch": "true", "resourceVersion": version}
         timeout = aiohttp.ClientTimeout(total=None)
         async with self._session.get(
@@ -106,43 +115,43 @@ class Plain:
             async for line in response.content:
                 yield line
 
-    async def _post(self, resource: str, body: bytes) -> str:
-        return _uid(await self._ask("POST", self._url(resource), body)).metadata.uid
+    async def _has_any(self, resource: str) -> bool:
+        return bool(_list(await self._request("GET", self._url(resource) + "?limit=1", b"")).items)
 
-    async def _ask(self, method: str, url: str, body: bytes, content_type: str = "application/json") -> bytes:
+    async def _post(self, resource: str, body: bytes) -> str:
+        return _uid(await self._request("POST", self._url(resource), body)).metadata.uid
+
+    async def _request(self, method: str, url: str, body: bytes, content_type: str = "application/json") -> bytes:
         headers = {**self._headers, "Content-Type": content_type}
         name = self._configuration.tls_server_name
         async with self._session.request(method, url, data=body, headers=headers, server_hostname=name) as response:
-            answer = await response.read()
+            content = await response.read()
             if response.status >= HTTPStatus.BAD_REQUEST:
-                raise Refused(Answer(response.status, answer))
-            return answer
+                raise UnexpectedStatus(Response(response.status, content))
+            return content
 
     def _url(self, resource: str) -> str:
         return f"{self._base}/{self.settings.k8s_namespace}/{resource}"
 
 
-_NOW = "2026-01-01T00:00:00Z"
-
-
 @asynccontextmanager
-async def plain(settings: Settings) -> AsyncIterator[Plain]:
-    """A client for the namespace that `settings` name."""
-    found = await configuration(settings)
-    async with ApiClient(found) as client:
-        token = (await found.auth_settings()).get("BearerToken", {}).get("value", "")
+async def open_plain(settings: Settings) -> AsyncIterator[PlainClient]:
+    """Open a client for the namespace of the settings."""
+    kubeconfig = await configuration(settings)
+    async with ApiClient(kubeconfig) as client:
+        token = (await kubeconfig.auth_settings()).get("BearerToken", {}).get("value", "")
         # The library's own session would look for proxies in the environment at each call, in a thread.
         pool = client.rest_client.pool_manager.connector
         async with aiohttp.ClientSession(connector=pool, connector_owner=False, read_bufsize=LINE_BYTES) as session:
-            yield Plain(session, found, token, settings)
+            yield PlainClient(session, kubeconfig, token, settings)
 
 
 @asynccontextmanager
-async def beside(settings: Settings) -> AsyncIterator[Plain]:
-    """The same, for a namespace of its own beside the product's, made and removed."""
+async def open_plain_beside(settings: Settings) -> AsyncIterator[PlainClient]:
+    """Open a client for a namespace of its own beside the product's, which is created, and removed at the end."""
     name = f"{settings.k8s_namespace}-plain"
-    async with plain(msgspec.structs.replace(settings, k8s_namespace=name)) as client:
-        await client.make_namespace()
+    async with open_plain(msgspec.structs.replace(settings, k8s_namespace=name)) as client:
+        await client.create_namespace()
         try:
             yield client
         finally:

@@ -1,4 +1,4 @@
-"""Records of sandboxes that live, written straight into Redis with the product's own store and moves: no Pods."""
+"""Records of ready sandboxes without Pods, written into Redis with the product's own store and transitions."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
@@ -7,36 +7,34 @@ from typing import TypeVar
 from msgspec.structs import replace
 
 from shared.sandbox.expiry import expiry_policy
-from shared.sandbox.names import object_name as pod_name
+from shared.sandbox.names import object_name
 from shared.sandbox.record import Sandbox, Spec, Status
 from shared.sandbox.transitions import ProvisionedObjects, new_record, provisioned, started
 from shared.store.store import Store
-from shared.store.update import Mutate, Update
+from shared.store.update import Update
 from tests.bench.system import System
 
-ELSEWHERE = "elsewhere"
-"""A cluster that no worker here observes: nobody misses the Pods of these records, yet they are in every index."""
-AT_ONCE = 32
+OTHER_CLUSTER = "other"
+"""A cluster without a leader. No leader reports the missing Pods of these records, but every index contains them."""
+CONCURRENCY = 32
 
 T = TypeVar("T")
 
 
-def made(record: Sandbox, pod_uid: str, service_uid: str) -> ProvisionedObjects:
-    return ProvisionedObjects(pod_name(record.id, record.incarnation), pod_uid, service_uid, "http://192.0.2.10:31167")
-
-
 def stages(record: Sandbox, pod_uid: str, service_uid: str) -> list[Sandbox]:
-    """A life from acceptance till it is ready, in the steps in which the product writes it."""
+    """Return the records from create to ready, one for each write of the product."""
     now = record.created_at
-    begun = provisioned(started(record, now + 0.01), made(record, pod_uid, service_uid), now=now + 0.05)
-    on_node = replace(begun, pod_uid=pod_uid, timings=replace(begun.timings, scheduled=now + 0.06))
+    pod_name = object_name(record.id, record.incarnation)
+    objects = ProvisionedObjects(pod_name, pod_uid, service_uid, "http://192.0.2.10:31167")
+    with_objects = provisioned(started(record, now + 0.01), objects, now=now + 0.05)
+    on_node = replace(with_objects, pod_uid=pod_uid, timings=replace(with_objects.timings, scheduled=now + 0.06))
     running = replace(on_node, status=Status.RUNNING, timings=replace(on_node.timings, running=now + 1))
     ready = replace(running, ready=True, deadline=None, timings=replace(running.timings, ready=now + 2))
-    return [record, begun, on_node, running, ready]
+    return [record, with_objects, on_node, running, ready]
 
 
-def wanted(system: System, number: int, cluster: str) -> Sandbox:
-    """A hundred users, as many threads as sandboxes."""
+def numbered_record(system: System, number: int, cluster: str) -> Sandbox:
+    """Return the new record number `number`. All records together have a hundred users, and each its own thread."""
     spec = Spec(user_id=f"user-{number % 100}", thread_id=f"thread-{number:08}")
     return new_record(
         f"{number:016x}",
@@ -48,37 +46,33 @@ def wanted(system: System, number: int, cluster: str) -> Sandbox:
     )
 
 
-async def write(system: System, numbers: Iterable[int], cluster: str = ELSEWHERE) -> list[str]:
-    """Running and ready, each in one step; their ids."""
-    names: list[str] = []
+async def write_ready(system: System, numbers: Iterable[int], cluster: str = OTHER_CLUSTER) -> list[str]:
+    """Write the records of ready sandboxes, each in one step, and return their ids."""
+    ids: list[str] = []
 
-    async def one(number: int) -> None:
-        record = stages(wanted(system, number, cluster), f"pod-uid-{number:028}", f"service-uid-{number:024}")[-1]
-        await put(system.store, [record])
-        names.append(record.id)
+    async def write(number: int) -> None:
+        record = numbered_record(system, number, cluster)
+        await put(system.store, stages(record, f"pod-uid-{number:028}", f"service-uid-{number:024}")[-1])
+        ids.append(record.id)
 
-    await each(one, numbers)
-    return names
-
-
-async def put(store: Store, steps: list[Sandbox]) -> None:
-    for step in steps:
-        await store.create_or_update(step.id, _to(step))
+    await for_each(write, numbers)
+    return ids
 
 
-REMOVED = Update(None)
+async def put(store: Store, record: Sandbox) -> None:
+    await store.create_or_update(record.id, lambda _: Update(record))
 
 
-def _to(record: Sandbox) -> Mutate:
-    return lambda _: Update(record)
+async def remove(store: Store, sandbox_id: str) -> None:
+    await store.create_or_update(sandbox_id, lambda _: Update(None))
 
 
-async def each(work: Callable[[T], Awaitable[None]], items: Iterable[T]) -> None:
-    """AT_ONCE at a time."""
-    waiting = iter(items)
+async def for_each(action: Callable[[T], Awaitable[None]], items: Iterable[T]) -> None:
+    """Run `action` for all items, CONCURRENCY at a time."""
+    remaining = iter(items)
 
-    async def take() -> None:
-        for item in waiting:
-            await work(item)
+    async def run() -> None:
+        for item in remaining:
+            await action(item)
 
-    await asyncio.gather(*(take() for _ in range(AT_ONCE)))
+    await asyncio.gather(*(run() for _ in range(CONCURRENCY)))

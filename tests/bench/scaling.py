@@ -1,7 +1,7 @@
-"""`python -m tests.bench.scaling`: creates a second with one worker, two and four, while Kubernetes is not the limit.
+"""`python -m tests.bench.scaling`: creates a second with one, two and four workers, while the cores are not the limit.
 
-Each call to the emulated cluster takes 50 ms longer, and each worker runs one job at a time, so that its time goes into
-waiting, as it does before a real cluster, and not into the cores that all processes here share.
+Each call to the emulated cluster takes 50 ms longer, and each worker runs one job at a time. So a worker spends its
+time waiting, as it does before a real cluster, and the workers do not compete for the cores of this machine.
 """
 
 import argparse
@@ -18,76 +18,85 @@ import uvloop
 from deploy.local.processes import Process
 from shared.store import keys
 from tests.bench.figures import median
-from tests.bench.load import closed, expect
-from tests.bench.machine import busy, machine
-from tests.bench.meter import Spent
+from tests.bench.load import closed_loop, expect_status
+from tests.bench.machine import cpu_ticks, machine
+from tests.bench.meter import Usage
 from tests.bench.report import Report
-from tests.bench.system import LINES_KEPT, ROOM, Given, System, system
-from tests.bench.table import aligned
+from tests.bench.system import LARGE_LIMIT, LOG_LINES, Context, System, open_system
+from tests.bench.table import align
 
 CALL_SECONDS = 0.05
 CALLS = 2
-"""Of one create, one after the other: Pod and Service."""
-NUMBERS = (1, 2, 4)
+"""Calls of one create, in sequence: Pod and Service."""
+WORKER_COUNTS = (1, 2, 4)
 SECONDS = 8.0
-"""Of work that each worker is given: less than a job may wait before it is taken for lost (`shared.sandbox.record`)."""
+"""Time of the work that each worker gets. The sweep would enqueue a job again that waits much longer."""
 POLL_SECONDS = 0.5
 ROUND_SECONDS = 90.0
-OTHERS = 0.25
-"""Share of all cores that others may take: of a round in which they took more, it is them that were measured."""
-HEAD = ("workers", "creates/s", "one worker's", "at most", "CPU ms a create", "our CPU", "each round (CPU of others)")
+MAX_OTHERS_SHARE = 0.25
+"""Share of all cores that other processes may use. A round with more than that measures those processes."""
+HEAD = ("workers", "creates/s", "one worker's", "at most", "CPU ms a create", "CPU", "each round (CPU of others)")
 
 
 class Round(NamedTuple):
-    """`rate`: sandboxes a second. `busy`: the share of all cores that was used, by whatever ran on the machine."""
+    """`rate` is in sandboxes a second. `busy` is the share of all cores that any process of the machine used."""
 
     rate: float
-    spent: Spent
+    usage: Usage
     busy: float
 
     @property
     def cpu(self) -> float:
-        """Seconds, of all processes of the run."""
-        return sum(used.cpu for used in self.spent.processes.values())
+        """CPU seconds of all processes of the run."""
+        return sum(process.cpu for process in self.usage.processes.values())
 
     @property
     def share(self) -> float:
-        """Of all cores, by all processes of the run."""
-        return self.cpu / self.spent.wall / int(machine()["cores"])
+        """Share of all cores that the processes of the run used."""
+        return self.cpu / self.usage.wall / int(machine()["cores"])
+
+    @property
+    def others_share(self) -> float:
+        return max(0.0, self.busy - self.share)
 
     @property
     def is_calm(self) -> bool:
-        return self.busy - self.share <= OTHERS
+        return self.others_share <= MAX_OTHERS_SHARE
 
 
 async def measure(workers: int, jobs: int) -> Round:
-    """Raises RuntimeError: not every create came to its URL. TimeoutError."""
-    given = Given(0, None, Report(), deque(maxlen=LINES_KEPT), CALL_SECONDS)
+    """Measure one round.
+
+    Raises:
+        RuntimeError: a create was refused, or has no URL.
+        TimeoutError: the round took longer than ROUND_SECONDS.
+    """
+    context = Context(0, None, Report(), deque(maxlen=LOG_LINES), CALL_SECONDS)
     async with (
         asyncio.timeout(ROUND_SECONDS),
-        system(given, workers=workers, WORKER_MAX_JOBS=str(jobs), **ROOM) as running,
+        open_system(context, workers=workers, WORKER_MAX_JOBS=str(jobs), **LARGE_LIMIT) as system,
     ):
-        await _warm(running, workers)
+        await _warm_up(system, workers)
         ids = [f"s{number:06}" for number in range(round(SECONDS * workers * jobs / (CALLS * CALL_SECONDS)))]
-        with _held(running.stack.workers):
-            await _create(running, ids)
-            before, machine_before = await running.meter.read(), busy()
-        await _all_done(running)
-        spent = await running.meter.since(before, len(ids))
-        return Round(await _rate(running, ids), spent, busy().since(machine_before))
+        with _frozen(system.stack.workers):
+            await _create(system, ids)
+            before, ticks_before = await system.meter.read(), cpu_ticks()
+        await _until_queue_is_empty(system)
+        usage = await system.meter.since(before, len(ids))
+        return Round(await _rate(system, ids), usage, cpu_ticks().busy_share_since(ticks_before))
 
 
-async def _warm(running: System, workers: int) -> None:
-    """Every worker has begun, and the first of everything (namespace, connections, scripts) is made."""
-    while await running.redis.zcard(keys.WORKERS) < workers:
+async def _warm_up(system: System, workers: int) -> None:
+    """Wait for all workers, and create a few sandboxes: namespace, connections and scripts then exist."""
+    while await system.redis.zcard(keys.WORKERS) < workers:
         await asyncio.sleep(POLL_SECONDS)
-    await _create(running, [f"warm{number}" for number in range(4 * workers)])
-    await _all_done(running)
+    await _create(system, [f"warm{number}" for number in range(4 * workers)])
+    await _until_queue_is_empty(system)
 
 
 @contextmanager
-def _held(workers: Sequence[Process]) -> Iterator[None]:
-    """So that all of them begin at once, with all of their work before them."""
+def _frozen(workers: Sequence[Process]) -> Iterator[None]:
+    """Stop the workers, so that all start at once when all of their work is in the queue."""
     for worker in workers:
         worker.signal(signal.SIGSTOP)
     try:
@@ -97,88 +106,95 @@ def _held(workers: Sequence[Process]) -> Iterator[None]:
             worker.signal(signal.SIGCONT)
 
 
-async def _create(running: System, ids: Sequence[str]) -> None:
-    async def ask(number: int) -> None:
-        expect(await running.api.ask("POST", "/api/sandboxes", f'{{"sandbox_id": "{ids[number]}"}}'.encode()), 202)
+async def _create(system: System, ids: Sequence[str]) -> None:
+    async def send(number: int) -> None:
+        body = f'{{"sandbox_id": "{ids[number]}"}}'.encode()
+        expect_status(await system.api.request("POST", "/api/sandboxes", body), 202)
 
-    taken = await closed(ask, len(ids), 16)
-    if taken.failures:
-        raise RuntimeError(f"not accepted: {dict(taken.failures)}")
+    samples = await closed_loop(send, len(ids), 16)
+    if samples.failures:
+        raise RuntimeError(f"not accepted: {dict(samples.failures)}")
 
 
-async def _all_done(running: System) -> None:
-    """No job is left. (A job stays in the queue while it runs, and while it is put off.)"""
-    while await running.redis.zcard(keys.QUEUE):
+async def _until_queue_is_empty(system: System) -> None:
+    """Wait until no job is left. A job stays in the queue while it runs or waits for its next try."""
+    while await system.redis.zcard(keys.QUEUE):
         await asyncio.sleep(POLL_SECONDS)
 
 
-async def _rate(running: System, ids: Sequence[str]) -> float:
-    """By the stamps in the records, all of Redis' clock: from the first that a worker took up to the last URL."""
-    stamps = [record.timings for record in await running.records(list(ids)) if record is not None]
-    begun = [each.queued for each in stamps if each.queued is not None]
-    made = [each.created for each in stamps if each.created is not None]
-    if len(made) < len(ids):
-        raise RuntimeError(f"{len(made)} of {len(ids)} were made; the workers said: {list(running.given.lines)}")
-    return len(ids) / (max(made) - min(begun))
+async def _rate(system: System, ids: Sequence[str]) -> float:
+    """Return creates a second by the records' own timestamps: from the first start of a job to the last URL."""
+    timings = [record.timings for record in await system.records(list(ids)) if record is not None]
+    queued = [each.queued for each in timings if each.queued is not None]
+    created = [each.created for each in timings if each.created is not None]
+    if len(created) < len(ids):
+        raise RuntimeError(f"{len(created)} of {len(ids)} have a URL; last log lines: {list(system.context.lines)}")
+    return len(ids) / (max(created) - min(queued))
 
 
-def table(found: dict[int, list[Round]], jobs: int) -> str:
-    alone = _rate_of(found[NUMBERS[0]])
-    return aligned([HEAD, *(_row(workers, rounds, alone, jobs) for workers, rounds in found.items())])
+def table(rounds: dict[int, list[Round]], jobs: int) -> str:
+    """Return the table of all rounds, which are grouped by the number of workers."""
+    one_worker = _median_rate(rounds[WORKER_COUNTS[0]])
+    return align([HEAD, *(_row(workers, group, one_worker, jobs) for workers, group in rounds.items())])
 
 
-def _row(workers: int, rounds: Sequence[Round], alone: float, jobs: int) -> tuple[str, ...]:
-    rate, counted = _rate_of(rounds), _calm(rounds)
+def _row(workers: int, rounds: Sequence[Round], one_worker: float, jobs: int) -> tuple[str, ...]:
+    rate, counted = _median_rate(rounds), _calm(rounds)
     return (
         str(workers),
         f"{rate:.1f}",
-        f"{rate / alone:.2f} times",
+        f"{rate / one_worker:.2f} times",
         f"{workers * jobs / (CALLS * CALL_SECONDS):.0f}",
-        f"{median([each.cpu * 1000 / each.spent.count for each in counted]):.1f}",
+        f"{median([each.cpu * 1000 / each.usage.count for each in counted]):.1f}",
         f"{median([each.share for each in counted]):.0%}",
-        ", ".join(f"{each.rate:.1f} ({max(0.0, each.busy - each.share):.0%})" for each in rounds),
+        ", ".join(f"{each.rate:.1f} ({each.others_share:.0%})" for each in rounds),
     )
 
 
-def _rate_of(rounds: Sequence[Round]) -> float:
+def _median_rate(rounds: Sequence[Round]) -> float:
     return median([each.rate for each in _calm(rounds)])
 
 
 def _calm(rounds: Sequence[Round]) -> Sequence[Round]:
-    """All of them, if there was none: the table shows it."""
+    """Return the rounds that count: the calm ones, or all if no round was calm."""
     return [each for each in rounds if each.is_calm] or rounds
 
 
 def explanation(rounds: int, jobs: int) -> str:
+    """Return the text below the table."""
     return f"""\
-creates/s: median of {rounds} rounds, in turn with the others; without those in which others took more than {OTHERS:.0%}
-  of all cores, if there was another one. By the records' own stamps, from the first job's start to the last URL, of
-  {SECONDS:g} s of work that was put in the queue while the workers were held.
+creates/s: median of {rounds} rounds, in turn with the others. Rounds in which other processes used more than
+  {MAX_OTHERS_SHARE:.0%} of all cores do not count, unless all did. By the records' own timestamps, from the first start
+  of a job to the last URL. {SECONDS:g} s of work for each worker was in the queue before any worker started.
 at most: {jobs} at once a worker, each of {CALLS} calls in sequence, of {CALL_SECONDS * 1000:g} ms each.
-our CPU: share of all cores, by all processes of the run."""
+CPU: share of all cores, by all processes of the run."""
 
 
 async def run(rounds: int, jobs: int) -> dict[int, list[Round]]:
-    """In turn, so that what else the machine does falls on all alike."""
-    found: dict[int, list[Round]] = {workers: [] for workers in NUMBERS}
+    """Measure the worker counts in turn, so that other load of the machine affects all of them alike."""
+    groups: dict[int, list[Round]] = {workers: [] for workers in WORKER_COUNTS}
     for _ in range(rounds):
-        for workers in NUMBERS:
-            made = await measure(workers, jobs)
-            found[workers].append(made)
-            sys.stderr.write(f"{workers} workers: {made.rate:.1f} creates/s{'' if made.is_calm else ', disturbed'}\n")
-    return found
+        for workers in WORKER_COUNTS:
+            result = await measure(workers, jobs)
+            groups[workers].append(result)
+            note = "" if result.is_calm else ", with much other load"
+            sys.stderr.write(f"{workers} workers: {result.rate:.1f} creates/s{note}\n")
+    return groups
 
 
 def main() -> None:
-    """Exits 0 when everything could be measured, whatever the figures are."""
+    """Print the table. The exit code is 0 if everything was measured, whatever the figures are."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench.scaling", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3, help="of one, two and four workers (default %(default)s)")
-    parser.add_argument("--jobs", type=int, default=1, help="that a worker runs at once (default %(default)s)")
-    asked = parser.parse_args()
+    parser.add_argument(
+        "--rounds", type=int, default=3, help="rounds of one, two and four workers (default %(default)s)"
+    )
+    parser.add_argument("--jobs", type=int, default=1, help="jobs that a worker runs at once (default %(default)s)")
+    arguments = parser.parse_args()
     before = machine()
-    found = uvloop.run(run(asked.rounds, asked.jobs))
+    rounds = uvloop.run(run(arguments.rounds, arguments.jobs))
     about = {**before, "load_after": machine()["load"]}
-    sys.stdout.write(f"{table(found, asked.jobs)}\n\n{explanation(asked.rounds, asked.jobs)}\n\n{about}\n")
+    text = explanation(arguments.rounds, arguments.jobs)
+    sys.stdout.write(f"{table(rounds, arguments.jobs)}\n\n{text}\n\n{about}\n")
 
 
 if __name__ == "__main__":

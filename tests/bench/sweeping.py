@@ -1,7 +1,8 @@
-"""Whether a sweep, a scrape and an observer's event cost more the more sandboxes there are: 100 beside 10,000.
+"""Growth of costs with the number of sandboxes: a sweep, a scrape and a watch event, with 100 and with 10,000 records.
 
-Two systems at once, asked in turn. The records are of a cluster that nobody here observes: in every index, but without
-Pods. A sweep is a job of the worker's own clock, so the same function is called from here, on the same Redis.
+Two systems run at once and are measured in turn. The records belong to a cluster without a leader: they are in every
+index, but have no Pods. The workers schedule their sweeps themselves, so the benchmark calls the same function on the
+same Redis.
 """
 
 import logging
@@ -12,12 +13,12 @@ import structlog
 from msgspec.structs import replace
 
 from tests.bench import goals, records
-from tests.bench.figures import Taken
+from tests.bench.figures import Samples
 from tests.bench.goals import Goal
-from tests.bench.load import closed, expect
-from tests.bench.observing import ONLY_EMULATED, Changes, changing
+from tests.bench.load import closed_loop, expect_status
+from tests.bench.observing import ONLY_EMULATED, ReadyChanges, ready_changes
 from tests.bench.report import Finding
-from tests.bench.system import ROOM, Given, System, system
+from tests.bench.system import LARGE_LIMIT, Context, System, open_system
 from worker.jobs.cleanup_throttle import CleanupThrottle
 from worker.jobs.sweep import sweep
 
@@ -27,92 +28,100 @@ MANY = 10_000
 DUE = 20
 ROUNDS = 10
 
-Measured = tuple[Taken, float]
-"""What it took, and Redis commands each."""
+Measured = tuple[Samples, float]
+"""Samples of one round, and the number of Redis commands of each request."""
 
 
-async def measure(given: Given) -> None:
+async def measure(context: Context) -> None:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
-    async with system(given, workers=0, **ROOM) as few, system(given, workers=0, **ROOM) as many:
-        await records.write(few, range(FEW))
-        await records.write(many, range(MANY))
-        await _beside(few, many, goals.SCRAPE, _scrapes)
-        await _beside(few, many, goals.SWEEP, _sweep)
-        if not given.is_emulated:
-            given.report.miss((goals.EVENT,), ONLY_EMULATED)
+    async with (
+        open_system(context, workers=0, **LARGE_LIMIT) as few,
+        open_system(context, workers=0, **LARGE_LIMIT) as many,
+    ):
+        await records.write_ready(few, range(FEW))
+        await records.write_ready(many, range(MANY))
+        await _compare(few, many, goals.SCRAPE, _measure_scrapes)
+        await _compare(few, many, goals.SWEEP, _measure_sweep)
+        if not context.is_emulated:
+            context.report.miss((goals.EVENT,), ONLY_EMULATED)
             return
         await few.stack.start_worker()
         await many.stack.start_worker()
-        async with changing(few) as of_few, changing(many) as of_many:
-            changes = {id(few): of_few, id(many): of_many}
-            await _beside(few, many, goals.EVENT, lambda one: _events(one, changes[id(one)]), rounds=2)
+        async with ready_changes(few) as few_changes, ready_changes(many) as many_changes:
+            changes = {id(few): few_changes, id(many): many_changes}
+            await _compare(few, many, goals.EVENT, lambda s: _measure_events(s, changes[id(s)]), rounds=2)
 
 
-async def _beside(
-    few: System, many: System, goal: Goal, take: Callable[[System], Awaitable[Measured]], rounds: int = ROUNDS
+async def _compare(
+    few: System,
+    many: System,
+    goal: Goal,
+    measure_round: Callable[[System], Awaitable[Measured]],
+    rounds: int = ROUNDS,
 ) -> None:
-    of_few, of_many, commands = Taken(), Taken(), {"few": 0.0, "many": 0.0}
+    few_samples, many_samples, commands = Samples(), Samples(), {"few": 0.0, "many": 0.0}
     for _ in range(rounds):
-        for running, name, into in ((few, "few", of_few), (many, "many", of_many)):
-            taken, each = await take(running)
-            into.seconds += taken.seconds
-            into.failures += taken.failures
-            commands[name] += each / rounds
-    few.given.report.add(
+        for system, name, samples in ((few, "few", few_samples), (many, "many", many_samples)):
+            round_samples, commands_each = await measure_round(system)
+            samples.seconds += round_samples.seconds
+            samples.failures += round_samples.failures
+            commands[name] += commands_each / rounds
+    few.context.report.add(
         Finding(
             goal=goal,
-            figure=of_many.p50_ms,
-            limit=of_few.p50_ms,
-            against=f"the same with {FEW} records, in turn; Redis commands each: "
+            figure=many_samples.p50_ms,
+            limit=few_samples.p50_ms,
+            limit_description=f"the same with {FEW} records, in turn; Redis commands each: "
             f"{commands['few']:.1f} with {FEW}, {commands['many']:.1f} with {MANY:,}",
-            p50=of_many.p50_ms,
-            p99=of_many.p99_ms,
-            failures=of_few.failures + of_many.failures,
+            p50=many_samples.p50_ms,
+            p99=many_samples.p99_ms,
+            failures=few_samples.failures + many_samples.failures,
             details={f"commands_{name}": count for name, count in commands.items()},
         )
     )
 
 
-async def _scrapes(running: System) -> Measured:
-    async def scrape(_: int) -> None:
-        expect(await running.api.ask("GET", "/metrics"), 200)
+async def _measure_scrapes(system: System) -> Measured:
+    async def send(_: int) -> None:
+        expect_status(await system.api.request("GET", "/metrics"), 200)
 
-    count = max(2, running.given.n // 10)
-    before = await running.meter.read()
-    taken = await closed(scrape, count, 1)
-    return taken, (await running.meter.since(before)).redis_commands / count
-
-
-async def _sweep(running: System) -> Measured:
-    """Of as many that are due each time; their records are removed again."""
-    due = await _make_due(running)
-    pacing, taken = CleanupThrottle(running.redis, running.store.now), Taken()
-    before = await running.meter.read()
-    began = time.perf_counter()
-    found = await sweep(running.store, pacing, running.settings)
-    taken.seconds.append(time.perf_counter() - began)
-    spent = await running.meter.since(before)
-    if found != DUE:
-        taken.failures[f"{found} swept instead of {DUE}"] += 1
-    for sandbox_id in due:
-        await running.store.create_or_update(sandbox_id, lambda _: records.REMOVED)
-    return taken, float(spent.redis_commands)
+    count = max(2, system.context.n // 10)
+    before = await system.meter.read()
+    samples = await closed_loop(send, count, 1)
+    return samples, (await system.meter.since(before)).redis_commands / count
 
 
-async def _make_due(running: System) -> list[str]:
-    """Running, and over their lifetime."""
+async def _measure_sweep(system: System) -> Measured:
+    """Sweep DUE records, and remove them."""
+    ids = await _write_due(system)
+    throttle, samples = CleanupThrottle(system.redis, system.store.now), Samples()
+    before = await system.meter.read()
+    started_at = time.perf_counter()
+    count = await sweep(system.store, throttle, system.settings)
+    samples.seconds.append(time.perf_counter() - started_at)
+    usage = await system.meter.since(before)
+    if count != DUE:
+        samples.failures[f"{count} swept instead of {DUE}"] += 1
+    for sandbox_id in ids:
+        await records.remove(system.store, sandbox_id)
+    return samples, float(usage.redis_commands)
+
+
+async def _write_due(system: System) -> list[str]:
+    """Write records of running sandboxes that are older than their lifetime, and return their ids."""
     ids = []
     for number in range(DUE):
-        record = records.stages(records.wanted(running, MANY + number, records.ELSEWHERE), "pod", "service")[-1]
+        record = records.numbered_record(system, MANY + number, records.OTHER_CLUSTER)
+        ready = records.stages(record, "pod", "service")[-1]
         ids.append(record.id)
-        await records.put(running.store, [replace(record, lifetime=0.001)])
+        await records.put(system.store, replace(ready, lifetime=0.001))
     return ids
 
 
-async def _events(running: System, changes: Changes) -> Measured:
-    before = await running.meter.read()
-    await changes.take(running.given.n)
-    spent = await running.meter.since(before)
-    count = len(changes.ours.seconds) or 1
-    own = len(changes.limit.seconds)  # a publish for each, of the bench's own
-    return changes.ours, (spent.redis_commands - own) / count
+async def _measure_events(system: System, changes: ReadyChanges) -> Measured:
+    before = await system.meter.read()
+    await changes.run(system.context.n)
+    usage = await system.meter.since(before)
+    count = len(changes.product.seconds) or 1
+    own_commands = len(changes.limit.seconds)  # the benchmark publishes a message for each change
+    return changes.product, (usage.redis_commands - own_commands) / count

@@ -1,4 +1,4 @@
-"""The real processes, begun anew for each measurement, so that none finds what another has left."""
+"""The system under measurement: real processes, started for one measurement, so that none sees what another left."""
 
 import os
 import secrets
@@ -19,26 +19,30 @@ from deploy.local.stack import Options, Stack, free_port, wait_until
 from shared.redis.connection import FAIL_FAST, connect
 from shared.sandbox.record import Sandbox
 from shared.settings import Settings, read_settings
+from shared.store import keys
 from shared.store.store import Store
-from tests.bench.load import Refused
+from tests.bench.load import UnexpectedStatus
 from tests.bench.meter import Meter
-from tests.bench.plain import plain
+from tests.bench.plain import open_plain
 from tests.bench.report import Report
-from tests.bench.wire import Lost, Wire
+from tests.bench.wire import ConnectionLost, Wire
 
-ROOM = {"NODE_PORT_CAPACITY": "1000000"}
-"""Counted against, as ever, but never reached: for more records than a cluster has node ports."""
-SLOWED = ("create", "get", "list", "delete")
-"""Every verb that the product uses but watch, which is asked for once and then only tells."""
-LINES_KEPT = 30
-"""Of what the processes say, for whoever has to explain a failure."""
+LARGE_LIMIT = {"NODE_PORT_CAPACITY": "1000000"}
+"""A limit that is checked as usual, but never reached: for more records than a cluster has node ports."""
+DELAYED_VERBS = ("create", "get", "list", "delete")
+"""Every verb of the product but watch, which the leader calls once for many events."""
+LOG_LINES = 30
+"""Last lines of the processes' output, which a failure shows."""
 
 _record = msgspec.json.Decoder(Sandbox).decode
 
 
-class Given(NamedTuple):
-    """`n` scales every count of requests. `kubeconfig` None: an emulated cluster, whose statuses can be written, and
-    each call to which takes `call_seconds` longer, whoever makes it."""
+class Context(NamedTuple):
+    """What all measurements share.
+
+    `n` scales every count of requests. Without `kubeconfig` the cluster is emulated: its statuses can be written, and
+    each call to it takes `call_seconds` longer, whoever calls.
+    """
 
     n: int
     kubeconfig: Path | None
@@ -52,9 +56,9 @@ class Given(NamedTuple):
 
 
 class System(NamedTuple):
-    """`settings` as its workers have them. `bare`: the limit of what answers over HTTP."""
+    """A started system. `settings` are those of its workers. `bare` is the client of the bare handlers."""
 
-    given: Given
+    context: Context
     stack: Stack
     settings: Settings
     redis: Redis
@@ -65,59 +69,64 @@ class System(NamedTuple):
 
     async def record(self, sandbox_id: str) -> Sandbox | None:
         self.meter.own_reads += 1
-        raw = await self.redis.getrange(f"sandbox:{sandbox_id}", 0, -1)
+        raw = await self.redis.getrange(keys.record(sandbox_id), 0, -1)
         return _record(raw) if raw else None
 
     async def records(self, ids: list[str]) -> list[Sandbox | None]:
-        """In one round trip."""
+        """Return one record an id, read in one round trip."""
         self.meter.own_reads += 1
         pipeline = self.redis.pipeline(transaction=False)
         for sandbox_id in ids:
-            pipeline.getrange(f"sandbox:{sandbox_id}", 0, -1)
+            pipeline.getrange(keys.record(sandbox_id), 0, -1)
         return [_record(raw) if raw else None for raw in await pipeline.execute()]
 
 
 @asynccontextmanager
-async def system(given: Given, *, workers: int, **environment: str) -> AsyncIterator[System]:
-    """One API process, so many workers, and the bare server; `environment` is added to what all of them get."""
+async def open_system(context: Context, *, workers: int, **environment: str) -> AsyncIterator[System]:
+    """Start one API process, `workers` workers and the bare server. All of them get `environment`."""
+    options = _options(context, workers, environment)
+    async with AsyncExitStack() as exit_stack:
+        if context.kubeconfig is not None:
+            exit_stack.push_async_callback(_remove_namespace, _settings(options, context.kubeconfig))
+        stack = await exit_stack.enter_async_context(Stack(options))
+        if context.call_seconds:
+            await _delay_calls(stack, context.call_seconds)
+        bare, process = await _start_bare(exit_stack, stack, options)
+        settings = _settings(options, stack.kubeconfig)
+        redis = await exit_stack.enter_async_context(connect(replace(settings, redis_url=stack.redis_url), FAIL_FAST))
+        store = Store(redis)
+        await store.set_clock()
+        api = Wire(stack.urls[0], {"X-API-Key": stack.key})
+        exit_stack.callback(api.close)
+        meter = Meter(stack, redis, {process.name: process.pid})
+        yield System(context, stack, settings, redis, store, api, bare, meter)
+
+
+def _options(context: Context, workers: int, environment: dict[str, str]) -> Options:
+    """Return the stack's options. Each system has a loopback address of its own, because all draw the same ports."""
     host = f"127.{secrets.randbelow(200) + 20}.{secrets.randbelow(200)}.{secrets.randbelow(200) + 1}"
 
     def keep(name: str, line: str) -> None:
-        given.lines.append(f"{name:>12} | {line}")
+        context.lines.append(f"{name:>12} | {line}")
 
-    options = Options(
+    return Options(
         workers=workers,
-        kubeconfig=given.kubeconfig,
+        kubeconfig=context.kubeconfig,
         port=0,
         emulator=("--node-address", host),
         environment={
             "K8S_NAMESPACE": f"deer-flow-bench-{secrets.token_hex(4)}",
-            "NODE_HOST": host if given.is_emulated else os.environ.get("NODE_HOST", "127.0.0.1"),
+            "NODE_HOST": host if context.is_emulated else os.environ.get("NODE_HOST", "127.0.0.1"),
             "LOG_FORMAT": "json",
             **environment,
         },
         show=keep,
     )
-    async with AsyncExitStack() as stack:
-        if given.kubeconfig is not None:
-            stack.push_async_callback(_remove_namespace, _settings(options, given.kubeconfig))
-        started = await stack.enter_async_context(Stack(options))
-        if given.call_seconds:
-            await _slow(started, given.call_seconds)
-        bare, process = await _bare(stack, started, options)
-        settings = _settings(options, started.kubeconfig)
-        redis = await stack.enter_async_context(connect(replace(settings, redis_url=started.redis_url), FAIL_FAST))
-        store = Store(redis)
-        await store.set_clock()
-        api = Wire(started.urls[0], {"X-API-Key": started.key})
-        stack.callback(api.close)
-        meter = Meter(started, redis, {process.name: process.pid})
-        yield System(given, started, settings, redis, store, api, bare, meter)
 
 
-async def _slow(stack: Stack, seconds: float) -> None:
+async def _delay_calls(stack: Stack, seconds: float) -> None:
     headers = {"Authorization": f"Bearer {stack.emulator_token}"}
-    rules = [{"kind": "delay", "seconds": seconds, "verb": verb} for verb in SLOWED]
+    rules = [{"kind": "delay", "seconds": seconds, "verb": verb} for verb in DELAYED_VERBS]
     async with httpx.AsyncClient(base_url=stack.emulator_url, headers=headers) as emulator:
         (await emulator.put("/emulator/faults", json=rules)).raise_for_status()
 
@@ -127,25 +136,25 @@ def _settings(options: Options, kubeconfig: Path) -> Settings:
 
 
 async def _remove_namespace(settings: Settings) -> None:
-    """A real cluster outlives the run. (Where nothing was made, there is no namespace.)"""
-    async with plain(settings) as client:
-        with suppress(Refused):
+    """Remove the namespace from a real cluster, which outlives the run. Without a sandbox there is no namespace."""
+    async with open_plain(settings) as client:
+        with suppress(UnexpectedStatus):
             await client.remove_namespace()
 
 
-async def _bare(stack: AsyncExitStack, started: Stack, options: Options) -> tuple[Wire, Process]:
+async def _start_bare(exit_stack: AsyncExitStack, stack: Stack, options: Options) -> tuple[Wire, Process]:
     port = str(free_port())
-    environment = {**options.environment, "REDIS_URL": started.redis_url, "PROVISIONER_API_KEY": started.key}
+    environment = {**options.environment, "REDIS_URL": stack.redis_url, "PROVISIONER_API_KEY": stack.key}
     command = [sys.executable, "-m", "tests.bench.bare", "--port", port]
     process = await Process.start("bare", command, environment, options.show)
-    stack.push_async_callback(process.stop)
+    exit_stack.push_async_callback(process.stop)
     wire = Wire(f"http://127.0.0.1:{port}")
-    stack.callback(wire.close)
+    exit_stack.callback(wire.close)
 
     async def answers() -> bool:
         try:
-            return (await wire.ask("GET", "/")).status > 0
-        except (Lost, OSError):
+            return (await wire.request("GET", "/")).status > 0
+        except (ConnectionLost, OSError):
             return False
 
     await wait_until(answers, process)
