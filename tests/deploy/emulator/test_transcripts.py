@@ -20,6 +20,7 @@ OWN_TESTS = {
     "watch-too-old",
     "unauthorized",
     "list-continue",
+    "service-node-port-asked",
 }
 NAMES = sorted({path.stem for path in DIRECTORY.glob("*.json")} - OWN_TESTS)
 
@@ -38,6 +39,17 @@ async def test_request_with_wrong_token_gets_401(client: Client):
     [exchange] = exchanges("unauthorized")
     client.http.headers["Authorization"] = "Bearer wrong"
     await check(client, exchange, {})
+
+
+async def test_service_with_requested_node_port_gets_it_only_if_free(client: Client):
+    """The port is released between the first and the second exchange."""
+    await worlds.second_namespace(client)
+    taken, free, out_of_range = exchanges("service-node-port-asked")
+    await client.create("services", {**taken["request"]["body"], "metadata": {"name": "one"}})
+    await check(client, taken, {})
+    await client.delete("services", "one")
+    await check(client, free, {})
+    await check(client, out_of_range, {})
 
 
 async def test_list_with_continue_token_returns_next_page_of_snapshot(client: Client):

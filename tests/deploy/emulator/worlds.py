@@ -42,6 +42,11 @@ async def service(client: Client) -> None:
     await client.create("services", SERVICE)
 
 
+async def service_in_second_namespace(client: Client) -> None:
+    await second_namespace(client)
+    await client.create("services", exchanges("service-node-port-asked")[1]["request"]["body"])
+
+
 async def ready_pod(client: Client, name: str = "life") -> Object:
     await namespace(client)
     labels = {"app": "deer-flow-sandbox", "sandbox-id": name}
@@ -104,5 +109,11 @@ WORLDS: Mapping[str, SetUp] = {
     "pod-security-forbidden": secured_namespace,
     "quota-exceeded": namespace_with_quota,
     "owner-reference": owner,
+    "pod-late-mounts": second_namespace,
+    "pod-priority-class-missing": second_namespace,
+    "pod-runtime-class-missing": second_namespace,
+    "pod-shaped-wrong": second_namespace,
+    "pods-by-node": second_namespace,
+    "service-patch-labels": service_in_second_namespace,
 } | {f"pod-stuck-{name}": stuck_pods_backing_off for name in STUCK}
 """By name of the recording. A recording that is not listed needs an empty namespace."""
