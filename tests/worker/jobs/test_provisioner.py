@@ -431,6 +431,26 @@ async def test_provision_of_record_that_ends_meanwhile_leaves_nothing_behind(
     assert await store.get(ID) == outcome.record
 
 
+async def test_provision_that_finds_its_pod_terminating_leaves_the_next_incarnation_alone(
+    provisioner: Provisioner, store: Store, cluster: KubernetesClient, kubernetes: Kubernetes, settings: Settings
+):
+    """A client deletes and creates the sandbox while the job looks for its Pod.
+
+    The uid of that Pod in the next incarnation's record would make the next provision job fail with PodLost.
+    """
+    pod = await cluster.create_pod(manifests.pod(ACCEPTED, settings))
+    finalizer = {"metadata": {"finalizers": ["test/keep"]}}
+    await kubernetes.call("PATCH", kubernetes.path("pods", POD), finalizer, "application/merge-patch+json")
+    await cluster.delete_pod(POD, pod.metadata.uid)
+    record = await put(store, replace(ACCEPTED, pod_uid=pod.metadata.uid))
+    await kubernetes.set_faults({"kind": "delay", "seconds": 0.3, "verb": "get", "resource": "pods"})
+    provisioning = asyncio.create_task(provisioner.provision(ID, INCARNATION, 1))
+    await kubernetes.until_fault()
+    successor = await put(store, new_incarnation(record, record.spec, now=record.created_at))
+    await provisioning
+    assert await read(store, ID) == successor
+
+
 # Refusals
 
 
