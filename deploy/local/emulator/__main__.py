@@ -26,6 +26,7 @@ _HELP = {
     "termination_seconds": "time that a container needs to stop, limited by the grace of its Pod",
     "proxy_seconds": "time until a new Service or a ready Pod is reachable on its node port",
     "garbage_seconds": "time from the removal of an owner to the deletion of its dependents",
+    "freshness_seconds": "time that a list waits for a future version",
     "bookmark_seconds": "time between two bookmarks of a watch",
     "history": "number of changes kept for each kind, from which watches resume",
     "seed": "seed of node ports, uids and the shares of faults, to repeat a run",

@@ -17,30 +17,30 @@ Start = Callable[..., Awaitable[Client]]
 
 @pytest.fixture
 def anyio_backend() -> tuple[str, dict[str, bool]]:
-    """On the event loop the command runs on."""
+    """Use the event loop of the command."""
     return ("asyncio", {"use_uvloop": True})
 
 
 def _node_address() -> str:
-    """One for each emulator, whichever process runs it: the node ports of two never meet."""
+    """Return an address for one emulator. Two emulators on one address would share node ports."""
     process = os.getpid()
     return f"127.{64 + process % 64}.{(process >> 6) % 256}.{next(_numbers) % 250 + 1}"
 
 
 @pytest.fixture
 async def start() -> AsyncIterator[Start]:
-    """Starts an emulator with the options given, quick ones by default; ends all it started."""
+    """Return a function that starts an emulator with these options, by default quick ones."""
     async with AsyncExitStack() as stack:
 
-        async def begin(**options: Any) -> Client:
+        async def start_emulator(**options: Any) -> Client:
             quick = {"start_seconds": 0.01, "ready_seconds": 0.01, "termination_seconds": 0.03, "garbage_seconds": 0.02}
-            running = await stack.enter_async_context(
+            emulator = await stack.enter_async_context(
                 run(Options(**{"node_address": _node_address(), "seed": 7, **quick, **options}))
             )
-            client = Client(running.url, running.cluster.token)
+            client = Client(emulator.url, emulator.cluster.token)
             return await stack.enter_async_context(client)
 
-        yield begin
+        yield start_emulator
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ async def client(start: Start) -> Client:
 
 @pytest.fixture
 def pod() -> Callable[..., dict[str, Any]]:
-    """Makes a Pod that is well; keywords replace parts of its spec, `labels` its labels."""
+    """Return a function that builds a valid Pod. Keywords replace parts of its spec."""
 
     def make(name: str = "p", labels: dict[str, str] | None = None, **spec: Any) -> dict[str, Any]:
         container = {
@@ -67,11 +67,11 @@ def pod() -> Callable[..., dict[str, Any]]:
 
 @pytest.fixture
 def service() -> Callable[..., dict[str, Any]]:
-    """Makes a NodePort Service for the Pod of the same name; keywords replace parts of its spec."""
+    """Return a function that builds a NodePort Service for the Pod of that name. Keywords replace parts of its spec."""
 
     def make(name: str = "p", **spec: Any) -> dict[str, Any]:
         ports = [{"name": "http", "port": 8080, "targetPort": 8080}]
-        given = {"type": "NodePort", "selector": {"sandbox-id": name}, "ports": ports, **spec}
-        return {"metadata": {"name": name}, "spec": given}
+        defaults = {"type": "NodePort", "selector": {"sandbox-id": name}, "ports": ports}
+        return {"metadata": {"name": name}, "spec": {**defaults, **spec}}
 
     return make

@@ -1,4 +1,4 @@
-"""What a namespace allows: whether it is there, its Pod security, its quotas, and the accounts Pods run as."""
+"""Admission: namespaces, Pod security, quotas, service accounts, and defaults of Pods."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,7 +17,7 @@ async def namespace(client: Client, **labels: str) -> None:
     client.namespace = "ns"
 
 
-async def enforcing(client: Client, level: str) -> None:
+async def namespace_enforcing(client: Client, level: str) -> None:
     await namespace(client, **{"pod-security.kubernetes.io/enforce": level})
 
 
@@ -51,18 +51,20 @@ BASELINE = [
 ]
 
 
-@pytest.mark.parametrize(("spec", "words"), BASELINE)
-async def test_baseline(client: Client, pod: Make, spec: dict[str, Any], words: str):
-    await enforcing(client, "baseline")
-    answer = await client.create("pods", pod("p", **spec))
-    assert (answer.status, answer.body["reason"]) == (403, "Forbidden")
-    assert answer.body["message"].startswith(f'pods "p" is forbidden: violates PodSecurity "baseline:latest": {words}')
+@pytest.mark.parametrize(("spec", "message"), BASELINE)
+async def test_pod_violating_baseline_is_forbidden(client: Client, pod: Make, spec: dict[str, Any], message: str):
+    await namespace_enforcing(client, "baseline")
+    response = await client.create("pods", pod("p", **spec))
+    assert (response.status, response.body["reason"]) == (403, "Forbidden")
+    assert response.body["message"].startswith(
+        f'pods "p" is forbidden: violates PodSecurity "baseline:latest": {message}'
+    )
 
 
-async def test_restricted_names_all_that_is_missing(client: Client, pod: Make):
-    await enforcing(client, "restricted")
-    answer = await client.create("pods", pod("p", volumes=[{"name": "h", "hostPath": {"path": "/x"}}]))
-    assert answer.body["message"] == (
+async def test_pod_violating_restricted_gets_all_violations(client: Client, pod: Make):
+    await namespace_enforcing(client, "restricted")
+    response = await client.create("pods", pod("p", volumes=[{"name": "h", "hostPath": {"path": "/x"}}]))
+    assert response.body["message"] == (
         'pods "p" is forbidden: violates PodSecurity "restricted:latest": '
         'allowPrivilegeEscalation != false (container "sandbox" must set '
         "securityContext.allowPrivilegeEscalation=false), "
@@ -74,12 +76,14 @@ async def test_restricted_names_all_that_is_missing(client: Client, pod: Make):
     )
 
 
-async def test_restricted_lets_a_careful_pod_in(client: Client, pod: Make):
-    await enforcing(client, "restricted")
-    own = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
-    shared = {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
-    careful = pod("p", containers=[{**CONTAINER, "securityContext": own}], securityContext=shared)
-    assert (await client.create("pods", careful)).status == 201
+async def test_pod_meeting_restricted_is_created(client: Client, pod: Make):
+    await namespace_enforcing(client, "restricted")
+    container_context = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+    pod_context = {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
+    restricted_pod = pod(
+        "p", containers=[{**CONTAINER, "securityContext": container_context}], securityContext=pod_context
+    )
+    assert (await client.create("pods", restricted_pod)).status == 201
 
 
 async def quota(client: Client, **hard: str) -> None:
@@ -87,23 +91,23 @@ async def quota(client: Client, **hard: str) -> None:
     await client.create("resourcequotas", {"metadata": {"name": "few"}, "spec": spec})
 
 
-async def test_a_quota_of_cpu(client: Client, pod: Make):
+async def test_pod_exceeding_quota_or_without_its_resources_is_forbidden(client: Client, pod: Make):
     await namespace(client)
     await quota(client, requests_cpu="1", limits_memory="1Gi")
     container = {**CONTAINER, "resources": {"requests": {"cpu": "600m"}, "limits": {"memory": "600Mi"}}}
     assert (await client.create("pods", pod("a", containers=[container]))).status == 201
-    over = await client.create("pods", pod("b", containers=[container]))
-    assert over.body["message"] == (
+    exceeding = await client.create("pods", pod("b", containers=[container]))
+    assert exceeding.body["message"] == (
         'pods "b" is forbidden: exceeded quota: few, requested: limits.memory=600Mi,requests.cpu=600m, '
         "used: limits.memory=600Mi,requests.cpu=600m, limited: limits.memory=1Gi,requests.cpu=1"
     )
-    silent = await client.create("pods", pod("c"))
-    assert silent.body["message"] == (
+    unset = await client.create("pods", pod("c"))
+    assert unset.body["message"] == (
         'pods "c" is forbidden: failed quota: few: must specify limits.memory for: sandbox; requests.cpu for: sandbox'
     )
 
 
-async def test_a_quota_is_given_back(client: Client, pod: Make):
+async def test_quota_after_deletion_has_room_again(client: Client, pod: Make):
     await namespace(client)
     await quota(client, pods="1")
     await client.create("pods", pod("a"))
@@ -113,36 +117,36 @@ async def test_a_quota_is_given_back(client: Client, pod: Make):
     assert (await client.create("pods", pod("b"))).status == 201
 
 
-NAMED = [
+MISSING = [
     ({"serviceAccountName": "absent"}, 'error looking up service account default/absent: serviceaccount "absent" not'),
     ({"priorityClassName": "high"}, "no PriorityClass with name high was found"),
     ({"runtimeClassName": "gvisor"}, 'pod rejected: RuntimeClass "gvisor" not found'),
 ]
 
 
-@pytest.mark.parametrize(("spec", "words"), NAMED)
-async def test_what_a_pod_names_must_be_there(client: Client, pod: Make, spec: dict[str, Any], words: str):
-    answer = await client.create("pods", pod("p", **spec))
-    assert (answer.status, answer.body["reason"]) == (403, "Forbidden")
-    assert words in answer.body["message"]
+@pytest.mark.parametrize(("spec", "message"), MISSING)
+async def test_pod_naming_missing_object_is_forbidden(client: Client, pod: Make, spec: dict[str, Any], message: str):
+    response = await client.create("pods", pod("p", **spec))
+    assert (response.status, response.body["reason"]) == (403, "Forbidden")
+    assert message in response.body["message"]
 
 
-async def test_an_account_that_was_made(client: Client, pod: Make):
+async def test_pod_with_existing_service_account_is_created(client: Client, pod: Make):
     await client.create("serviceaccounts", {"metadata": {"name": "sandbox"}})
-    answer = await client.create("pods", pod("p", serviceAccountName="sandbox", automountServiceAccountToken=False))
-    assert answer.status == 201
-    assert "volumes" not in answer.body["spec"]
+    response = await client.create("pods", pod("p", serviceAccountName="sandbox", automountServiceAccountToken=False))
+    assert response.status == 201
+    assert "volumes" not in response.body["spec"]
 
 
-async def test_a_namespace_empties_before_it_goes(client: Client, pod: Make, service: Make):
+async def test_deleted_namespace_is_emptied_before_removal(client: Client, pod: Make, service: Make):
     await namespace(client)
     await client.create("pods", pod())
     await client.create("services", service())
     await client.ready("p")
-    answer = await client.delete("namespaces", "ns")
-    assert answer.body["status"]["phase"] == "Terminating"
-    refused = await client.create("pods", pod("late"))
-    assert (refused.status, refused.body["details"]["causes"][0]["reason"]) == (403, "NamespaceTerminating")
+    response = await client.delete("namespaces", "ns")
+    assert response.body["status"]["phase"] == "Terminating"
+    refusal = await client.create("pods", pod("late"))
+    assert (refusal.status, refusal.body["details"]["causes"][0]["reason"]) == (403, "NamespaceTerminating")
 
     async def gone() -> bool:
         return (await client.get("namespaces", "ns")).status == 404
@@ -151,11 +155,11 @@ async def test_a_namespace_empties_before_it_goes(client: Client, pod: Make, ser
     assert (await client.list("pods")).body["items"] == []
 
 
-async def test_the_default_namespace_stays(client: Client):
+async def test_default_namespace_cannot_be_deleted(client: Client):
     assert (await client.delete("namespaces", "default")).status == 403
 
 
-async def test_a_generated_name(client: Client, pod: Make):
+async def test_generate_name_creates_distinct_names(client: Client, pod: Make):
     body = pod()
     body["metadata"] = {"generateName": "made-"}
     names = {(await client.create("pods", body)).body["metadata"]["name"] for _ in range(3)}
@@ -171,10 +175,10 @@ QOS = [
 ]
 
 
-@pytest.mark.parametrize(("resources", "wanted"), QOS)
-async def test_quality_of_service(client: Client, pod: Make, resources: dict[str, Any], wanted: str):
-    answer = await client.create("pods", pod("p", containers=[{**CONTAINER, "resources": resources}]))
-    assert answer.body["status"]["qosClass"] == wanted
+@pytest.mark.parametrize(("resources", "qos_class"), QOS)
+async def test_qos_class_follows_resources(client: Client, pod: Make, resources: dict[str, Any], qos_class: str):
+    response = await client.create("pods", pod("p", containers=[{**CONTAINER, "resources": resources}]))
+    assert response.body["status"]["qosClass"] == qos_class
 
 
 PULLS = [
@@ -187,6 +191,6 @@ PULLS = [
 
 
 @pytest.mark.parametrize(("image", "policy"), PULLS)
-async def test_when_images_are_pulled(client: Client, pod: Make, image: str, policy: str):
-    answer = await client.create("pods", pod("p", containers=[{"name": "c", "image": image}]))
-    assert answer.body["spec"]["containers"][0]["imagePullPolicy"] == policy
+async def test_pull_policy_follows_image_tag(client: Client, pod: Make, image: str, policy: str):
+    response = await client.create("pods", pod("p", containers=[{"name": "c", "image": image}]))
+    assert response.body["spec"]["containers"][0]["imagePullPolicy"] == policy

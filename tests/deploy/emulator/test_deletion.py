@@ -12,22 +12,22 @@ Make = Callable[..., dict[str, Any]]
 Start = Callable[..., Awaitable[Client]]
 
 
-async def gone(client: Client, resource: str, name: str) -> None:
+async def wait_until_gone(client: Client, resource: str, name: str) -> None:
     async def missing() -> bool:
         return (await client.get(resource, name)).status == 404
 
     await client.until(missing)
 
 
-async def test_an_unscheduled_pod_goes_at_once(start: Start, pod: Make):
+async def test_unscheduled_pod_is_removed_at_once(start: Start, pod: Make):
     client = await start(schedule_seconds=30)
     await client.create("pods", pod())
-    answer = await client.delete("pods", "p")
-    assert (answer.status, answer.body["metadata"]["deletionGracePeriodSeconds"]) == (200, 0)
+    response = await client.delete("pods", "p")
+    assert (response.status, response.body["metadata"]["deletionGracePeriodSeconds"]) == (200, 0)
     assert (await client.get("pods", "p")).status == 404
 
 
-async def test_no_grace_is_at_once(client: Client, pod: Make):
+async def test_pod_deleted_with_grace_zero_is_removed_at_once(client: Client, pod: Make):
     await client.create("pods", pod())
     await client.ready("p")
     await client.call("DELETE", client.path("pods", "p") + "?gracePeriodSeconds=0")
@@ -35,18 +35,18 @@ async def test_no_grace_is_at_once(client: Client, pod: Make):
     assert (await client.create("pods", pod())).status == 201
 
 
-async def test_grace_caps_the_time_a_container_takes(start: Start, pod: Make):
-    """A container that needs 30 s to stop is killed after the one second it is given."""
+async def test_shorter_grace_ends_termination_early(start: Start, pod: Make):
+    """The container needs 30 s to stop, but is killed after its grace."""
     client = await start(termination_seconds=30, schedule_seconds=0)
     await client.create("pods", pod(terminationGracePeriodSeconds=1))
     await client.ready("p")
     await client.delete("pods", "p", {"gracePeriodSeconds": 20})
     shortened = await client.delete("pods", "p", {"gracePeriodSeconds": 0})
     assert shortened.body["metadata"]["deletionGracePeriodSeconds"] == 0
-    await gone(client, "pods", "p")
+    await wait_until_gone(client, "pods", "p")
 
 
-async def test_a_longer_grace_is_not_given(start: Start, pod: Make):
+async def test_second_delete_with_longer_grace_changes_nothing(start: Start, pod: Make):
     client = await start(termination_seconds=30)
     await client.create("pods", pod())
     await client.ready("p")
@@ -56,15 +56,15 @@ async def test_a_longer_grace_is_not_given(start: Start, pod: Make):
     assert second.body["metadata"]["deletionTimestamp"] == first.body["metadata"]["deletionTimestamp"]
 
 
-async def test_a_negative_grace_is_one_second(client: Client, pod: Make):
+async def test_negative_grace_becomes_one_second(client: Client, pod: Make):
     await client.create("pods", pod())
     await client.ready("p")
-    answer = await client.delete("pods", "p", {"gracePeriodSeconds": -5})
-    assert answer.body["metadata"]["deletionGracePeriodSeconds"] == 1
+    response = await client.delete("pods", "p", {"gracePeriodSeconds": -5})
+    assert response.body["metadata"]["deletionGracePeriodSeconds"] == 1
 
 
-async def test_how_a_container_ends(start: Start, pod: Make):
-    """Terminated with an exit code, the Pod Failed: not a failure, only how a Pod ends."""
+async def test_deleted_pod_ends_failed_with_exit_code(start: Start, pod: Make):
+    """A Pod that is deleted ends in phase Failed, as recorded from a real cluster."""
     client = await start()
     version = (await client.list("pods")).body["metadata"]["resourceVersion"]
     await client.create("pods", pod())
@@ -79,7 +79,7 @@ async def test_how_a_container_ends(start: Start, pod: Make):
     assert status["containerStatuses"][0]["state"]["terminated"]["exitCode"] == 1
 
 
-async def test_a_container_that_never_began(client: Client, pod: Make):
+async def test_container_that_never_started_ends_with_status_unknown(client: Client, pod: Make):
     await client.faults({"kind": "no-mount"})
     await client.create("pods", pod())
     await client.pod_where("p", lambda pod: "nodeName" in pod["spec"])
@@ -91,8 +91,8 @@ async def test_a_container_that_never_began(client: Client, pod: Make):
             events.append(event)
             if event["type"] == "DELETED":
                 break
-    ended = events[-1]["object"]["status"]["containerStatuses"][0]["state"]["terminated"]
-    assert (ended["exitCode"], ended["reason"]) == (137, "ContainerStatusUnknown")
+    termination = events[-1]["object"]["status"]["containerStatuses"][0]["state"]["terminated"]
+    assert (termination["exitCode"], termination["reason"]) == (137, "ContainerStatusUnknown")
 
 
 PRECONDITIONS = [
@@ -101,38 +101,40 @@ PRECONDITIONS = [
 ]
 
 
-@pytest.mark.parametrize(("preconditions", "words"), PRECONDITIONS)
-async def test_a_precondition_that_does_not_hold(client: Client, service: Make, preconditions: Any, words: str):
+@pytest.mark.parametrize(("preconditions", "message"), PRECONDITIONS)
+async def test_delete_with_failed_precondition_gets_conflict(
+    client: Client, service: Make, preconditions: Any, message: str
+):
     await client.create("services", service())
-    answer = await client.delete("services", "p", {"preconditions": preconditions})
-    assert (answer.status, answer.body["reason"]) == (409, "Conflict")
-    assert words in answer.body["message"]
+    response = await client.delete("services", "p", {"preconditions": preconditions})
+    assert (response.status, response.body["reason"]) == (409, "Conflict")
+    assert message in response.body["message"]
 
 
-async def test_preconditions_that_hold(client: Client, service: Make):
-    made = (await client.create("services", service())).body["metadata"]
-    wanted = {"uid": made["uid"], "resourceVersion": made["resourceVersion"]}
-    assert (await client.delete("services", "p", {"preconditions": wanted})).status == 200
+async def test_delete_with_met_preconditions_succeeds(client: Client, service: Make):
+    owner = (await client.create("services", service())).body["metadata"]
+    preconditions = {"uid": owner["uid"], "resourceVersion": owner["resourceVersion"]}
+    assert (await client.delete("services", "p", {"preconditions": preconditions})).status == 200
 
 
-async def test_all_that_match(client: Client, pod: Make):
+async def test_delete_collection_with_selector_deletes_matching_pods(client: Client, pod: Make):
     for name in ("a", "b"):
         await client.create("pods", pod(name))
     await client.create("pods", pod("c", {"app": "other"}))
-    answer = await client.call("DELETE", client.path("pods") + "?labelSelector=app%3Dsandbox")
-    assert answer.body["kind"] == "PodList"
-    assert [item["metadata"]["name"] for item in answer.body["items"]] == ["a", "b"]
-    await gone(client, "pods", "a")
+    response = await client.call("DELETE", client.path("pods") + "?labelSelector=app%3Dsandbox")
+    assert response.body["kind"] == "PodList"
+    assert [item["metadata"]["name"] for item in response.body["items"]] == ["a", "b"]
+    await wait_until_gone(client, "pods", "a")
     assert (await client.get("pods", "c")).status == 200
 
 
-async def test_a_finalizer_holds_the_object_back(client: Client, service: Make):
+async def test_service_with_finalizer_stays_until_the_finalizer_is_removed(client: Client, service: Make):
     body = service()
     body["metadata"]["finalizers"] = ["example.com/hold"]
     await client.create("services", body)
-    held = await client.delete("services", "p")
-    assert "deletionTimestamp" in held.body["metadata"]
-    patch = {"metadata": {"finalizers": []}}
+    terminating = await client.delete("services", "p")
+    assert "deletionTimestamp" in terminating.body["metadata"]
+    patch: dict[str, Any] = {"metadata": {"finalizers": []}}
     await client.call("PATCH", client.path("services", "p"), patch, "application/merge-patch+json")
     assert (await client.get("services", "p")).status == 404
 
@@ -144,21 +146,21 @@ async def test_pod_with_finalizer_stays_until_the_finalizer_is_removed(client: C
     await client.create("pods", body)
     await client.ready("p")
     await client.delete("pods", "p")
-    ended = await client.pod_where("p", lambda pod: pod["metadata"]["deletionGracePeriodSeconds"] == 0)
-    assert ended["status"]["phase"] == "Failed"
-    patch = {"metadata": {"finalizers": []}}
+    termination = await client.pod_where("p", lambda pod: pod["metadata"]["deletionGracePeriodSeconds"] == 0)
+    assert termination["status"]["phase"] == "Failed"
+    patch: dict[str, Any] = {"metadata": {"finalizers": []}}
     await client.call("PATCH", client.path("pods", "p"), patch, "application/merge-patch+json")
     assert (await client.get("pods", "p")).status == 404
 
 
-async def test_an_unknown_policy(client: Client, service: Make):
+async def test_delete_with_unknown_propagation_policy_is_invalid(client: Client, service: Make):
     await client.create("services", service())
-    answer = await client.delete("services", "p", {"propagationPolicy": "Sometimes"})
-    assert answer.status == 422
+    response = await client.delete("services", "p", {"propagationPolicy": "Sometimes"})
+    assert response.status == 422
 
 
-async def test_lost_behind_everyones_back(client: Client, pod: Make):
-    """A watch shows a DELETED out of nothing."""
+async def test_lost_pod_gets_deleted_event_at_once(client: Client, pod: Make):
+    """No MODIFIED event comes before DELETED."""
     await client.create("pods", pod())
     version = (await client.ready("p"))["metadata"]["resourceVersion"]
     await client.call("POST", "/emulator/lose", {"resource": "pods", "namespace": "default", "name": "p"})
@@ -166,12 +168,12 @@ async def test_lost_behind_everyones_back(client: Client, pod: Make):
         async for event in client.watch("pods", f"resourceVersion={version}"):
             assert event["type"] == "DELETED"
             break
-    again = await client.call("POST", "/emulator/lose", {"resource": "pods", "namespace": "default", "name": "p"})
-    assert again.status == 404
+    second = await client.call("POST", "/emulator/lose", {"resource": "pods", "namespace": "default", "name": "p"})
+    assert second.status == 404
 
 
-class TestGarbage:
-    """What belongs to an owner goes when the owner is gone."""
+class TestGarbageCollection:
+    """Deletion of dependents after the deletion of their owner."""
 
     @staticmethod
     def owned(service: Make, *owners: dict[str, Any]) -> dict[str, Any]:
@@ -180,21 +182,23 @@ class TestGarbage:
         body["metadata"]["ownerReferences"] = references
         return body
 
-    async def test_goes_with_its_owner(self, client: Client, pod: Make, service: Make):
-        made = (await client.create("pods", pod())).body["metadata"]
-        await client.create("services", self.owned(service, made))
+    async def test_dependent_is_deleted_after_its_owner(self, client: Client, pod: Make, service: Make):
+        owner = (await client.create("pods", pod())).body["metadata"]
+        await client.create("services", self.owned(service, owner))
         await client.ready("p")
         await client.delete("pods", "p")
-        await gone(client, "services", "owned")
+        await wait_until_gone(client, "services", "owned")
 
     @pytest.mark.parametrize("change", [{"uid": "another"}, {"name": "another"}])
-    async def test_an_owner_that_never_was(self, client: Client, pod: Make, service: Make, change: dict[str, str]):
-        """A name without its uid, or a uid without its name, is no owner."""
-        made = (await client.create("pods", pod())).body["metadata"]
-        assert (await client.create("services", self.owned(service, {**made, **change}))).status == 201
-        await gone(client, "services", "owned")
+    async def test_dependent_of_missing_owner_is_deleted(
+        self, client: Client, pod: Make, service: Make, change: dict[str, str]
+    ):
+        """An owner must match by name and by uid."""
+        owner = (await client.create("pods", pod())).body["metadata"]
+        assert (await client.create("services", self.owned(service, {**owner, **change}))).status == 201
+        await wait_until_gone(client, "services", "owned")
 
-    async def test_one_living_owner_is_enough(self, client: Client, pod: Make, service: Make):
+    async def test_dependent_with_one_remaining_owner_stays(self, client: Client, pod: Make, service: Make):
         owners = [(await client.create("pods", pod(name))).body["metadata"] for name in ("a", "b")]
         await client.create("services", self.owned(service, *owners))
         await client.delete("pods", "a", {"gracePeriodSeconds": 0})
@@ -204,8 +208,8 @@ class TestGarbage:
 
         await client.until(one_left)
 
-    async def test_an_orphan_stays(self, client: Client, pod: Make, service: Make):
-        made = (await client.create("pods", pod())).body["metadata"]
-        await client.create("services", self.owned(service, made))
+    async def test_dependent_of_owner_deleted_with_orphan_policy_stays(self, client: Client, pod: Make, service: Make):
+        owner = (await client.create("pods", pod())).body["metadata"]
+        await client.create("services", self.owned(service, owner))
         await client.delete("pods", "p", {"gracePeriodSeconds": 0, "propagationPolicy": "Orphan"})
         assert "ownerReferences" not in (await client.get("services", "owned")).body["metadata"]

@@ -1,4 +1,4 @@
-"""Pods on their node: how they come up, what can go wrong with them, and how that shows."""
+"""Pods on their node: start, faults, and their statuses and Events."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -30,7 +30,7 @@ async def reasons(client: Client) -> list[str]:
     return [event["reason"] for event in (await client.list("events")).body["items"]]
 
 
-async def test_without_a_probe_running_is_ready(client: Client, pod: Make):
+async def test_pod_without_probe_is_ready_once_running(client: Client, pod: Make):
     version = (await client.list("pods")).body["metadata"]["resourceVersion"]
     await client.create("pods", pod(containers=[{"name": "c", "image": "x"}]))
     async with asyncio.timeout(5):
@@ -40,7 +40,7 @@ async def test_without_a_probe_running_is_ready(client: Client, pod: Make):
     assert condition(event["object"], "Ready")["status"] == "True"
 
 
-async def test_events_of_a_life(client: Client, pod: Make):
+async def test_pod_from_start_to_deletion_gets_events(client: Client, pod: Make):
     await client.create("pods", pod())
     await client.ready("p")
     await client.delete("pods", "p")
@@ -48,8 +48,8 @@ async def test_events_of_a_life(client: Client, pod: Make):
     assert await reasons(client) == ["Scheduled", "Pulled", "Created", "Started", "Killing"]
 
 
-async def test_the_node_tells_which_images_it_has(client: Client, pod: Make):
-    """In full, each once: those of containers that have started."""
+async def test_node_status_lists_each_started_image_once(client: Client, pod: Make):
+    """Image names are completed with registry and tag."""
     assert "images" not in await node_status(client)
     for name, image in (("p", "a"), ("q", "a:latest"), ("r", "there:5000/b@sha256:00")):
         await client.create("pods", pod(name, containers=[{"name": "c", "image": image}]))
@@ -68,13 +68,13 @@ async def missing(client: Client) -> bool:
     return (await client.get("pods", "p")).status == 404
 
 
-async def test_init_containers_come_first(start: Start, pod: Make):
+async def test_init_container_runs_before_containers(start: Start, pod: Make):
     client = await start(start_seconds=0.1)
     await client.create("pods", pod(initContainers=[{"name": "i", "image": "x"}]))
-    waiting = await client.pod_where("p", lambda pod: "running" in first_init(pod).get("state", {}))
-    assert condition(waiting, "Initialized")["reason"] == "ContainersNotInitialized"
-    assert condition(waiting, "Initialized")["message"] == "containers with incomplete status: [i]"
-    assert state(waiting) == {"waiting": {"reason": "PodInitializing"}}
+    initializing = await client.pod_where("p", lambda pod: "running" in first_init(pod).get("state", {}))
+    assert condition(initializing, "Initialized")["reason"] == "ContainersNotInitialized"
+    assert condition(initializing, "Initialized")["message"] == "containers with incomplete status: [i]"
+    assert state(initializing) == {"waiting": {"reason": "PodInitializing"}}
     ready = await client.ready("p")
     assert condition(ready, "Initialized")["status"] == "True"
     assert first_init(ready)["state"]["terminated"]["reason"] == "Completed"
@@ -84,7 +84,7 @@ def first_init(pod: dict[str, Any]) -> dict[str, Any]:
     return pod["status"].get("initContainerStatuses", [{}])[0]
 
 
-async def test_a_deadline_passes(client: Client, pod: Make):
+async def test_pod_past_active_deadline_fails(client: Client, pod: Make):
     await client.create("pods", pod(activeDeadlineSeconds=1))
     await client.ready("p")
     failed = await client.pod_where("p", lambda pod: pod["status"]["phase"] == "Failed")
@@ -93,7 +93,7 @@ async def test_a_deadline_passes(client: Client, pod: Make):
     assert condition(failed, "Ready")["reason"] == "PodFailed"
 
 
-async def test_a_claim_that_comes_late(client: Client, pod: Make):
+async def test_pod_waits_for_missing_volume_claim(client: Client, pod: Make):
     await client.create("pods", pod(volumes=[{"name": "v", "persistentVolumeClaim": {"claimName": "late"}}]))
     stuck = await client.pod_where("p", lambda pod: condition(pod, "PodScheduled"))
     assert condition(stuck, "PodScheduled")["reason"] == "Unschedulable"
@@ -103,13 +103,13 @@ async def test_a_claim_that_comes_late(client: Client, pod: Make):
     assert await client.ready("p")
 
 
-async def test_a_node_nobody_has(client: Client, pod: Make):
+async def test_pod_with_unmatched_node_selector_is_unschedulable(client: Client, pod: Make):
     await client.create("pods", pod(nodeSelector={"disk": "ssd"}))
     stuck = await client.pod_where("p", lambda pod: condition(pod, "PodScheduled"))
     assert "didn't match Pod's node affinity/selector" in condition(stuck, "PodScheduled")["message"]
 
 
-STUCK = [
+STUCK: list[tuple[dict[str, Any], Callable[[dict[str, Any]], Any]]] = [
     ({"kind": "image-pull", "seconds": 0.1}, waits_for("ImagePullBackOff")),
     ({"kind": "unschedulable"}, lambda pod: condition(pod, "PodScheduled").get("reason") == "Unschedulable"),
     ({"kind": "crash-loop", "seconds": 0.05}, waits_for("CrashLoopBackOff")),
@@ -121,7 +121,7 @@ STUCK = [
 
 
 @pytest.mark.parametrize(("rule", "shows"), STUCK, ids=[rule["kind"] for rule, _ in STUCK])
-async def test_a_stuck_pod_heals_when_its_fault_is_lifted(client: Client, pod: Make, rule: Any, shows: Any):
+async def test_pod_with_fault_becomes_ready_after_fault_is_cleared(client: Client, pod: Make, rule: Any, shows: Any):
     await client.faults({**rule, "name": "^p$"})
     await client.create("pods", pod())
     await client.create("pods", pod("well"))
@@ -132,23 +132,22 @@ async def test_a_stuck_pod_heals_when_its_fault_is_lifted(client: Client, pod: M
     assert await client.ready("p")
 
 
-async def test_out_of_memory_is_told_by_the_last_state(client: Client, pod: Make):
+async def test_out_of_memory_fault_shows_in_last_state(client: Client, pod: Make):
     await client.faults({"kind": "out-of-memory", "label": "app=sandbox", "seconds": 0.1})
     await client.create("pods", pod())
-    looping = await client.pod_where("p", waits_for("CrashLoopBackOff"))
-    last = looping["status"]["containerStatuses"][0]["lastState"]["terminated"]
-    assert (last["exitCode"], last["reason"]) == (137, "OOMKilled")
+    crashing = await client.pod_where("p", waits_for("CrashLoopBackOff"))
+    termination = crashing["status"]["containerStatuses"][0]["lastState"]["terminated"]
+    assert (termination["exitCode"], termination["reason"]) == (137, "OOMKilled")
 
 
-async def test_a_crash_that_is_not_repaired(client: Client, pod: Make):
-    """`restartPolicy: Never` makes the Pod Failed."""
+async def test_crash_loop_fault_with_restart_policy_never_fails_pod(client: Client, pod: Make):
     await client.faults({"kind": "crash-loop", "exit_code": 9})
     await client.create("pods", pod(restartPolicy="Never"))
     failed = await client.pod_where("p", lambda pod: pod["status"]["phase"] == "Failed")
     assert state(failed)["terminated"]["exitCode"] == 9
 
 
-async def test_eviction(client: Client, pod: Make):
+async def test_evicted_fault_fails_pod_with_disruption_target(client: Client, pod: Make):
     await client.faults({"kind": "evicted"})
     await client.create("pods", pod())
     evicted = await client.pod_where("p", lambda pod: pod["status"].get("reason") == "Evicted")
@@ -158,23 +157,22 @@ async def test_eviction(client: Client, pod: Make):
     assert (await client.delete("pods", "p")).body["metadata"]["deletionGracePeriodSeconds"] == 0
 
 
-async def test_readiness_flaps(client: Client, pod: Make):
-    """A Pod that stays Running while Ready comes and goes."""
+async def test_readiness_flaps_fault_toggles_ready_of_running_pod(client: Client, pod: Make):
     await client.faults({"kind": "readiness-flaps", "seconds": 0.02})
     await client.create("pods", pod())
-    seen = []
+    statuses: list[str | None] = []
     async with asyncio.timeout(5):
         async for event in client.watch("pods"):
             status = condition(event["object"], "Ready").get("status")
-            if not seen or seen[-1] != status:
-                seen.append(status)
-            if seen[-3:] == ["True", "False", "True"]:
+            if not statuses or statuses[-1] != status:
+                statuses.append(status)
+            if statuses[-3:] == ["True", "False", "True"]:
                 break
     assert event["object"]["status"]["phase"] == "Running"
     assert "Unhealthy" in await reasons(client)
 
 
-async def test_events_are_counted_up(client: Client, pod: Make):
+async def test_repeated_event_increases_count(client: Client, pod: Make):
     await client.faults({"kind": "no-mount", "seconds": 0.02})
     await client.create("pods", pod(volumes=[{"name": "v", "hostPath": {"path": "/gone"}}]))
 
@@ -189,13 +187,13 @@ async def test_events_are_counted_up(client: Client, pod: Make):
     )
 
 
-async def test_a_rule_that_is_kept_keeps_its_pods(client: Client, pod: Make):
-    """Adding a rule does not heal what the others have struck."""
+async def test_rule_set_again_keeps_fault_of_its_pods(client: Client, pod: Make):
+    """Adding a rule does not clear the faults of the other rules."""
     rule = {"kind": "image-pull", "name": "^p$", "seconds": 0.05}
     await client.faults(rule)
     await client.create("pods", pod())
     await client.pod_where("p", waits_for("ImagePullBackOff"))
     await client.faults(rule, {"kind": "delay"})
     version = (await client.get("pods", "p")).body["metadata"]["resourceVersion"]
-    later = await client.pod_where("p", lambda pod: pod["metadata"]["resourceVersion"] != version)
-    assert state(later)["waiting"]["reason"] in {"ErrImagePull", "ImagePullBackOff"}
+    updated = await client.pod_where("p", lambda pod: pod["metadata"]["resourceVersion"] != version)
+    assert state(updated)["waiting"]["reason"] in {"ErrImagePull", "ImagePullBackOff"}

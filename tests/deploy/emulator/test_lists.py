@@ -1,4 +1,4 @@
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -8,6 +8,7 @@ from deploy.local.emulator.client import Client
 pytestmark = pytest.mark.anyio
 
 Make = Callable[..., dict[str, Any]]
+Start = Callable[..., Awaitable[Client]]
 
 
 def names(body: dict[str, Any]) -> list[str]:
@@ -15,68 +16,68 @@ def names(body: dict[str, Any]) -> list[str]:
 
 
 @pytest.fixture
-async def five(client: Client, pod: Make) -> Client:
+async def client_with_five_pods(client: Client, pod: Make) -> Client:
     for name in "abcde":
         await client.create("pods", pod(name, {"half": "first" if name < "c" else "last"}))
     return client
 
 
-async def test_pages_show_one_moment(five: Client, pod: Make):
-    """What is made and removed between two pages is not seen by the second."""
-    first = (await five.list("pods", "limit=2")).body
-    await five.create("pods", pod("cc"))
-    await five.delete("pods", "d", {"gracePeriodSeconds": 0})
-    second = (await five.list("pods", f"limit=2&continue={first['metadata']['continue']}")).body
-    third = (await five.list("pods", f"limit=2&continue={second['metadata']['continue']}")).body
+async def test_pages_show_one_snapshot(client_with_five_pods: Client, pod: Make):
+    """The second page shows no change made after the first page."""
+    first = (await client_with_five_pods.list("pods", "limit=2")).body
+    await client_with_five_pods.create("pods", pod("cc"))
+    await client_with_five_pods.delete("pods", "d", {"gracePeriodSeconds": 0})
+    second = (await client_with_five_pods.list("pods", f"limit=2&continue={first['metadata']['continue']}")).body
+    third = (await client_with_five_pods.list("pods", f"limit=2&continue={second['metadata']['continue']}")).body
     assert [names(first), names(second), names(third)] == [["a", "b"], ["c", "d"], ["e"]]
     assert first["metadata"]["remainingItemCount"] == 3
     assert second["metadata"]["resourceVersion"] == first["metadata"]["resourceVersion"]
     assert "continue" not in third["metadata"]
 
 
-async def test_what_remains_is_not_counted_under_a_selector(five: Client):
-    page = (await five.list("pods", "limit=1&labelSelector=half%3Dlast")).body
+async def test_page_with_selector_has_no_remaining_count(client_with_five_pods: Client):
+    page = (await client_with_five_pods.list("pods", "limit=1&labelSelector=half%3Dlast")).body
     assert names(page) == ["c"]
     assert set(page["metadata"]) == {"resourceVersion", "continue"}
 
 
-async def test_a_page_too_old_comes_with_a_way_on(five: Client):
-    """410, and a token that continues with what is there now."""
-    first = (await five.list("pods", "limit=2")).body
-    await five.delete("pods", "d", {"gracePeriodSeconds": 0})
-    await five.call("POST", "/emulator/expire")
-    expired = await five.list("pods", f"limit=2&continue={first['metadata']['continue']}")
+async def test_expired_continue_token_gets_token_without_snapshot(client_with_five_pods: Client):
+    """The 410 has a token that continues with the current objects."""
+    first = (await client_with_five_pods.list("pods", "limit=2")).body
+    await client_with_five_pods.delete("pods", "d", {"gracePeriodSeconds": 0})
+    await client_with_five_pods.call("POST", "/emulator/expire")
+    expired = await client_with_five_pods.list("pods", f"limit=2&continue={first['metadata']['continue']}")
     assert (expired.status, expired.body["reason"]) == (410, "Expired")
-    rest = await five.list("pods", f"continue={expired.body['metadata']['continue']}")
-    assert names(rest.body) == ["c", "e"]
+    remainder = await client_with_five_pods.list("pods", f"continue={expired.body['metadata']['continue']}")
+    assert names(remainder.body) == ["c", "e"]
 
 
-async def test_all_namespaces_in_the_order_of_their_paths(client: Client, pod: Make):
-    """As etcd has them: `a-b/…` comes before `a/…`."""
+async def test_list_of_all_namespaces_has_order_of_etcd(client: Client, pod: Make):
+    """Etcd orders `a-b/…` before `a/…`."""
     for namespace in ("a", "a-b"):
         await client.create("namespaces", {"metadata": {"name": namespace}})
         client.namespace = namespace
         for name in ("x", "y"):
             await client.create("pods", pod(name))
-    seen, token = [], ""
+    keys, token = [], ""
     while True:
         page = (await client.call("GET", f"/api/v1/pods?limit=1&continue={token}")).body
-        seen += [(item["metadata"]["namespace"], item["metadata"]["name"]) for item in page["items"]]
+        keys += [(item["metadata"]["namespace"], item["metadata"]["name"]) for item in page["items"]]
         if not (token := page["metadata"].get("continue", "")):
             break
-    assert seen == [("a-b", "x"), ("a-b", "y"), ("a", "x"), ("a", "y")]
+    assert keys == [("a-b", "x"), ("a-b", "y"), ("a", "x"), ("a", "y")]
 
 
-async def test_a_namespace_that_is_not_there_is_an_empty_list(client: Client):
+async def test_list_in_missing_namespace_is_empty(client: Client):
     client.namespace = "nowhere"
     assert (await client.list("pods")).body["items"] == []
 
 
-async def test_the_state_at_one_version(five: Client):
-    version = (await five.list("pods")).body["metadata"]["resourceVersion"]
-    await five.delete("pods", "a", {"gracePeriodSeconds": 0})
-    exact = await five.list("pods", f"resourceVersion={version}&resourceVersionMatch=Exact")
-    newer = await five.list("pods", f"resourceVersion={version}&resourceVersionMatch=NotOlderThan")
+async def test_list_at_exact_version_shows_that_state(client_with_five_pods: Client):
+    version = (await client_with_five_pods.list("pods")).body["metadata"]["resourceVersion"]
+    await client_with_five_pods.delete("pods", "a", {"gracePeriodSeconds": 0})
+    exact = await client_with_five_pods.list("pods", f"resourceVersion={version}&resourceVersionMatch=Exact")
+    newer = await client_with_five_pods.list("pods", f"resourceVersion={version}&resourceVersionMatch=NotOlderThan")
     assert names(exact.body) == list("abcde")
     assert names(newer.body) == list("bcde")
 
@@ -93,15 +94,14 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("query", "status", "reason"), REFUSED)
-async def test_a_list_that_is_refused(client: Client, query: str, status: int, reason: str):
-    answer = await client.list("pods", query)
-    assert (answer.status, answer.body["reason"]) == (status, reason)
+async def test_invalid_list_parameters_are_refused(client: Client, query: str, status: int, reason: str):
+    response = await client.list("pods", query)
+    assert (response.status, response.body["reason"]) == (status, reason)
 
 
-async def test_a_version_that_never_comes(client: Client, monkeypatch: pytest.MonkeyPatch):
-    """The real server waits three seconds for it; here, none."""
-    monkeypatch.setattr("deploy.local.emulator.http.lists._FRESHNESS_SECONDS", 0.0)
-    answer = await client.list("pods", "resourceVersion=99999999")
-    assert (answer.status, answer.body["reason"]) == (504, "Timeout")
-    assert answer.body["message"].startswith("Timeout: Too large resource version: 99999999, current: ")
-    assert answer.headers["Retry-After"] == "1"
+async def test_list_of_future_version_times_out(start: Start):
+    client = await start(freshness_seconds=0.0)
+    response = await client.list("pods", "resourceVersion=99999999")
+    assert (response.status, response.body["reason"]) == (504, "Timeout")
+    assert response.body["message"].startswith("Timeout: Too large resource version: 99999999, current: ")
+    assert response.headers["Retry-After"] == "1"

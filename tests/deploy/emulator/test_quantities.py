@@ -17,14 +17,14 @@ CANONICAL = [
 ]
 
 
-@pytest.mark.parametrize(("text", "wanted"), CANONICAL)
-def test_canonical_form(text: str | float, wanted: str):
-    """As `resource.Quantity` gives them back."""
-    assert to_canonical(text) == wanted
-    assert parse_quantity(text) == parse_quantity(wanted)
+@pytest.mark.parametrize(("text", "canonical"), CANONICAL)
+def test_quantity_gets_canonical_form(text: str | float, canonical: str):
+    """The forms are those of `resource.Quantity`."""
+    assert to_canonical(text) == canonical
+    assert parse_quantity(text) == parse_quantity(canonical)
 
 
 @pytest.mark.parametrize("text", ["lots", "", "1GB", "1 Gi", "--1", "1.2.3"])
-def test_not_a_quantity(text: str):
+def test_invalid_quantity_raises(text: str):
     with pytest.raises(InvalidQuantity):
         parse_quantity(text)

@@ -30,16 +30,16 @@ MATCHES = [
 ]
 
 
-@pytest.mark.parametrize(("text", "wanted"), MATCHES)
-def test_label_selector(text: str, wanted: bool):
-    assert all(requirement.matches(LABELS) for requirement in parse_labels(text)) is wanted
+@pytest.mark.parametrize(("text", "is_match"), MATCHES)
+def test_label_selector_matches_labels(text: str, is_match: bool):
+    assert all(requirement.matches(LABELS) for requirement in parse_labels(text)) is is_match
 
 
 @pytest.mark.parametrize("text", ["a b", "a in b", "a=b c!", "=b", "a/b/c=d", "app in (a,b", "-a"])
-def test_a_label_selector_that_is_none(text: str):
-    with pytest.raises(ApiError) as refusal:
+def test_invalid_label_selector_is_refused(text: str):
+    with pytest.raises(ApiError) as error:
         parse_labels(text)
-    assert (refusal.value.code, refusal.value.reason) == (400, "BadRequest")
+    assert (error.value.code, error.value.reason) == (400, "BadRequest")
 
 
 FIELDS = [
@@ -55,7 +55,7 @@ FIELDS = [
 
 @pytest.mark.anyio
 @pytest.mark.parametrize(("resource", "selector", "names"), FIELDS)
-async def test_field_selector(
+async def test_field_selector_selects_objects(
     client: Client,
     pod: Callable[..., Any],
     service: Callable[..., Any],
@@ -75,6 +75,6 @@ async def test_field_selector(
 
 
 @pytest.mark.anyio
-async def test_a_field_that_cannot_be_selected(client: Client):
-    answer = await client.list("pods", "fieldSelector=spec.image=x")
-    assert (answer.status, answer.body["message"]) == (400, "field label not supported: spec.image")
+async def test_unsupported_field_selector_is_refused(client: Client):
+    response = await client.list("pods", "fieldSelector=spec.image=x")
+    assert (response.status, response.body["message"]) == (400, "field label not supported: spec.image")

@@ -15,30 +15,30 @@ async def patch(client: Client, body: Any, kind: str = MERGE) -> Response:
     return await client.call("PATCH", client.path("pods", "p"), body, kind)
 
 
-async def test_labels_and_annotations_change(client: Client, pod: Make):
+async def test_merge_patch_changes_labels_and_annotations(client: Client, pod: Make):
     await client.create("pods", pod())
-    answer = await patch(client, {"metadata": {"labels": {"app": None, "new": "x"}, "annotations": {"a": "1"}}})
-    assert answer.body["metadata"]["labels"] == {"sandbox-id": "p", "new": "x"}
-    assert answer.body["metadata"]["annotations"] == {"a": "1"}
-    assert answer.body["metadata"]["generation"] == 1
+    response = await patch(client, {"metadata": {"labels": {"app": None, "new": "x"}, "annotations": {"a": "1"}}})
+    assert response.body["metadata"]["labels"] == {"sandbox-id": "p", "new": "x"}
+    assert response.body["metadata"]["annotations"] == {"a": "1"}
+    assert response.body["metadata"]["generation"] == 1
 
 
-async def test_a_list_of_steps(client: Client, pod: Make):
+async def test_json_patch_applies_operations(client: Client, pod: Make):
     await client.create("pods", pod())
     steps = [
         {"op": "test", "path": "/metadata/labels/app", "value": "sandbox"},
         {"op": "add", "path": "/metadata/labels/a~1b", "value": "x"},
         {"op": "remove", "path": "/metadata/labels/app"},
     ]
-    answer = await patch(client, steps, "application/json-patch+json")
-    assert answer.body["metadata"]["labels"] == {"sandbox-id": "p", "a/b": "x"}
+    response = await patch(client, steps, "application/json-patch+json")
+    assert response.body["metadata"]["labels"] == {"sandbox-id": "p", "a/b": "x"}
 
 
-async def test_a_patch_that_changes_nothing_writes_nothing(client: Client, pod: Make):
+async def test_patch_without_change_keeps_resource_version(client: Client, pod: Make):
     await client.create("pods", pod())
     before = await client.ready("p")
-    answer = await patch(client, {"metadata": {"labels": {"app": "sandbox"}}})
-    assert answer.body["metadata"]["resourceVersion"] == before["metadata"]["resourceVersion"]
+    response = await patch(client, {"metadata": {"labels": {"app": "sandbox"}}})
+    assert response.body["metadata"]["resourceVersion"] == before["metadata"]["resourceVersion"]
 
 
 REFUSED = [
@@ -57,40 +57,40 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("body", "kind", "status", "words"), REFUSED)
-async def test_a_patch_that_is_refused(client: Client, pod: Make, body: Any, kind: str, status: int, words: str):
+@pytest.mark.parametrize(("body", "kind", "status", "message"), REFUSED)
+async def test_invalid_patch_is_refused(client: Client, pod: Make, body: Any, kind: str, status: int, message: str):
     await client.create("pods", pod())
     await client.ready("p")
-    answer = await patch(client, body, kind)
-    assert answer.status == status
-    assert words in answer.body["message"]
+    response = await patch(client, body, kind)
+    assert response.status == status
+    assert message in response.body["message"]
 
 
-async def test_an_image_may_change(client: Client, pod: Make):
+async def test_patched_image_increases_generation(client: Client, pod: Make):
     await client.create("pods", pod())
     await client.ready("p")
-    answer = await patch(client, [{"op": "replace", "path": "/spec/containers/0/image", "value": "b:2"}], JSON_PATCH)
-    assert (answer.status, answer.body["metadata"]["generation"]) == (200, 2)
+    response = await patch(client, [{"op": "replace", "path": "/spec/containers/0/image", "value": "b:2"}], JSON_PATCH)
+    assert (response.status, response.body["metadata"]["generation"]) == (200, 2)
 
 
 JSON_PATCH = "application/json-patch+json"
 
 
-async def test_replace_needs_the_version_it_replaces(client: Client, pod: Make):
+async def test_replace_with_stale_version_gets_conflict(client: Client, pod: Make):
     await client.create("pods", pod())
-    read = await client.ready("p")
-    read["metadata"]["labels"]["app"] = "mine"
-    first = await client.call("PUT", client.path("pods", "p"), read)
-    stale = await client.call("PUT", client.path("pods", "p"), read)
+    current = await client.ready("p")
+    current["metadata"]["labels"]["app"] = "mine"
+    first = await client.call("PUT", client.path("pods", "p"), current)
+    stale = await client.call("PUT", client.path("pods", "p"), current)
     assert (first.status, stale.status, stale.body["reason"]) == (200, 409, "Conflict")
     assert stale.body["details"] == {"name": "p", "kind": "pods"}
 
 
-async def test_the_status_is_not_replaced_with_the_rest(client: Client, pod: Make):
+async def test_replace_keeps_status(client: Client, pod: Make):
     await client.create("pods", pod())
-    read = await client.ready("p")
-    answer = await client.call("PUT", client.path("pods", "p"), {**read, "status": {"phase": "Failed"}})
-    assert answer.body["status"]["phase"] == "Running"
+    current = await client.ready("p")
+    response = await client.call("PUT", client.path("pods", "p"), {**current, "status": {"phase": "Failed"}})
+    assert response.body["status"]["phase"] == "Running"
 
 
 METHODS = [
@@ -101,17 +101,17 @@ METHODS = [
 
 
 @pytest.mark.parametrize(("method", "path"), METHODS)
-async def test_a_verb_that_is_not_there(client: Client, method: str, path: str):
-    answer = await client.call(method, path, {})
-    assert (answer.status, answer.body["reason"]) == (405, "MethodNotAllowed")
+async def test_unsupported_method_gets_405(client: Client, method: str, path: str):
+    response = await client.call(method, path, {})
+    assert (response.status, response.body["reason"]) == (405, "MethodNotAllowed")
 
 
 @pytest.mark.parametrize(
     "path", ["/nothing", "/api/v1/things", "/api/v1/namespaces/default/pods/p/log", "/api/v2/pods"]
 )
-async def test_a_path_that_is_not_there(client: Client, path: str):
-    answer = await client.call("GET", path)
-    assert (answer.status, answer.body) == (404, "404 page not found\n")
+async def test_unknown_path_gets_404(client: Client, path: str):
+    response = await client.call("GET", path)
+    assert (response.status, response.body) == (404, "404 page not found\n")
 
 
 OPEN = [
@@ -125,16 +125,16 @@ OPEN = [
 
 
 @pytest.mark.parametrize(("path", "status"), OPEN)
-async def test_what_is_open_to_all(client: Client, path: str, status: int):
+async def test_request_without_token_reaches_public_paths_only(client: Client, path: str, status: int):
     del client.http.headers["Authorization"]
     assert (await client.call("GET", path)).status == status
 
 
-async def test_discovery(client: Client):
+async def test_discovery_lists_resources(client: Client):
     names = [resource["name"] for resource in (await client.call("GET", "/api/v1")).body["resources"]]
     assert {"pods", "services", "namespaces", "events"} <= set(names)
 
 
-async def test_dry_runs_are_refused(client: Client, pod: Make):
-    answer = await client.call("POST", client.path("pods") + "?dryRun=All", pod())
-    assert (answer.status, (await client.get("pods", "p")).status) == (400, 404)
+async def test_dry_run_is_refused(client: Client, pod: Make):
+    response = await client.call("POST", client.path("pods") + "?dryRun=All", pod())
+    assert (response.status, (await client.get("pods", "p")).status) == (400, 404)

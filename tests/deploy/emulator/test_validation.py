@@ -1,4 +1,4 @@
-"""What the API server refuses, as it words it. The words are those of `pkg/apis/core/validation/validation.go`."""
+"""Validation errors, worded as in `pkg/apis/core/validation/validation.go`."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,15 +12,15 @@ pytestmark = pytest.mark.anyio
 Make = Callable[..., dict[str, Any]]
 
 
-def changed(body: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
-    """A copy with the value at a dotted path; a number is a list's index, `-` appends to a list."""
+def replaced(body: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
+    """Return a copy with the value at a dotted path. A number is an index of a list; `-` appends to a list."""
     name, _, rest = path.partition(".")
     copy: Any = list(body) if isinstance(body, list) else dict(body)
     key: Any = len(copy) if name == "-" else int(name) if isinstance(copy, list) else name
     if name == "-":
         copy.append(None)
     inner = copy[key] if isinstance(copy, list) else copy.get(key)
-    copy[key] = changed(inner if inner is not None else {}, rest, value) if rest else value
+    copy[key] = replaced(inner if inner is not None else {}, rest, value) if rest else value
     return copy
 
 
@@ -75,11 +75,11 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("path", "value", "words"), CASES)
-async def test_a_pod_that_is_invalid(client: Client, pod: Make, path: str, value: Any, words: str):
-    answer = await client.create("pods", changed(pod(), path, value))
-    assert (answer.status, answer.body["reason"]) == (422, "Invalid")
-    assert words in answer.body["message"]
+@pytest.mark.parametrize(("path", "value", "message"), CASES)
+async def test_invalid_pod_field_is_refused(client: Client, pod: Make, path: str, value: Any, message: str):
+    response = await client.create("pods", replaced(pod(), path, value))
+    assert (response.status, response.body["reason"]) == (422, "Invalid")
+    assert message in response.body["message"]
 
 
 SUB_PATHS = [
@@ -88,28 +88,28 @@ SUB_PATHS = [
 ]
 
 
-@pytest.mark.parametrize(("path", "field", "words"), SUB_PATHS)
-async def test_sub_paths_stay_below_their_volume(client: Client, pod: Make, path: str, field: str, words: str):
-    body = changed(pod(), "spec.volumes", [{"name": "v", "emptyDir": {}}])
-    mounted = changed(body, f"{C}.volumeMounts", [{"name": "v", "mountPath": "/m", "subPath": path}])
-    answer = await client.create("pods", mounted)
-    assert answer.body["message"] == f'Pod "p" is invalid: {field}: Invalid value: "{path}": {words}'
+@pytest.mark.parametrize(("path", "field", "message"), SUB_PATHS)
+async def test_sub_path_outside_its_volume_is_refused(client: Client, pod: Make, path: str, field: str, message: str):
+    body = replaced(pod(), "spec.volumes", [{"name": "v", "emptyDir": {}}])
+    mounted = replaced(body, f"{C}.volumeMounts", [{"name": "v", "mountPath": "/m", "subPath": path}])
+    response = await client.create("pods", mounted)
+    assert response.body["message"] == f'Pod "p" is invalid: {field}: Invalid value: "{path}": {message}'
 
 
-async def test_a_volume_that_is_invalid_cannot_be_mounted_either(client: Client, pod: Make):
-    body = changed(pod(), "spec.volumes", [{"name": "v", "hostPath": {"path": "/a/.."}}])
-    answer = await client.create("pods", changed(body, f"{C}.volumeMounts", [{"name": "v", "mountPath": "/m"}]))
-    assert [cause["field"] for cause in answer.body["details"]["causes"]] == [
+async def test_mount_of_invalid_volume_gets_second_error(client: Client, pod: Make):
+    body = replaced(pod(), "spec.volumes", [{"name": "v", "hostPath": {"path": "/a/.."}}])
+    response = await client.create("pods", replaced(body, f"{C}.volumeMounts", [{"name": "v", "mountPath": "/m"}]))
+    assert [cause["field"] for cause in response.body["details"]["causes"]] == [
         "spec.volumes[0].hostPath.path",
         "spec.containers[0].volumeMounts[0].name",
     ]
 
 
-async def test_all_faults_are_told_at_once(client: Client, pod: Make):
-    body = changed(changed(pod("Bad"), f"{C}.image", ""), "spec.activeDeadlineSeconds", 0)
-    answer = await client.create("pods", body)
-    assert answer.body["message"].startswith('Pod "Bad" is invalid: [metadata.name: ')
-    assert len(answer.body["details"]["causes"]) == 3
+async def test_pod_with_several_errors_gets_all(client: Client, pod: Make):
+    body = replaced(replaced(pod("Bad"), f"{C}.image", ""), "spec.activeDeadlineSeconds", 0)
+    response = await client.create("pods", body)
+    assert response.body["message"].startswith('Pod "Bad" is invalid: [metadata.name: ')
+    assert len(response.body["details"]["causes"]) == 3
 
 
 UNREADABLE = [
@@ -122,10 +122,10 @@ UNREADABLE = [
 
 
 @pytest.mark.parametrize(("path", "value"), UNREADABLE)
-async def test_a_value_of_the_wrong_type_cannot_be_read(client: Client, pod: Make, path: str, value: Any):
-    answer = await client.create("pods", changed(pod(), path, value))
-    assert (answer.status, answer.body["reason"]) == (400, "BadRequest")
-    assert answer.body["message"].startswith('Pod in version "v1" cannot be handled as a Pod: ')
+async def test_value_of_wrong_type_gets_bad_request(client: Client, pod: Make, path: str, value: Any):
+    response = await client.create("pods", replaced(pod(), path, value))
+    assert (response.status, response.body["reason"]) == (400, "BadRequest")
+    assert response.body["message"].startswith('Pod in version "v1" cannot be handled as a Pod: ')
 
 
 SERVICES = [
@@ -143,17 +143,17 @@ SERVICES = [
 ]
 
 
-@pytest.mark.parametrize(("path", "value", "words"), SERVICES)
-async def test_a_service_that_is_invalid(client: Client, service: Make, path: str, value: Any, words: str):
-    answer = await client.create("services", changed(service(), path, value))
-    assert (answer.status, answer.body["reason"]) == (422, "Invalid")
-    assert words in answer.body["message"]
+@pytest.mark.parametrize(("path", "value", "message"), SERVICES)
+async def test_invalid_service_field_is_refused(client: Client, service: Make, path: str, value: Any, message: str):
+    response = await client.create("services", replaced(service(), path, value))
+    assert (response.status, response.body["reason"]) == (422, "Invalid")
+    assert message in response.body["message"]
 
 
-async def test_what_is_not_known_is_dropped(client: Client, pod: Make):
-    answer = await client.create("pods", changed(pod(), "spec.volumez", [{"name": "v"}]))
-    assert answer.status == 201
-    assert "volumez" not in answer.body["spec"]
+async def test_unknown_field_is_dropped(client: Client, pod: Make):
+    response = await client.create("pods", replaced(pod(), "spec.volumez", [{"name": "v"}]))
+    assert response.status == 201
+    assert "volumez" not in response.body["spec"]
 
 
 REFUSED_BODIES = [
@@ -167,24 +167,24 @@ REFUSED_BODIES = [
 ]
 
 
-@pytest.mark.parametrize(("body", "kind", "status", "words"), REFUSED_BODIES, ids=lambda value: str(value)[:20])
-async def test_a_body_that_is_refused(client: Client, body: bytes, kind: str, status: int, words: str):
+@pytest.mark.parametrize(("body", "kind", "status", "message"), REFUSED_BODIES, ids=lambda value: str(value)[:20])
+async def test_invalid_body_is_refused(client: Client, body: bytes, kind: str, status: int, message: str):
     response = await client.http.post(client.path("pods"), content=body, headers={"Content-Type": kind})
     assert response.status_code == status
-    assert words in response.json()["message"]
+    assert message in response.json()["message"]
 
 
 NAMELESS = [("pods", "Pod"), ("services", "Service"), ("namespaces", "Namespace")]
 
 
 @pytest.mark.parametrize(("resource", "kind"), NAMELESS)
-async def test_nothing_without_a_name(client: Client, pod: Make, service: Make, resource: str, kind: str):
-    bodies = {"pods": pod(), "services": changed(service(), "spec.ports.0.nodePort", 80), "namespaces": {}}
-    answer = await client.create(resource, {**bodies[resource], "metadata": {}})
-    assert (answer.status, answer.body["details"]["kind"]) == (422, kind)
+async def test_object_without_name_is_refused(client: Client, pod: Make, service: Make, resource: str, kind: str):
+    bodies = {"pods": pod(), "services": replaced(service(), "spec.ports.0.nodePort", 80), "namespaces": {}}
+    response = await client.create(resource, {**bodies[resource], "metadata": {}})
+    assert (response.status, response.body["details"]["kind"]) == (422, kind)
 
 
-async def test_causes_stand_in_the_order_of_the_fields(client: Client, service: Make):
-    body = changed(changed(service(), "spec.selector", {"a": "b c"}), "metadata.labels", {"a": "b c"})
-    answer = await client.create("services", body)
-    assert [cause["field"] for cause in answer.body["details"]["causes"]] == ["metadata.labels", "spec.selector"]
+async def test_causes_have_order_of_fields(client: Client, service: Make):
+    body = replaced(replaced(service(), "spec.selector", {"a": "b c"}), "metadata.labels", {"a": "b c"})
+    response = await client.create("services", body)
+    assert [cause["field"] for cause in response.body["details"]["causes"]] == ["metadata.labels", "spec.selector"]

@@ -16,6 +16,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     termination_seconds: float = 0.2  # time a container needs to stop; the grace of its Pod limits it
     proxy_seconds: float = 0.0  # delay of kube-proxy for a new Service or a ready Pod; up to 1 s on a real cluster
     garbage_seconds: float = 0.1
+    freshness_seconds: float = 3.0  # a list waits this long for a future version, as on the real server
     bookmark_seconds: float = 60.0  # about the interval of the real watch cache
     history: int = 10000  # changes kept for each kind, from which watches resume
     seed: int | None = None

@@ -11,7 +11,6 @@ from deploy.local.emulator.storage import paging
 from deploy.local.emulator.storage.kinds import Kind
 from deploy.local.emulator.storage.objects import StoredObject
 
-_FRESHNESS_SECONDS = 3.0  # the real server waits this long for a future version
 _POLL_SECONDS = 0.05
 
 
@@ -32,7 +31,7 @@ async def list_objects(cluster: Cluster, info: RequestInfo, query: Query) -> byt
 async def _wait_for_version(cluster: Cluster, version: int) -> None:
     waited_seconds = 0.0
     while version > cluster.store.version:
-        if waited_seconds >= _FRESHNESS_SECONDS:
+        if waited_seconds >= cluster.options.freshness_seconds:
             raise version_too_large(version, cluster.store.version)
         await asyncio.sleep(_POLL_SECONDS)
         waited_seconds += _POLL_SECONDS
