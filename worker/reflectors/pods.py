@@ -13,6 +13,7 @@ from shared.liveness.sync import ClusterSync
 from shared.queue.job import Job, JobKind
 from shared.sandbox.names import service_name
 from shared.sandbox.record import Sandbox
+from shared.sandbox.transitions import touched
 from shared.settings import Settings
 from shared.store.store import Store
 from shared.store.update import Mutate, Precondition, Update
@@ -163,6 +164,8 @@ class PodReflector(Reflector[Pod]):
         for pod in (cached.outcome, cached.pod):
             if pod is not None:
                 record = apply_pod(record, pod, now=now, deadline=deadline, first_seen=cached.first_seen)
+        if record.is_active and not self._had_synced:  # uses since the data set was saved are lost
+            record = touched(record, now)
         return record
 
     async def _match(self, cached: CachedPod, record: Sandbox | None) -> None:

@@ -86,7 +86,7 @@ def url(valkey_url: str) -> Iterator[str]:
     with Redis.from_url(valkey_url) as redis:
         redis.flushall()
         redis.zadd("workers", {"of-the-future": 2e10})
-        redis.set("synced:default", "2e10")
+        redis.set("synced:default", '{"synced_at": "2e10", "dataset_id": "d", "run_id": ""}')
     environment = {
         "REDIS_URL": valkey_url,
         "PROVISIONER_API_KEY": KEY,

@@ -6,11 +6,13 @@ from arq.connections import ArqRedis
 from msgspec.structs import replace
 
 from shared.errors import StoreUnavailable
+from shared.liveness.sync import ClusterSync
 from shared.redis.connection import FAIL_FAST, connect
 from shared.sandbox.record import STALLED_SECONDS, Reason, Sandbox, Status
 from shared.sandbox.transitions import ProvisionedObjects, failed, provisioned, terminating, with_reason
 from shared.store import keys
 from shared.store.store import Store
+from shared.store.update import Precondition
 from tests.conftest import Clock
 from tests.support.records import record_of, settings_of
 from tests.worker.conftest import put, queued, read
@@ -18,6 +20,7 @@ from worker.jobs.cleanup_throttle import CleanupThrottle
 from worker.jobs.sweep import sweep
 
 pytestmark = pytest.mark.anyio
+
 
 ID = "abc"
 RETENTION = 600.0
@@ -143,7 +146,9 @@ async def test_sweep_without_redis_raises(away: Store):
         await run_sweep(away)
 
 
-async def test_sweep_fails_sandbox_that_was_not_ready_in_time(valkey: ArqRedis, store: Store, clock: Clock):
+async def test_sweep_fails_sandbox_that_was_not_ready_in_time(
+    valkey: ArqRedis, store: Store, clock: Clock, sync: ClusterSync, leading: Precondition
+):
     """The record keeps the last cause, and a job removes the objects."""
     stuck = replace(with_reason(provisioned_record(), Reason.UNSCHEDULABLE, "no room"), deadline=clock.now + 300)
     await put(store, stuck)
@@ -151,7 +156,7 @@ async def test_sweep_fails_sandbox_that_was_not_ready_in_time(valkey: ArqRedis, 
     assert await run_sweep(store) == 0
     clock.advance(1)
     assert await run_sweep(store) == 0, "no sync since the deadline: the Pod may be ready"
-    await valkey.set("synced:default", f"{clock.now} dataset")
+    await sync.mark_synced(leading)
     assert await run_sweep(store) == 1
     after = await read(store, ID)
     assert (after.status, after.reason, after.deadline) == (Status.FAILED, Reason.UNSCHEDULABLE, clock.now + RETENTION)

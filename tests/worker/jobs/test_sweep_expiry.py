@@ -13,6 +13,7 @@ from msgspec.structs import replace
 from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
+from shared.liveness.sync import ClusterSync
 from shared.queue.job import Job, JobKind
 from shared.sandbox.record import STALLED_SECONDS, ExpiryCause, Reason, Sandbox, Status
 from shared.sandbox.transitions import (
@@ -30,7 +31,7 @@ from shared.settings import Settings
 from shared.store import indexes, keys
 from shared.store.reader import RECORD_CHUNK
 from shared.store.store import Store
-from shared.store.update import Update
+from shared.store.update import Precondition, Update
 from tests.conftest import Clock
 from tests.support.records import record_of, settings_of
 from tests.worker.conftest import put, queued, read
@@ -40,6 +41,7 @@ from worker.jobs.functions import ARQ_TIMEOUT_SECONDS
 from worker.jobs.sweep import BATCH_SIZE, PROBE_SECONDS, sweep
 
 pytestmark = pytest.mark.anyio
+
 
 ID = "abc"
 SETTINGS = settings_of()
@@ -54,7 +56,9 @@ def running(sandbox_id: str = ID, **fields: Any) -> Sandbox:
 
 
 @pytest.fixture
-def throttle(store: Store) -> CleanupThrottle:
+def throttle(store: Store, sync: ClusterSync) -> CleanupThrottle:
+    """Return a throttle, for a cluster that is synced: otherwise nothing expires."""
+    assert sync
     return CleanupThrottle(store.redis, store.now)
 
 
@@ -195,13 +199,13 @@ async def test_sweep_probes_idle_sandbox_again_only_after_the_time_to_answer(
 
 
 async def test_sweep_of_probed_sandbox_that_was_never_ready_probes_once_and_fails_it(
-    valkey: ArqRedis, store: Store, throttle: CleanupThrottle, clock: Clock
+    valkey: ArqRedis, store: Store, throttle: CleanupThrottle, clock: Clock, sync: ClusterSync, leading: Precondition
 ):
     await put(store, replace(running(idle_timeout=100, deadline=clock.now + 50), status=Status.PENDING, ready=False))
     clock.advance(100)
     assert [await sweep(store, throttle, PROBING), await sweep(store, throttle, PROBING)] == [1, 0]
     assert await queued(valkey) == ["probe_activity:abc:1-0a1b2c3d:2"]
-    await valkey.set("synced:default", f"{clock.now} dataset")
+    await sync.mark_synced(leading)
     assert await sweep(store, throttle, PROBING) == 1
     assert (await read(store, ID)).reason == Reason.PROVISIONING_TIMED_OUT
     assert sorted(await queued(valkey)) == ["probe_activity:abc:1-0a1b2c3d:2", "terminate:abc:1-0a1b2c3d:3"]
@@ -279,11 +283,13 @@ async def count_commands_of_a_sweep(
 
 
 async def test_sweep_of_ten_thousand_expired_sandboxes_writes_each_once_at_a_bounded_cost(
-    valkey: ArqRedis, store: Store, throttle: CleanupThrottle, clock: Clock
+    valkey: ArqRedis, store: Store, throttle: CleanupThrottle, clock: Clock, sync: ClusterSync, leading: Precondition
 ):
     """Reads have a bounded size, so that none blocks Redis. The jobs are spread, and a create overtakes them."""
     of_one = await count_commands_of_a_sweep(valkey, store, throttle, clock, due=1)
     await valkey.flushdb()
+    await valkey.set(*leading)
+    await sync.mark_synced(leading)
     of_many = await count_commands_of_a_sweep(valkey, store, throttle, clock, due=MANY)
     batches, chunks = MANY / BATCH_SIZE, MANY / RECORD_CHUNK
     assert of_many["evalsha"] <= MANY + 2 * batches + 2, "an update a record, and a reservation a batch"
@@ -353,11 +359,13 @@ async def test_sweep_after_an_interrupted_one_does_the_rest(
 
 
 async def test_sweep_of_ten_due_records_costs_the_same_among_many(
-    valkey: ArqRedis, store: Store, throttle: CleanupThrottle, clock: Clock
+    valkey: ArqRedis, store: Store, throttle: CleanupThrottle, clock: Clock, sync: ClusterSync, leading: Precondition
 ):
     await put_all(valkey, (running(f"live-{number}", lifetime=10.0**6) for number in range(100)))
     among_few = await count_commands_of_a_sweep(valkey, store, throttle, clock, due=10)
     await valkey.flushdb()
+    await valkey.set(*leading)
+    await sync.mark_synced(leading)
     await put_all(valkey, (running(f"live-{number}", lifetime=10.0**6) for number in range(LIVE)))
     among_many = await count_commands_of_a_sweep(valkey, store, throttle, clock, due=10)
     assert among_many == among_few
@@ -388,3 +396,17 @@ def test_create_overtakes_clean_ups_that_are_ten_minutes_late():
     now = 1_750_000_000.0
     late = Job(JobKind.TERMINATE, "old", "1-0a1b2c3d", at=now - 600)
     assert Job(JobKind.PROVISION, "new", "1-0a1b2c3d").score(now) < late.score(now)
+
+
+async def test_sweep_on_a_server_that_is_not_synced_expires_nothing(
+    valkey: ArqRedis, store: Store, throttle: CleanupThrottle, clock: Clock, sync: ClusterSync, leading: Precondition
+):
+    """After a restore the record may be older than the last use."""
+    await put(store, running("abc", idle_timeout=10.0))
+    clock.advance(60)
+    await valkey.delete("synced:default")
+    await sweep(store, throttle, SETTINGS)
+    assert (await read(store, "abc")).is_active
+    await sync.mark_synced(leading)
+    await sweep(store, throttle, SETTINGS)
+    assert not (await read(store, "abc")).is_active

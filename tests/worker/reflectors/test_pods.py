@@ -422,6 +422,22 @@ async def test_relist_pod_of_another_incarnation_while_synced_is_removed_by_a_jo
     await kubernetes.until_empty()
 
 
+async def test_relist_after_a_step_back_touches_the_sandboxes_that_live(
+    store: Store, pods: PodReflector, provision: Provision, valkey: ArqRedis, clock: Clock
+):
+    """Uses since the data set was saved are lost. No sandbox in use may expire for that."""
+    record = await provision()
+    clock.advance(5000)
+    await relist(pods)
+    assert (await read(store, ID)).last_used_at == record.last_used_at
+    await valkey.delete("synced:default")
+    await relist(pods)
+    assert (await read(store, ID)).last_used_at == clock.now
+    revision = (await read(store, ID)).revision
+    await relist(pods)
+    assert (await read(store, ID)).revision == revision
+
+
 async def test_relist_record_older_than_its_pod_is_replaced(
     store: Store, pods: PodReflector, provision: Provision, valkey: ArqRedis
 ):
