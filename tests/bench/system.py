@@ -38,10 +38,10 @@ _record = msgspec.json.Decoder(Sandbox).decode
 
 
 class Context(NamedTuple):
-    """What all measurements share.
+    """Options and results that all measurements share.
 
     `n` scales every count of requests. Without `kubeconfig` the cluster is emulated: its statuses can be written, and
-    each call to it takes `call_seconds` longer, whoever calls.
+    each call to the cluster takes `call_seconds` longer.
     """
 
     n: int

@@ -52,7 +52,7 @@ KINDS = ("lost", "doubled", "orphans", "lies", "disagreements")
 
 
 class Report(msgspec.Struct, kw_only=True):
-    """Times are in seconds. `found` holds a line for each violation at rest, and for each lie."""
+    """Times are in seconds. `findings` holds a line for each violation at rest, and for each lie."""
 
     seed: int
     seconds: float = 0.0
@@ -66,7 +66,7 @@ class Report(msgspec.Struct, kw_only=True):
     rests: int = 0
     rest_worst: float = 0.0
     counts: dict[str, int] = {}
-    found: list[str] = []
+    findings: list[str] = []
 
 
 class Soak:
@@ -86,7 +86,7 @@ class Soak:
         async with self._model:
             watch = asyncio.create_task(self._repairs.watch(), name="repairs")
             try:
-                while not self._report.found and (left := started_at + seconds - time.monotonic()) > 0:
+                while not self._report.findings and (left := started_at + seconds - time.monotonic()) > 0:
                     await self._round(min(left, BURST_SECONDS), started_at)
             finally:
                 watch.cancel()
@@ -106,12 +106,12 @@ class Soak:
             group.create_task(self._strike(end))
         burst_end = time.monotonic()
         await self._faults.end_all()
-        self._report.found = await self._model.rest(self._clients)
+        self._report.findings = await self._model.rest(self._clients)
         rest_seconds = time.monotonic() - burst_end
         self._report.rests += 1
         self._report.rest_worst = max(self._report.rest_worst, round(rest_seconds, 2))
         self._print_progress(time.monotonic() - started_at, rest_seconds)
-        if not self._report.found:
+        if not self._report.findings:
             await self._repairs.until_none()
 
     async def _load(self, end: float) -> None:
@@ -170,7 +170,7 @@ class Soak:
         report.answers_checked = model.checked_count
         report.faults = self._repairs.times()
         report.faults_injected = sum(times.faults for times in report.faults.values())
-        counts = Counter(map(_kind, report.found))
+        counts = Counter(map(_kind, report.findings))
         report.counts = {kind: counts[kind] for kind in KINDS}
 
 
@@ -197,7 +197,7 @@ def text(report: Report) -> Iterator[str]:
         yield f"{name:<20}{times.faults:>6}{_seconds(times.median):>10}{_seconds(times.worst):>10}"
     yield ""
     yield ", ".join(f"{kind} {count}" for kind, count in report.counts.items())
-    yield from report.found[:50]
+    yield from report.findings[:50]
 
 
 def _seconds(value: float | None) -> str:
@@ -234,7 +234,7 @@ def main() -> int:
         finally:
             (out / "report.json").write_bytes(msgspec.json.format(msgspec.json.encode(report)))
             print_now(*text(report), sep="\n")
-    return 1 if report.found else 0
+    return 1 if report.findings else 0
 
 
 if __name__ == "__main__":

@@ -31,8 +31,8 @@ FAILING = (
     {"kind": "error", "status": 500, "after": True, "share": 0.1},
     {"kind": "reset", "after": True, "share": 0.05},
 )
-"""Of all calls 30% fail, 10% get a 429 and 5% are cut off. Each share is one of the calls that earlier rules leave.
-The last two rules fail calls after they had their effect."""
+"""Faults of most calls: 30% fail, 10% get a 429, 5% are cut off, and some are slow or fail after they had their effect.
+Each share is a share of the calls that the earlier rules leave."""
 SLOW = {"kind": "delay", "seconds": 0.5, "after": True, "verb": "create"}
 """A delay of creates, so that at each moment some jobs are in the middle of a call."""
 CLOSED = ({"kind": "watch-close", "seconds": 1.0},)

@@ -34,7 +34,7 @@ RECOVERY_SECONDS = 30
 
 
 async def check_under_load(system: System, chaos: AbstractAsyncContextManager[object], thirds: int = THIRDS) -> None:
-    """Run load during the chaos, and check that the system comes to rest after it and told no lie."""
+    """Run load during the chaos, and check that all answers were true and that the system comes to rest."""
     async with Load(system) as load:
         async with chaos:
             await load.churn(thirds, RATE)
