@@ -54,7 +54,7 @@ async def test_synced_precondition_requires_a_mark(store: Store, redis: Redis):
 
 
 async def test_synced_precondition_refuses_a_mark_of_another_server(valkey: ArqRedis, clock: Clock):
-    """The mark came with a restored data set. (fakeredis has no INFO, and cannot tell servers apart.)"""
+    """The mark came with a restored data set. fakeredis has no INFO, and cannot tell servers apart."""
     store = Store(valkey, clock)
     precondition = Precondition("mark", SYNCED)
     info = await valkey.info("server")
