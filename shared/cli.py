@@ -7,6 +7,7 @@ import sys
 from typing import NoReturn
 
 from shared.errors import InvalidSettings
+from shared.setting_warnings import misspelled, without_effect
 from shared.settings import Settings, describe, read_settings
 
 USAGE_ERROR = 2
@@ -40,6 +41,8 @@ def settings_or_exit(*, show: bool) -> Settings:
         settings = read_settings(os.environ)
     except InvalidSettings as error:
         refuse(error)
+    for line in (*misspelled(os.environ), *without_effect(settings)):
+        print(f"Warning: {line}", file=sys.stderr)
     if show:
         print(describe(settings))
         raise SystemExit(0)

@@ -26,14 +26,32 @@ JOB_COUNT = Meta(ge=1, le=1000)
 REQUEST_COUNT = Meta(ge=1)
 PORT = Meta(ge=1, le=65535)
 PORT_OR_NONE = Meta(ge=0, le=65535)
-HOST = pattern(r"^[^\s/]+$", "a host name or IP address, without scheme, path or blanks")
+HOST = pattern(
+    r"^([A-Za-z0-9_][-A-Za-z0-9_.]*|[0-9A-Fa-f]*:[0-9A-Fa-f:]*:[0-9A-Fa-f:.]*)$",
+    "a host name or IP address, without scheme, brackets, port, path or blanks",
+)
+"""An IPv6 address has two colons or more. One colon separates a host from a port."""
 HEADER_VALUE = pattern(r"^[!-~]*$", "printable ASCII characters without blanks, as an HTTP header carries them")
-DNS_LABEL = pattern(
-    r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$",
-    "a DNS label: lowercase letters, digits and `-`, at most 63 characters, no `-` at either end",
+DNS_LABEL_WORDS = "a DNS label: lowercase letters, digits and `-`, at most 63 characters, no `-` at either end"
+DNS_LABEL = pattern(r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$", DNS_LABEL_WORDS)
+NAMESPACE = pattern(
+    r"^(?!kube-(system|public|node-lease)$)[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$",
+    f"{DNS_LABEL_WORDS}; not a namespace of Kubernetes itself",
+)
+CLAIM = pattern(
+    r"^(?=.{1,253}$)[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$",
+    "the name of a PersistentVolumeClaim: lowercase letters, digits, `-` and `.`, at most 253 characters",
 )
 IMAGE = pattern(r"^\S+$", "an image reference without blanks")
 URL_PATH = pattern(r"^(/[^\s]*)?$", "a path that begins with `/` and has no blanks")
+
+
+def spelled(annotated: Any, text: str) -> str:
+    """Return a value of an enum as the enum spells it, and any other text as it is."""
+    kind = annotated.__origin__
+    if not issubclass(kind, StrEnum):
+        return text
+    return next((str(value) for value in kind if value.casefold() == text.casefold()), text)
 
 
 def allowed_values(annotated: Any) -> str:

@@ -15,6 +15,7 @@ import msgspec
 from shared import node_paths
 from shared.errors import InvalidSettings
 from shared.setting_rules import (
+    CLAIM,
     COUNT,
     DNS_LABEL,
     HEADER_VALUE,
@@ -22,6 +23,7 @@ from shared.setting_rules import (
     IMAGE,
     INTERVAL,
     JOB_COUNT,
+    NAMESPACE,
     NOT_NEGATIVE,
     PORT,
     PORT_OR_NONE,
@@ -30,6 +32,7 @@ from shared.setting_rules import (
     URL_PATH,
     allowed_values,
     doc,
+    spelled,
 )
 
 TEMPLATE_FIELDS = frozenset({"user_id", "thread_id"})
@@ -72,7 +75,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     deerflow_compat: A[bool, doc("`true`: answers that today's DeerFlow client needs; it waits for the URL")] = False
     # Cluster
     cluster_name: A[str, DNS_LABEL, doc("name of the cluster in records, leases and metrics")] = "default"
-    k8s_namespace: A[str, DNS_LABEL, doc("namespace of Pods and Services; created if missing")] = "deer-flow"
+    k8s_namespace: A[str, NAMESPACE, doc("namespace of Pods and Services; created if missing")] = "deer-flow"
     kubeconfig_path: A[str, doc("kubeconfig file; if it is missing, the in-cluster configuration is used")] = (
         "/root/.kube/config"
     )
@@ -104,11 +107,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     threads_host_path: A[
         str, doc("absolute path on the node; its `{thread}/user-data` is mounted at `/mnt/user-data`")
     ] = ""
-    skills_pvc_name: A[str, doc("PVC mounted at `/mnt/skills`")] = ""
+    skills_pvc_name: A[str, CLAIM, doc("PVC mounted at `/mnt/skills`")] = ""
     skills_pvc_subpath_template: A[str, doc("subPath in the skills PVC; can contain `{user_id}` and `{thread_id}`")] = (
         ""
     )
-    userdata_pvc_name: A[str, doc("PVC mounted at `/mnt/user-data`")] = ""
+    userdata_pvc_name: A[str, CLAIM, doc("PVC mounted at `/mnt/user-data`")] = ""
     # lark-cli
     lark_cli_init_image: A[str, doc("image of the lark-cli init container")] = ""
     lark_cli_broker_image: A[str, doc("image of the lark-cli broker sidecar")] = ""
@@ -201,7 +204,7 @@ def _value(row: Setting, raw: str, errors: list[str]) -> Any:
     if not raw.strip():
         return row.default
     try:
-        return msgspec.convert(raw.strip(), row.type, strict=False)
+        return msgspec.convert(spelled(row.type, raw.strip()), row.type, strict=False)
     except msgspec.ValidationError:
         given = "…" if row.secret else repr(raw)
         errors.append(f"{row.name}: expected {row.expected}; got {given}. Meaning: {row.description}")

@@ -19,4 +19,5 @@ def service_url(record: Sandbox, node_port: int | None, settings: Settings) -> s
     if settings.sandbox_service_type is ServiceType.CLUSTER_IP:
         name = service_name(record.id, record.incarnation)
         return f"http://{name}.{settings.k8s_namespace}.svc.cluster.local:{settings.sandbox_container_port}"
-    return f"http://{settings.node_host}:{node_port}" if node_port else ""
+    host = f"[{settings.node_host}]" if ":" in settings.node_host else settings.node_host
+    return f"http://{host}:{node_port}" if node_port else ""

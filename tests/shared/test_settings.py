@@ -8,6 +8,7 @@ from shared.errors import InvalidSettings
 from shared.settings import TABLE, Setting, Settings, describe, read_settings
 
 HOST_PATHS = ["SKILLS_HOST_PATH", "DEER_FLOW_HOST_BASE_DIR", "THREADS_HOST_PATH"]
+CLAIMS = ["SKILLS_PVC_NAME", "USERDATA_PVC_NAME"]
 SECRETS = [row.name for row in TABLE if row.secret]
 PATTERNS = {row: meta.pattern for row in TABLE for meta in row.type.__metadata__ if meta.pattern}
 
@@ -84,7 +85,6 @@ def test_default_as_described_is_accepted(row: Setting):
         ("SANDBOX_CONTAINER_PORT", "-1", "from 1"),
         ("SANDBOX_CONTAINER_PORT", "65536", "to 65535"),
         ("SANDBOX_SERVICE_TYPE", "LoadBalancer", "`ClusterIP`"),
-        ("SANDBOX_SERVICE_TYPE", "nodeport", "`NodePort`"),
         ("K8S_TIMEOUT_SECONDS", "0", "a number above 0"),
         ("K8S_TIMEOUT_SECONDS", "nan", "above 0, at most 86400"),
         ("PROVISION_TIMEOUT_SECONDS", "-5", "above 0"),
@@ -94,6 +94,18 @@ def test_default_as_described_is_accepted(row: Setting):
         ("K8S_NAMESPACE", "a" * 64, "at most 63 characters"),
         ("CLUSTER_NAME", "-east", "no `-` at either end"),
         ("LOG_LEVEL", "LOUD", "`WARNING`"),
+        *(
+            ("K8S_NAMESPACE", f"kube-{name}", "not a namespace of Kubernetes")
+            for name in ("system", "public", "node-lease")
+        ),
+        *(("NODE_HOST", host, "without scheme, brackets, port") for host in ("10.0.0.7:80", "node:80", "[fd00::7]")),
+        *(("NODE_HOST", host, "a host name or IP address") for host in ("http://node", "fd00::7%eth0", "-node", "a b")),
+        *(
+            (name, claim, "a PersistentVolumeClaim")
+            for name in CLAIMS
+            for claim in ("Data", "a_b", "-a", "a..b", "a/b")
+        ),
+        *((name, "a" * 254, "at most 253 characters") for name in CLAIMS),
         ("REDIS_URL", "http://localhost", "redis://"),
         ("REDIS_URL", "localhost:6379", "unix://"),
         ("SKILLS_PVC_SUBPATH_TEMPLATE", "{user}", "{user_id}"),
@@ -126,6 +138,15 @@ def test_value_against_the_rules_is_refused_with_name_and_allowed_values(name: s
         ("K8S_TIMEOUT_SECONDS", "2.5", "k8s_timeout_seconds", 2.5),
         ("SWEEP_INTERVAL_SECONDS", "0.1", "sweep_interval_seconds", 0.1),
         ("LOG_LEVEL", "DEBUG", "log_level", "DEBUG"),
+        ("LOG_LEVEL", "warning", "log_level", "WARNING"),
+        ("LOG_FORMAT", "JSON", "log_format", "json"),
+        ("SANDBOX_SERVICE_TYPE", "clusterip", "sandbox_service_type", "ClusterIP"),
+        ("K8S_VERIFY_TLS", "FALSE", "k8s_verify_tls", False),
+        ("PROVISIONER_ALLOW_ANONYMOUS", "True", "provisioner_allow_anonymous", True),
+        ("K8S_NAMESPACE", "kube-systems", "k8s_namespace", None),
+        *(("NODE_HOST", host, "node_host", None) for host in ("10.0.0.7", "Node_1.example", "fd00::7", "::1")),
+        ("WORKER_METRICS_HOST", "::", "worker_metrics_host", None),
+        *((name, "data.team-1", name.lower(), None) for name in CLAIMS),
         (
             "REDIS_URL",
             "rediss://user:word@redis.example:6380/3",

@@ -240,3 +240,26 @@ def test_node_port_url_is_known_once_the_service_has_a_port():
     assert urls.with_url(FIRST, settings) == FIRST
     assert urls.service_url(FIRST, 30123, settings) == "http://10.0.0.7:30123"
     assert urls.service_url(FIRST, None, settings) == ""
+
+
+def test_url_of_a_node_port_on_ipv6_has_brackets():
+    settings = read_settings({"NODE_HOST": "fd00::7"})
+    assert urls.service_url(FIRST, 30123, settings) == "http://[fd00::7]:30123"
+
+
+@pytest.mark.parametrize(
+    ("reason", "expected"),
+    [
+        (Reason.UNSCHEDULABLE, Reason.UNSCHEDULABLE),
+        (Reason.MOUNT_FAILED, Reason.MOUNT_FAILED),
+        (Reason.QUOTA_EXCEEDED, Reason.NONE),
+        (Reason.CLUSTER_UNAVAILABLE, Reason.NONE),
+    ],
+)
+def test_provisioned_clears_only_the_reasons_of_its_own_job(reason: Reason, expected: Reason):
+    """The Pod shows the others, and only the Pod may clear them."""
+    record = replace(FIRST, reason=reason, message="why")
+    objects = ProvisionedObjects("sandbox-abc", "pod", "service", "http://h:1", 30123)
+    after = transitions.provisioned(record, objects, now=NOW)
+    assert (after.reason, after.message) == (expected, "why" if expected else "")
+    assert after.node_port == 30123
