@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from deploy.doctor.context import Context
-from deploy.doctor.findings import Finding, failed, ok, warning
+from deploy.doctor.findings import Finding, failed, ok, unknown, warning
 from deploy.doctor.speed import fastest
 from shared.errors import InvalidSettings
 from worker.kubernetes.errors import NO_ANSWER, KubernetesError
@@ -25,6 +25,7 @@ REQUIRED = {
 OPTIONAL = {"events": ("list", "watch")}
 """Calls that explain why a sandbox is stuck. Sandboxes are created without them."""
 
+_IN_WORKER = "Run the doctor in a worker's Pod too. A Pod of a worker needs the token of its ServiceAccount."
 _UNAUTHORIZED, _FORBIDDEN = 401, 403
 _WRONG_NAME = frozenset({62, 64})
 """OpenSSL's codes X509_V_ERR_HOSTNAME_MISMATCH and X509_V_ERR_IP_ADDRESS_MISMATCH."""
@@ -38,6 +39,8 @@ async def check_connection(context: Context) -> Finding:
         version = await context.cluster.server_version()
         seconds = await fastest(context.cluster.server_version)
     except InvalidSettings as error:
+        if context.in_pod_of_api:
+            return unknown("this Pod has no account in the cluster, which is right for an API", _IN_WORKER)
         return failed(error.detail, "Fix the kubeconfig: `kubectl --kubeconfig … get nodes` must work with it.")
     except KubernetesError as error:
         return _connection_failure(context, error)

@@ -1,6 +1,5 @@
 """The context of a check: the settings, a Redis client and a cluster client."""
 
-import asyncio
 import os
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -14,15 +13,16 @@ from shared.errors import InvalidSettings
 from shared.redis.clock import Clock
 from shared.redis.connection import FAIL_FAST, connect
 from shared.settings import Settings
-from worker.kubernetes.config import PLUGIN_SECONDS, configuration
+from worker.kubernetes.config import configuration
 
 ROOT = Path("/")
 _CONTAINER_FILES = (".dockerenv", "run/.containerenv")
 """Files that Docker and Podman create in each container."""
+_ACCOUNT_TOKEN = "var/run/secrets/kubernetes.io/serviceaccount/token"  # noqa: S105 - a path
 
 
 class Context:
-    """`clock` returns this host's time in seconds since the epoch."""
+    """`clock` returns this host's time in seconds since the epoch. `root` is the root of the file system."""
 
     def __init__(
         self,
@@ -31,13 +31,33 @@ class Context:
         cluster: ClusterInspector | InvalidSettings,
         *,
         clock: Clock,
-        in_container: bool,
+        environment: Mapping[str, str],
+        root: Path,
     ) -> None:
         self.settings = settings
         self.redis = redis
         self.clock = clock
-        self.in_container = in_container
+        self.environment = environment
         self._cluster = cluster
+        self._root = root
+
+    @property
+    def in_container(self) -> bool:
+        """True in a Pod and in a container of Docker or Podman."""
+        return self._in_pod or any((self._root / name).exists() for name in _CONTAINER_FILES)
+
+    @property
+    def in_pod_of_api(self) -> bool:
+        """True in a Pod without the token of a ServiceAccount. Only workers have access to the cluster."""
+        return self._in_pod and not (self._root / _ACCOUNT_TOKEN).exists()
+
+    @property
+    def in_pod_of_worker(self) -> bool:
+        return self._in_pod and (self._root / _ACCOUNT_TOKEN).exists()
+
+    @property
+    def _in_pod(self) -> bool:
+        return "KUBERNETES_SERVICE_HOST" in self.environment
 
     @property
     def cluster(self) -> ClusterInspector:
@@ -55,28 +75,18 @@ class Context:
 async def open_context(
     settings: Settings, *, clock: Clock = time.time, environment: Mapping[str, str] = os.environ, root: Path = ROOT
 ) -> AsyncIterator[Context]:
-    """Open the clients without a request to Redis or the cluster. `root` is the root of the file system."""
+    """Open the clients without a request to Redis or the cluster."""
     async with AsyncExitStack() as stack:
         redis = connect(settings, FAIL_FAST)
         stack.push_async_callback(redis.aclose)
         cluster = await _open_cluster(settings, stack)
-        yield Context(settings, redis, cluster, clock=clock, in_container=is_container(environment, root))
-
-
-def is_container(environment: Mapping[str, str], root: Path) -> bool:
-    """Return True in a Pod and in a container of Docker or Podman."""
-    return "KUBERNETES_SERVICE_HOST" in environment or any((root / name).exists() for name in _CONTAINER_FILES)
+        yield Context(settings, redis, cluster, clock=clock, environment=environment, root=root)
 
 
 async def _open_cluster(settings: Settings, stack: AsyncExitStack) -> ClusterInspector | InvalidSettings:
     try:
-        async with asyncio.timeout(PLUGIN_SECONDS):
-            cluster_configuration = await configuration(settings)
-        cluster = ClusterInspector(cluster_configuration, settings.k8s_namespace, settings.k8s_timeout_seconds)
+        config = await configuration(settings)
     except InvalidSettings as error:
         return error
-    except TimeoutError:
-        return InvalidSettings(f"KUBECONFIG_PATH: the command that fetches a token took more than {PLUGIN_SECONDS:g} s")
-    except OSError as error:  # ssl reads the files when the client is created
-        return InvalidSettings(f"K8S_CA_FILE, or a certificate of the kubeconfig, cannot be read: {error}")
+    cluster = ClusterInspector(config, settings.k8s_namespace, settings.k8s_timeout_seconds)
     return await stack.enter_async_context(cluster)

@@ -4,22 +4,24 @@ from collections.abc import Iterator
 
 from deploy.doctor.context import Context
 from deploy.doctor.findings import Finding, ok, warning
-from shared.settings import Settings
+from shared.setting_warnings import misspelled, without_effect
 
 PATHS = ("skills_host_path", "deer_flow_host_base_dir", "threads_host_path")
 
 
 async def check_settings(context: Context) -> Finding:
-    problems = list(_problems(context.settings))
+    problems = list(_problems(context))
     if not problems:
         return ok("valid")
     detail, advice = ("\n".join(column) for column in zip(*problems, strict=True))
     return warning(detail, advice)
 
 
-def _problems(settings: Settings) -> Iterator[tuple[str, str]]:
-    """Yield a detail and an advice each."""
-    if not settings.provisioner_api_key and not settings.provisioner_allow_anonymous:
+def _problems(context: Context) -> Iterator[tuple[str, str]]:
+    """Yield a detail and an advice each. The secret is mounted into the API's Pods alone, so a worker has no key."""
+    settings = context.settings
+    has_key = settings.provisioner_api_key or settings.provisioner_allow_anonymous
+    if not has_key and not context.in_pod_of_worker:
         yield (
             "no PROVISIONER_API_KEY: an API with these settings refuses every call",
             "Set it for the API. A worker does not need it.",
@@ -31,6 +33,8 @@ def _problems(settings: Settings) -> Iterator[tuple[str, str]]:
             "K8S_VERIFY_TLS=false: any server can pose as the API server",
             "Use K8S_CA_FILE and K8S_TLS_SERVER_NAME instead.",
         )
+    for sentence in misspelled(context.environment):
+        yield sentence, "Correct the name, or unset the variable."
 
 
 async def check_paths(context: Context) -> Finding:
@@ -44,7 +48,7 @@ async def check_paths(context: Context) -> Finding:
             f"mixed styles: {', '.join(windows)} for Windows, {', '.join(posix)} for POSIX",
             "All are paths on the nodes. Write all of them in the style of the nodes' system.",
         )
-    if unused := list(_unused(settings)):
+    if unused := list(without_effect(settings)):
         return warning("\n".join(unused), "Unset the settings without effect.")
     if not settings.userdata_pvc_name and not settings.threads_host_path:
         return warning(
@@ -54,12 +58,3 @@ async def check_paths(context: Context) -> Finding:
     if not paths:
         return ok("no paths: volume claims only")
     return ok(", ".join(f"{name}={path}" for name, path in paths.items()))
-
-
-def _unused(settings: Settings) -> Iterator[str]:
-    if settings.skills_pvc_name and settings.skills_host_path:
-        yield "SKILLS_HOST_PATH has no effect beside SKILLS_PVC_NAME"
-    if settings.userdata_pvc_name and settings.threads_host_path and settings.deer_flow_host_base_dir:
-        yield "THREADS_HOST_PATH has no effect beside USERDATA_PVC_NAME and DEER_FLOW_HOST_BASE_DIR"
-    if settings.skills_pvc_subpath_template and not settings.skills_pvc_name:
-        yield "SKILLS_PVC_SUBPATH_TEMPLATE has no effect without SKILLS_PVC_NAME"

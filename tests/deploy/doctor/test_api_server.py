@@ -47,6 +47,14 @@ async def test_missing_kubeconfig_fails_one_check(run_check: RunCheck, tmp_path:
     assert (result.verdict, result.advice) == (Verdict.UNKNOWN, "See the check `cluster`.")
 
 
+async def test_no_cluster_in_the_pod_of_an_api_is_unknown_by_design(run_check: RunCheck, tmp_path: Path):
+    variables = {"KUBERNETES_SERVICE_HOST": "10.96.0.1"}
+    result = await run_check("cluster", variables=variables, KUBECONFIG_PATH=str(tmp_path / "missing"))
+    assert result.verdict is Verdict.UNKNOWN
+    assert "right for an API" in result.detail
+    assert "in a worker's Pod" in result.advice
+
+
 async def test_ca_file_without_certificate_fails(run_check: RunCheck, tmp_path: Path):
     (tmp_path / "authority.pem").write_text("no certificate")
     result = await run_check("cluster", K8S_CA_FILE=str(tmp_path / "authority.pem"))

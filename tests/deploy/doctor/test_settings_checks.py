@@ -1,5 +1,7 @@
 """Settings that are valid and still need attention."""
 
+from pathlib import Path
+
 import pytest
 
 from deploy.doctor.findings import Verdict
@@ -46,6 +48,33 @@ async def test_valid_settings_with_a_risk_are_a_warning(run_check: RunCheck, che
 async def test_each_of_several_problems_has_its_own_line(run_check: RunCheck):
     result = await run_check("settings", PROVISIONER_API_KEY="", K8S_VERIFY_TLS="false")
     assert len(result.detail.splitlines()) == len(result.advice.splitlines()) == 2
+
+
+def mount_account_token(root: Path) -> None:
+    token = root / "var/run/secrets/kubernetes.io/serviceaccount/token"
+    token.parent.mkdir(parents=True)
+    token.write_text("token")
+
+
+async def test_missing_api_key_in_the_pod_of_a_worker_is_ok(run_check: RunCheck, tmp_path: Path):
+    """Only the API's Pods have the key."""
+    mount_account_token(tmp_path)
+    variables = {"KUBERNETES_SERVICE_HOST": "10.0.0.1"}
+    result = await run_check("settings", variables=variables, root=tmp_path, PROVISIONER_API_KEY="")
+    assert (result.verdict, result.detail) == (Verdict.OK, "valid")
+
+
+async def test_missing_api_key_in_the_pod_of_an_api_is_a_warning(run_check: RunCheck, tmp_path: Path):
+    variables = {"KUBERNETES_SERVICE_HOST": "10.0.0.1"}
+    result = await run_check("settings", variables=variables, root=tmp_path, PROVISIONER_API_KEY="")
+    assert "no PROVISIONER_API_KEY" in result.detail
+
+
+async def test_misspelled_setting_is_a_warning_with_the_nearest_name(run_check: RunCheck):
+    result = await run_check("settings", variables={"MAX_SANDBOX": "5"})
+    assert result.verdict is Verdict.WARNING
+    assert "MAX_SANDBOX has no effect" in result.detail
+    assert "MAX_SANDBOXES" in result.detail
 
 
 async def test_windows_paths_are_ok_if_all_paths_are(run_check: RunCheck):
