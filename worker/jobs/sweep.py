@@ -88,8 +88,8 @@ def update_for_due(
     """Return the update of a record that is due `now`. A clean-up may begin `starts_at`. Pure.
 
     Return None in two cases. The record would expire, but this Redis server is not synced (`synced_at` is 0): the
-    record may be older than the last use. Or the record would fail for not being ready, but no leader has synced the cluster
-    since its deadline: the Pod may be ready.
+    record may be older than the last use. Or the record would fail for not being ready, but no leader has synced the
+    cluster since its deadline: the Pod may be ready.
     """
     cause = _expired_by(record, now)
     if cause is not None and not synced_at:
