@@ -6,7 +6,6 @@ from contextlib import AsyncExitStack, suppress
 from functools import partial
 from typing import Any, cast
 
-import aiohttp
 import structlog
 from arq.typing import WorkerCoroutine
 from arq.worker import Function, func
@@ -95,12 +94,13 @@ async def _open(settings: Settings, name: str, stack: AsyncExitStack, context: d
     await stack.enter_async_context(heartbeat(workers, name, store.set_clock))
     tasks = reflector_tasks(store, sync, watch_client, settings)
     _start(Leader(redis, settings.cluster_name, tasks), stack, context)
-    session = await stack.enter_async_context(aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()))
+    activity_probe = ActivityProbe(store, settings)
+    await stack.enter_async_context(activity_probe.running())
     context.update(
         store=store,
         provisioner=Provisioner(store, sync, workers, job_client, settings),
         throttle=CleanupThrottle(redis, store.now),
-        activity_probe=ActivityProbe(store, settings, session),
+        activity_probe=activity_probe,
         settings=settings,
     )
 

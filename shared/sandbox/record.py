@@ -12,9 +12,10 @@ runs. Jobs, Pod labels and updates name the incarnation, so anything late for an
 """
 
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import msgspec
+from msgspec import Meta
 
 
 class Status(StrEnum):
@@ -52,6 +53,19 @@ class Reason(StrEnum):
     UNSCHEDULABLE = "Unschedulable"
 
 
+JOB_REASONS = frozenset(
+    {
+        Reason.CLUSTER_UNAVAILABLE,
+        Reason.FORBIDDEN,
+        Reason.INVALID,
+        Reason.NODE_PORTS_EXHAUSTED,
+        Reason.QUOTA_EXCEEDED,
+        Reason.UNAUTHORIZED,
+    }
+)
+"""Reasons that a provision job writes, and clears. The Pod and its Events show all others."""
+
+
 class ExpiryCause(StrEnum):
     """Which of the two times of an expiry policy ended."""
 
@@ -81,6 +95,16 @@ ALLOWED_TRANSITIONS: dict[Status, frozenset[Status]] = {
 """Transitions within one incarnation. No status goes back to Pending, and terminal statuses only become Terminating."""
 
 
+MAX_SECONDS = 1e10
+"""Latest time, in seconds since the epoch, and longest duration in a record: the year 2286. A larger number is a
+mistake, such as milliseconds, and from the year 10000 on no date can be made of it."""
+MAX_SPEC_SECONDS = 31_536_000
+"""Longest timeout that a request can ask for: a year."""
+
+Seconds = Annotated[float, Meta(ge=0, le=MAX_SECONDS)]
+"""Checked when a record is read: one impossible time must not break the lists of all records."""
+
+
 class Mount(msgspec.Struct, frozen=True, omit_defaults=True):
     host_path: str
     container_path: str
@@ -95,8 +119,8 @@ class Spec(msgspec.Struct, frozen=True, omit_defaults=True):
     extra_mounts: tuple[Mount, ...] = ()
     provision_lark_cli_runtime: bool = False
     provision_lark_cli_broker: bool = False
-    idle_timeout_seconds: int | None = None
-    lifetime_seconds: int | None = None
+    idle_timeout_seconds: Annotated[int, Meta(ge=1, le=MAX_SPEC_SECONDS)] | None = None
+    lifetime_seconds: Annotated[int, Meta(ge=1, le=MAX_SPEC_SECONDS)] | None = None
 
 
 class Expiry(NamedTuple):
@@ -112,11 +136,11 @@ class Timings(msgspec.Struct, frozen=True, omit_defaults=True):
     `queued` is the end of the wait in the queue: a worker started the job. At `created`, Pod and Service exist.
     """
 
-    queued: float | None = None
-    created: float | None = None
-    scheduled: float | None = None
-    running: float | None = None
-    ready: float | None = None
+    queued: Seconds | None = None
+    created: Seconds | None = None
+    scheduled: Seconds | None = None
+    running: Seconds | None = None
+    ready: Seconds | None = None
 
 
 class Sandbox(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -138,9 +162,9 @@ class Sandbox(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     token: str
     cluster: str
     spec: Spec
-    created_at: float
-    updated_at: float
-    last_used_at: float
+    created_at: Seconds
+    updated_at: Seconds
+    last_used_at: Seconds
     revision: int = 1
     attempt: int = 1
     status: Status = Status.PENDING
@@ -149,14 +173,15 @@ class Sandbox(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     pod_name: str = ""
     pod_uid: str = ""
     service_uid: str = ""
+    node_port: int | None = None
     reason: str = Reason.NONE
     message: str = ""
-    deadline: float | None = None
-    idle_timeout: float = 0.0
-    lifetime: float = 0.0
-    keep_alive_until: float = 0.0
-    probing_until: float | None = None
-    expired_at: float | None = None
+    deadline: Seconds | None = None
+    idle_timeout: Seconds = 0.0
+    lifetime: Seconds = 0.0
+    keep_alive_until: Seconds = 0.0
+    probing_until: Seconds | None = None
+    expired_at: Seconds | None = None
     expired_by: str = ""
     timings: Timings = Timings()
 

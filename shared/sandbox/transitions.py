@@ -6,7 +6,7 @@ import msgspec
 from msgspec.structs import replace
 
 from shared.sandbox.expiry import NEVER_EXPIRES, ExpiryPolicy
-from shared.sandbox.record import ExpiryCause, Reason, Sandbox, Spec, Status
+from shared.sandbox.record import JOB_REASONS, ExpiryCause, Reason, Sandbox, Spec, Status
 
 
 class ProvisionedObjects(msgspec.Struct, frozen=True):
@@ -16,6 +16,7 @@ class ProvisionedObjects(msgspec.Struct, frozen=True):
     pod_uid: str
     service_uid: str
     url: str
+    node_port: int | None = None
 
 
 def new_record(
@@ -60,13 +61,17 @@ def started(record: Sandbox, started_at: float) -> Sandbox:
 
 
 def provisioned(record: Sandbox, objects: ProvisionedObjects, *, now: float) -> Sandbox:
-    """Add Pod, Service and URL. If a lost Service was replaced, the time of the first provisioning stays."""
+    """Add Pod, Service and URL. If a lost Service was replaced, the time of the first provisioning stays.
+
+    A reason that the provision job wrote ends with the job. A reason that the Pod shows stays.
+    """
     timings = replace(record.timings, created=record.timings.created or now)
-    return replace(record, **msgspec.structs.asdict(objects), timings=timings, reason=Reason.NONE, message="")
+    record = replace(record, **msgspec.structs.asdict(objects), timings=timings)
+    return with_reason(record, Reason.NONE, "") if record.reason in JOB_REASONS else record
 
 
 def without_service(record: Sandbox) -> Sandbox:
-    """Remove the lost Service and its URL. A provision job creates another Service."""
+    """Remove the lost Service and its URL. A provision job creates another Service, with the same node port if free."""
     return replace(record, service_uid="", url="")
 
 
@@ -104,6 +109,6 @@ def next_attempt(record: Sandbox) -> Sandbox:
     return replace(record, attempt=record.attempt + 1)
 
 
-def with_reason(record: Sandbox, reason: Reason, message: str) -> Sandbox:
+def with_reason(record: Sandbox, reason: str, message: str) -> Sandbox:
     """Explain why provisioning is retried. The status stays as last seen."""
     return replace(record, reason=reason, message=message)

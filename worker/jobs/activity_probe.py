@@ -1,27 +1,38 @@
-"""The activity probe: requests from an idle sandbox whether it is busy, and ends the sandbox if not."""
+"""The activity probe: requests from an idle sandbox whether it is busy, and ends the sandbox if not.
 
+A sandbox runs untrusted code, and may never answer. So probes run beside the jobs and hold none of their places.
+"""
+
+import asyncio
 import contextlib
+from collections.abc import AsyncIterator
 from datetime import datetime
 from typing import Annotated
 
-import aiohttp
 import msgspec
 import structlog
 from msgspec import Meta
 
+from shared.errors import StoreUnavailable
 from shared.queue.job import Job, JobKind
 from shared.sandbox.record import Sandbox
 from shared.sandbox.transitions import expired, next_attempt, touched
 from shared.settings import Settings
 from shared.store.store import Store
 from shared.store.update import Update
+from worker.jobs.bounded_http import bounded_get
 
 log = structlog.get_logger()
 
 TRIES = 3
 TRY_SECONDS = 3.0
+PAUSE_SECONDS = 5.0
+"""Pause between two tries. All tries take longer than a period of the liveness probe, in which a sandbox may restart."""
 MAX_BYTES = 64 * 1024
-_FAILURES = (aiohttp.ClientError, TimeoutError, OSError, msgspec.MsgspecError, ValueError, RecursionError)
+"""Size of an answer with its headers and interim answers."""
+MAX_PROBES = 100
+"""Probes of one worker at once. Each holds one connection. More of them are delayed."""
+_FAILURES = (TimeoutError, OSError, msgspec.MsgspecError, ValueError, RecursionError)
 
 MIN_MILLISECONDS = 1e11
 """A number as large as this counts milliseconds since the epoch: as seconds, the year would be 5138."""
@@ -54,16 +65,54 @@ def _seconds(time: datetime | float | None) -> float:
 _decode = msgspec.json.Decoder(Activity).decode
 
 
+class TooManyProbes(Exception):
+    """This worker runs MAX_PROBES probes. Try again soon."""
+
+
 class ActivityProbe:
-    """Lives as long as the `session` it is given. `try_seconds` limits each of TRIES requests."""
+    """Probes idle sandboxes while its `running` context is open."""
 
     def __init__(
-        self, store: Store, settings: Settings, session: aiohttp.ClientSession, try_seconds: float = TRY_SECONDS
+        self,
+        store: Store,
+        settings: Settings,
+        *,
+        try_seconds: float = TRY_SECONDS,
+        pause_seconds: float = PAUSE_SECONDS,
     ) -> None:
         self._store = store
         self._path = settings.sandbox_activity_path
-        self._session = session
-        self._timeout = aiohttp.ClientTimeout(total=try_seconds)
+        self._try_seconds = try_seconds
+        self._pause_seconds = pause_seconds
+        self._probes: set[asyncio.Task[None]] = set()
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Cancel the probes at the end. The sweep enqueues them again: each record says when its probe is overdue."""
+        try:
+            yield
+        finally:
+            for probe in self._probes:
+                probe.cancel()
+            await asyncio.gather(*self._probes, return_exceptions=True)
+
+    def start(self, sandbox_id: str, incarnation: str, attempt: int) -> None:
+        """Begin a probe, and return at once.
+
+        Raises:
+            TooManyProbes: try again soon.
+        """
+        if len(self._probes) >= MAX_PROBES:
+            raise TooManyProbes
+        probe = asyncio.create_task(self._run_and_log(sandbox_id, incarnation, attempt))
+        self._probes.add(probe)
+        probe.add_done_callback(self._probes.discard)
+
+    async def _run_and_log(self, sandbox_id: str, incarnation: str, attempt: int) -> None:
+        try:
+            await self.run(sandbox_id, incarnation, attempt)
+        except StoreUnavailable as error:
+            log.warning("activity probe failed; the sweep repeats it", error=str(error))
 
     async def run(self, sandbox_id: str, incarnation: str, attempt: int) -> None:
         """Probe the sandbox and end it, unless it was active recently or was used meanwhile.
@@ -85,25 +134,14 @@ class ActivityProbe:
 
     async def _last_activity(self, url: str) -> float:
         """Return the time of the last activity, seconds since the epoch; 0 if the sandbox gives no answer."""
-        for _ in range(TRIES):
+        for number in range(TRIES):
+            if number:
+                await asyncio.sleep(self._pause_seconds)
             with contextlib.suppress(*_FAILURES):
-                # A sandbox runs untrusted code: following a redirect would let that code choose what a worker calls.
-                async with self._session.get(
-                    url + self._path, timeout=self._timeout, allow_redirects=False
-                ) as response:
-                    if response.status == 200:  # noqa: PLR2004 - OK
-                        return _decode(await _read_body(response)).last(self._store.now())
+                response = await bounded_get(url + self._path, seconds=self._try_seconds, max_bytes=MAX_BYTES)
+                if response.status == 200:  # noqa: PLR2004 - OK
+                    return _decode(response.body).last(self._store.now())
         return 0.0
-
-
-async def _read_body(response: aiohttp.ClientResponse) -> bytes:
-    """Read at most about MAX_BYTES. A longer body fails to parse and counts as no answer."""
-    body = b""
-    async for piece in response.content.iter_any():
-        body += piece
-        if len(body) > MAX_BYTES:
-            break
-    return body
 
 
 def apply_activity(record: Sandbox, last_activity: float, now: float) -> Update:

@@ -4,6 +4,8 @@ Names follow from the incarnation. So a second run of a job, after a crash or be
 has created.
 """
 
+from msgspec.structs import replace
+
 from shared.sandbox.names import is_older_incarnation, object_name, service_name
 from shared.sandbox.record import Reason, Sandbox
 from shared.settings import Settings
@@ -23,7 +25,7 @@ class PodGone(Exception):
         self.uid = uid
 
 
-class PodNameTaken(Exception):
+class NameTaken(Exception):
     """The Pod name of this incarnation belongs to another object. The next incarnation has another name."""
 
 
@@ -39,7 +41,7 @@ class ClusterObjects:
 
         Raises:
             PodGone: the incarnation had its Pod, which is deleted or terminating.
-            PodNameTaken: another object has the name.
+            NameTaken: another object has the name.
             KubernetesError: Kubernetes refuses or fails.
         """
         if record.pod_uid:
@@ -51,13 +53,27 @@ class ClusterObjects:
         if pod is None:
             return await self._create_pod(manifests.pod(record, self._settings))
         if not is_pod_of(pod.metadata, record.id, record.incarnation):
-            raise PodNameTaken(pod.metadata.name)
+            raise NameTaken(pod.metadata.name)
         if pod.is_terminating:
             raise PodGone(pod.metadata.uid)
         return pod
 
     async def ensure_service(self, record: Sandbox, pod: objects.Pod) -> objects.Service:
         """Return the Pod's Service: a new one, or the one that an earlier try created.
+
+        Raises:
+            NameTaken: an object that is no sandbox's has the name.
+            KubernetesError: Kubernetes refuses or fails.
+        """
+        try:
+            return await self._create_or_find_service(record, pod)
+        except KubernetesError as error:
+            if record.node_port is None or not retry.is_node_port_refused(error):
+                raise
+            return await self._create_or_find_service(replace(record, node_port=None), pod)
+
+    async def _create_or_find_service(self, record: Sandbox, pod: objects.Pod) -> objects.Service:
+        """Create the Service, or return the one that exists.
 
         If no node port is free, Kubernetes reports that and not that the name exists. Both errors lead to a look-up.
         """
@@ -71,7 +87,7 @@ class ClusterObjects:
             if service and is_owned_by(service.metadata, pod.metadata):
                 return service
             if service:
-                await self._delete_stale_service(service, record, error)
+                await self._delete_stale_service(service, record)
             return await self._kubernetes.create_service(manifest)
 
     async def has_pod(self, record: Sandbox, uid: str) -> bool:
@@ -136,13 +152,12 @@ class ClusterObjects:
             await self._kubernetes.create_namespace()
             return await self._kubernetes.create_pod(manifest)
 
-    async def _delete_stale_service(self, service: objects.Service, record: Sandbox, error: KubernetesError) -> None:
+    async def _delete_stale_service(self, service: objects.Service, record: Sandbox) -> None:
         """Delete a Service that an earlier Pod of this id left, and that garbage collection has not reached.
 
         Raises:
-            KubernetesError: the Service is no sandbox's. It is left alone, and the message names it.
+            NameTaken: the Service is no sandbox's. It is left alone.
         """
         if service.metadata.labels.get(SANDBOX_ID) != record.id:
-            message = f"{error.message}, and belongs to no sandbox"
-            raise KubernetesError(error.http_status, error.reason, message) from error
+            raise NameTaken(service.metadata.name)
         await self._kubernetes.delete_service(service.metadata.name, service.metadata.uid)

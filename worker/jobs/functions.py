@@ -16,7 +16,7 @@ from shared import logs, metrics
 from shared.errors import StoreUnavailable
 from shared.settings import Settings
 from shared.store.store import Store
-from worker.jobs.activity_probe import ActivityProbe
+from worker.jobs.activity_probe import ActivityProbe, TooManyProbes
 from worker.jobs.cleanup_throttle import CleanupThrottle
 from worker.jobs.provisioner import CleanupPending, ClusterNotSynced, Provisioner
 from worker.jobs.sweep import sweep as sweep_once
@@ -54,8 +54,13 @@ async def terminate(context: dict[Any, Any], sandbox_id: str, incarnation: str, 
 
 
 async def probe_activity(context: dict[Any, Any], sandbox_id: str, incarnation: str, attempt: int) -> None:
+    """Begin a probe, which runs beside the jobs."""
     ctx = cast(Context, context)
-    await _run(ctx, sandbox_id, ctx["activity_probe"].run(sandbox_id, incarnation, attempt))
+    await _run(ctx, sandbox_id, _start_probe(ctx["activity_probe"], sandbox_id, incarnation, attempt))
+
+
+async def _start_probe(probe: ActivityProbe, sandbox_id: str, incarnation: str, attempt: int) -> None:
+    probe.start(sandbox_id, incarnation, attempt)
 
 
 async def sweep(context: dict[Any, Any]) -> None:
@@ -74,7 +79,7 @@ async def _run(context: Context, sandbox_id: str, work: Awaitable[None]) -> None
         try:
             async with asyncio.timeout(JOB_SECONDS):
                 await work
-        except (CleanupPending, ClusterNotSynced):
+        except (CleanupPending, ClusterNotSynced, TooManyProbes):
             raise _retry_in(retry.backoff_seconds(context["job_try"]), context["store"]) from None
         except (KubernetesError, StoreUnavailable, TimeoutError) as error:
             retry_after = error.retry_after if isinstance(error, KubernetesError) else None

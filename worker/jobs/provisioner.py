@@ -13,27 +13,25 @@ from msgspec.structs import replace
 from shared.liveness.sync import ClusterSync
 from shared.liveness.workers import WorkerRegistry
 from shared.queue.job import Job, JobKind
-from shared.sandbox.expiry import ExpiryPolicy
-from shared.sandbox.names import object_name
 from shared.sandbox.record import Reason, Sandbox, Status
 from shared.sandbox.transitions import (
     ProvisionedObjects,
     failed,
-    new_incarnation,
     next_attempt,
     provisioned,
     started,
     with_reason,
 )
-from shared.sandbox.urls import service_url, with_url
+from shared.sandbox.urls import service_url
 from shared.settings import Settings
 from shared.store.store import Store
 from shared.store.update import Mutate, Update
-from worker.jobs.cluster_objects import ClusterObjects, PodGone, PodNameTaken
+from worker.jobs.cluster_objects import ClusterObjects, NameTaken, PodGone
 from worker.kubernetes import retry
 from worker.kubernetes.client import KubernetesClient
 from worker.kubernetes.errors import AlreadyExists, KubernetesError
 from worker.reconcile.pod_status import apply_pod_gone, to_update
+from worker.reconcile.restart import restart
 
 log = structlog.get_logger()
 
@@ -81,7 +79,7 @@ class Provisioner:
             return
         elif record.deadline is not None and started_at >= record.deadline:
             message = f"Not provisioned in time. {record.message}".strip()
-            await self._fail(record, Reason.PROVISIONING_TIMED_OUT, message)
+            await self._fail(record, record.reason or Reason.PROVISIONING_TIMED_OUT, message)
         elif dataset_id is None:
             await self._report_not_synced(record)
             raise ClusterNotSynced
@@ -142,8 +140,8 @@ class Provisioner:
             raise  # created by a call that seemed to fail, or by another attempt: the next try finds the object
         except PodGone as error:
             await self._record_pod_lost(record, error.uid)
-        except PodNameTaken:
-            await self._restart_under_new_name(record)
+        except NameTaken as error:
+            await self._restart_under_new_name(record, str(error))
         except KubernetesError as error:
             await self._handle_api_error(record, started_at, error)
 
@@ -151,7 +149,7 @@ class Provisioner:
         pod = await self._objects.ensure_pod(record)
         service = await self._objects.ensure_service(record, pod)
         url = service_url(record, service.node_port, self._settings)
-        created = ProvisionedObjects(pod.metadata.name, pod.metadata.uid, service.metadata.uid, url)
+        created = ProvisionedObjects(pod.metadata.name, pod.metadata.uid, service.metadata.uid, url, service.node_port)
 
         def mutate(current: Sandbox) -> Update:
             # An Update is written even if another run of this job wrote the same: unwritten means not needed.
@@ -161,6 +159,8 @@ class Provisioner:
         if not result.written and result.record is None and await self._sync.dataset_id() != dataset_id:
             # Redis was emptied meanwhile, and this job holds the only copy of the record.
             result = await self._store.create_or_update(record.id, lambda r: mutate(record) if r is None else None)
+        if not result.written and result.record is not None and await self._sync.dataset_id() != dataset_id:
+            raise ClusterNotSynced  # Redis went back in time: the leader adopts the newer Pod
         if result.written:
             log.info("sandbox provisioned", url=url, pod=pod.metadata.name)
         else:
@@ -195,7 +195,7 @@ class Provisioner:
 
         await self._store.update_cached(record, mutate)
 
-    async def _fail(self, record: Sandbox, reason: Reason, message: str) -> None:
+    async def _fail(self, record: Sandbox, reason: str, message: str) -> None:
         """Write a final failure with its reason, and a job that removes what was created."""
         log.error("provisioning failed", reason=reason, message=message)
 
@@ -206,20 +206,11 @@ class Provisioner:
 
         await self._store.update_cached(record, if_active(mutate))
 
-    async def _restart_under_new_name(self, record: Sandbox) -> None:
-        """Continue with the next incarnation, which keeps the deadline."""
-
-        def mutate(current: Sandbox) -> Update:
-            policy = ExpiryPolicy(current.idle_timeout, current.lifetime)
-            successor = new_incarnation(
-                current, current.spec, now=self._store.now(), deadline=current.deadline, policy=policy
-            )
-            successor = with_url(successor, self._settings)
-            return Update(successor, (Job.of(JobKind.PROVISION, successor),))
-
-        await self._store.update_cached(record, if_active(mutate))
-        log.warning(
-            "pod name taken; continuing with the next incarnation", pod=object_name(record.id, record.incarnation)
+    async def _restart_under_new_name(self, record: Sandbox, name: str) -> None:
+        """Continue with the next incarnation: an object that is no sandbox's has the name of this one's."""
+        log.warning("name taken; continuing with the next incarnation", name=name)
+        await self._store.update_cached(
+            record, if_active(lambda current: restart(current, self._settings, now=self._store.now()))
         )
 
     async def _is_provisioning(self, record: Sandbox) -> bool:

@@ -131,6 +131,7 @@ class ServicePortManifest(_Manifest, frozen=True):
     port: int
     target_port: int
     protocol: str
+    node_port: int | None = None
 
 
 class ServiceSpecManifest(_Manifest, frozen=True):

@@ -42,6 +42,17 @@ def diagnose(pod: Pod) -> Cause | None:
     return _diagnose_phase(pod) or _diagnose_scheduling(pod) or _diagnose_containers(pod)
 
 
+def is_rejected(pod: Pod) -> bool:
+    """Return True if the Pod ended before any container ran, for a cause of its node: another Pod may run.
+
+    The kubelet rejects a Pod that no longer fits its node (`OutOfcpu`, `NodeAffinity`), and a node under pressure or a
+    preempting scheduler may end one that has not started.
+    """
+    statuses = (*pod.status.init_container_statuses, *pod.status.container_statuses)
+    has_run = any(s.restart_count or s.state.running or s.state.terminated or s.last_state.terminated for s in statuses)
+    return pod.status.phase == "Failed" and bool(pod.status.reason) and not has_run
+
+
 def diagnose_event(event: Event) -> Cause | None:
     """Return a cause that the Pod itself does not show. No such cause is permanent: a volume can become available."""
     if event.reason in {"FailedMount", "FailedAttachVolume"}:

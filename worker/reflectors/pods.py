@@ -12,16 +12,21 @@ from shared import metrics
 from shared.liveness.sync import ClusterSync
 from shared.queue.job import Job, JobKind
 from shared.sandbox.names import service_name
-from shared.sandbox.record import Sandbox
+from shared.sandbox.record import Reason, Sandbox
 from shared.sandbox.transitions import touched
 from shared.settings import Settings
 from shared.store.store import Store
 from shared.store.update import Mutate, Precondition, Update
-from worker.kubernetes.client import PODS, SERVICES, KubernetesClient, WatchEvent
+from worker.kubernetes.client import PODS, SERVICES, KubernetesClient, ObjectList, WatchEvent
+from worker.kubernetes.decoding import Unreadable
+from worker.kubernetes.labels import AnnotationUnreadable
 from worker.kubernetes.objects import Pod, Service
+from worker.kubernetes.unreadable import UnreadableLog
 from worker.reconcile import adoption
 from worker.reconcile.adoption import is_record_lost, sandbox_of
+from worker.reconcile.diagnosis import is_rejected
 from worker.reconcile.pod_status import apply_pod, apply_pod_gone, should_write, to_update
+from worker.reconcile.restart import restart
 from worker.reflectors.pod_cache import CachedPod, PodCache
 from worker.reflectors.reflector import Reflector, log_status
 
@@ -55,6 +60,7 @@ class PodReflector(Reflector[Pod]):
         self._cache = cache
         self._unmatched: set[str] = set()
         """uids of Pods that the last relist found without a record of their incarnation."""
+        self._unreadable = UnreadableLog()
         self._had_synced = True
         """False: the present relist follows a loss of the records."""
         self._services: dict[str, Service] | None = None
@@ -69,7 +75,7 @@ class PodReflector(Reflector[Pod]):
         records = await self.records()
         self._had_synced = await self._sync.has_synced()
         pods = await self._kubernetes.list_all(PODS)
-        await self._take_in(pods.items, records)
+        await self._take_in(pods, records)
         if self._unmatched:
             services = await self._kubernetes.list_all(SERVICES)
             self._services = {service.metadata.name: service for service in services.items}
@@ -77,7 +83,8 @@ class PodReflector(Reflector[Pod]):
             await self.settle()
         finally:
             self._services = None
-        await self._report_missing(records, {pod.metadata.uid for pod in pods.items})  # adopted ones are not missing
+        if pods.is_complete:
+            await self._report_missing(records, pods.uids)  # adopted ones are not missing
         await self._sync.mark_synced(self._lease)
         self._had_synced = True
         return pods.resource_version
@@ -108,10 +115,13 @@ class PodReflector(Reflector[Pod]):
             await self._match(cached, record)
         self._unmatched.discard(key)
 
-    async def _take_in(self, pods: list[Pod], records: dict[str, Sandbox]) -> None:
-        """Store the listed Pods, and mark as changed those that differ from their record."""
+    async def _take_in(self, pods: ObjectList[Pod], records: dict[str, Sandbox]) -> None:
+        """Store the listed Pods, and mark as changed those that differ from their record.
+
+        A Pod that cannot be decoded is not missing. Until it can be, its record stays as it is.
+        """
         now = self._store.now()
-        for number, pod in enumerate(pods, 1):
+        for number, pod in enumerate(pods.items, 1):
             cached = self._cache.put(pod, now)
             if cached is None:
                 log.warning("ignoring Pod: labels match, but the name does not", pod=pod.metadata.name)
@@ -119,7 +129,7 @@ class PodReflector(Reflector[Pod]):
                 self._queue.add(cached.uid)
             if number % YIELD_EVERY == 0:
                 await asyncio.sleep(0)
-        for cached in self._cache.mark_missing(pod.metadata.uid for pod in pods):
+        for cached in self._cache.mark_missing(pods.uids) if pods.is_complete else ():
             self._queue.add(cached.uid)
 
     def _differs(self, cached: CachedPod, record: Sandbox | None) -> bool:
@@ -149,6 +159,10 @@ class PodReflector(Reflector[Pod]):
     def _pod_update(self, record: Sandbox, cached: CachedPod) -> Update | None:
         if cached.is_deleted and record.pod_uid not in {"", cached.uid}:
             return None
+        outcome = cached.outcome or cached.pod
+        if is_rejected(outcome) and self._may_restart(record):
+            message = outcome.status.message or outcome.status.reason
+            return restart(record, self._settings, now=self._store.now(), reason=Reason.UNSCHEDULABLE, message=message)
         new = self._apply(record, cached)
         if cached.is_deleted:
             return to_update(
@@ -158,6 +172,10 @@ class PodReflector(Reflector[Pod]):
             self._queue.add_after(cached.uid, self._deferred_seconds)
             return None
         return to_update(record, new)
+
+    def _may_restart(self, record: Sandbox) -> bool:
+        """Return True while the create may still succeed in its time."""
+        return record.is_active and record.deadline is not None and self._store.now() < record.deadline
 
     def _apply(self, record: Sandbox, cached: CachedPod) -> Sandbox:
         now, deadline = self._store.now(), self._retention_end()
@@ -170,9 +188,17 @@ class PodReflector(Reflector[Pod]):
 
     async def _match(self, cached: CachedPod, record: Sandbox | None) -> None:
         """Adopt a Pod whose record is lost. A relist also removes a Pod of an earlier incarnation."""
+        if record is not None and record.incarnation == cached.incarnation:
+            return
+        try:
+            await self._adopt_or_remove(cached, record)
+        except AnnotationUnreadable as error:  # neither adopted nor removed
+            self._unreadable.report(PODS.name, Unreadable(cached.pod.metadata, str(error)))
+
+    async def _adopt_or_remove(self, cached: CachedPod, record: Sandbox | None) -> None:
         if record is None:
             await self._adopt(cached)
-        elif cached.uid in self._unmatched and record.incarnation != cached.incarnation:
+        elif cached.uid in self._unmatched:
             if is_record_lost(record, cached.pod, cached.incarnation, has_synced=self._had_synced):
                 await self._adopt(cached)
             else:

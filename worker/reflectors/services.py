@@ -30,8 +30,8 @@ class ServiceReflector(Reflector[Service]):
         """
         records = await self.records()
         services = await self._kubernetes.list_all(SERVICES)
-        uids = {service.metadata.uid for service in services.items}
-        for record in records.values():
+        uids = services.uids
+        for record in records.values() if services.is_complete else ():
             if record.service_uid and record.service_uid not in uids:
                 self._lose(record.id, record.service_uid)
         await self._remove_legacy_leftovers([s.metadata for s in services.items if _is_unowned_legacy(s.metadata)])
@@ -69,8 +69,9 @@ class ServiceReflector(Reflector[Service]):
         """
         if not services:
             return
-        with_pod = {pod.metadata.labels.get(SANDBOX_ID) for pod in (await self._kubernetes.list_all(PODS)).items}
-        for service in services:
+        pods = await self._kubernetes.list_all(PODS)
+        with_pod = {metadata.labels.get(SANDBOX_ID) for metadata in pods.metadata}
+        for service in services if pods.is_complete else ():
             if service.labels[SANDBOX_ID] not in with_pod:
                 await self._remove(service)
 

@@ -2,11 +2,10 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-import aiohttp
 import pytest
 from aiohttp import web
 from arq.connections import ArqRedis
@@ -24,8 +23,17 @@ from tests.conftest import Clock
 from tests.support.records import NOW, record_of, settings_of
 from tests.support.store import put, remove
 from tests.worker.conftest import queued, read
-from worker.jobs.activity_probe import MAX_BYTES, TRIES, TRY_SECONDS, ActivityProbe, apply_activity
-from worker.jobs.functions import JOB_SECONDS
+from worker.jobs.activity_probe import (
+    MAX_BYTES,
+    MAX_PROBES,
+    PAUSE_SECONDS,
+    TRIES,
+    TRY_SECONDS,
+    ActivityProbe,
+    TooManyProbes,
+    apply_activity,
+)
+from worker.jobs.sweep import PROBE_SECONDS
 
 pytestmark = pytest.mark.anyio
 
@@ -85,8 +93,10 @@ async def sandbox() -> AsyncIterator[ProbedSandbox]:
 
 @asynccontextmanager
 async def open_probe(store: Store, **options: float) -> AsyncIterator[ActivityProbe]:
-    async with aiohttp.ClientSession() as session:
-        yield ActivityProbe(store, settings_of(SANDBOX_ACTIVITY_PATH="/v1/activity?of=agent"), session, **options)
+    settings = settings_of(SANDBOX_ACTIVITY_PATH="/v1/activity?of=agent")
+    probe = ActivityProbe(store, settings, **{"pause_seconds": 0.0, **options})
+    async with probe.running():
+        yield probe
 
 
 @pytest.fixture
@@ -265,7 +275,7 @@ async def test_probe_limits_each_try(sandbox: ProbedSandbox, store: Store, clock
 
 
 def test_probe_tries_fit_into_the_time_of_a_job():
-    assert TRIES * TRY_SECONDS < JOB_SECONDS
+    assert TRIES * TRY_SECONDS + (TRIES - 1) * PAUSE_SECONDS < PROBE_SECONDS
 
 
 async def test_probe_reads_no_more_than_its_limit(
@@ -368,3 +378,72 @@ def test_apply_activity_never_ends_a_sandbox_early(last: float, idle_timeout: in
     if not update.record.is_active:
         assert is_over
         assert len(update.jobs) == 1
+
+
+# Hostile sandboxes
+
+
+@asynccontextmanager
+async def hostile_server(answer: bytes, *, endless: bool) -> AsyncIterator[tuple[str, list[int]]]:
+    """Serve `answer` to every connection, again and again if `endless`. Yields the URL and the bytes sent to each."""
+    sent: list[int] = []
+
+    async def respond(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        sent.append(0)
+        number = len(sent) - 1
+        with suppress(ConnectionError):
+            while True:
+                writer.write(answer)
+                await writer.drain()
+                sent[number] += len(answer)
+                if not endless:
+                    break
+            await asyncio.sleep(3600)
+
+    server = await asyncio.start_server(respond, "127.0.0.1", port := free_port())
+    try:
+        yield f"http://127.0.0.1:{port}", sent
+    finally:
+        server.close()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 100 Continue\r\n\r\n" * 100,
+        b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 1000,
+        b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n" + b"x" * 4096,
+        b"\x00" * 4096,
+    ],
+    ids=["interim answers", "headers", "body", "no HTTP"],
+)
+async def test_probe_of_endless_answer_reads_a_bounded_amount_and_ends_the_sandbox(
+    store: Store, clock: Clock, answer: bytes
+):
+    async with hostile_server(answer, endless=True) as (url, sent), open_probe(store) as probe:
+        await run_probe(probe, await put_idle(store, clock, url))
+        assert len(sent) == TRIES
+        assert max(sent) < 100 * MAX_BYTES  # buffers of the kernel included
+    assert is_ended(await read(store, ID))
+
+
+async def test_probes_of_silent_sandboxes_hold_no_job_and_are_limited(store: Store, clock: Clock):
+    """A job begins the probe and ends. Others of this worker go on."""
+    async with hostile_server(b"", endless=False) as (url, _), open_probe(store, try_seconds=3600.0) as probe:
+        record = await put_idle(store, clock, url)
+        for _ in range(MAX_PROBES):
+            probe.start(record.id, record.incarnation, record.attempt)
+        with pytest.raises(TooManyProbes):
+            probe.start(record.id, record.incarnation, record.attempt)
+    assert (await read(store, ID)).is_active, "a probe that is cancelled ends no sandbox"
+
+
+async def test_tries_of_a_closed_port_are_spread(store: Store, clock: Clock):
+    """A sandbox that restarts answers again within some seconds."""
+    assert (TRIES - 1) * PAUSE_SECONDS >= 10
+    loop = asyncio.get_running_loop()
+    async with open_probe(store, pause_seconds=0.05) as probe:
+        started = loop.time()
+        await run_probe(probe, await put_idle(store, clock, f"http://127.0.0.1:{free_port()}"))
+        assert loop.time() - started >= (TRIES - 1) * 0.05
+    assert is_ended(await read(store, ID))

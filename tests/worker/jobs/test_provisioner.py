@@ -199,7 +199,7 @@ async def test_provision_after_lost_create_does_not_take_another_pod_with_its_na
     await provisioner.provision(ID, INCARNATION, 1)
     successor = await read(store, ID)
     assert (successor.generation, successor.is_provisioned) == (2, False)
-    assert await queued(valkey) == [Job.of(JobKind.PROVISION, successor).id]
+    assert Job.of(JobKind.PROVISION, successor).id in await queued(valkey)
     assert [uid(pod) for pod in await kubernetes.list_objects("pods")] == [uid(other)]
     assert await kubernetes.names("services") == []
 
@@ -214,7 +214,8 @@ async def test_provision_with_taken_pod_name_continues_as_next_incarnation(
     successor = await read(store, ID)
     assert (successor.generation, successor.status, successor.url) == (2, Status.PENDING, "")
     assert successor.spec == ACCEPTED.spec
-    assert await queued(valkey) == [Job.of(JobKind.PROVISION, successor).id]
+    cleanup = f"terminate:{ID}:{INCARNATION}:2"
+    assert set(await queued(valkey)) == {cleanup, Job.of(JobKind.PROVISION, successor).id}
     await provisioner.provision(ID, successor.incarnation, 1)
     assert await kubernetes.names("pods") == [POD, SECOND]
     assert await kubernetes.names("services") == [f"{SECOND}-svc"]
@@ -323,22 +324,52 @@ async def test_provision_replaces_service_of_an_older_pod(
 
 
 @pytest.mark.usefixtures("accepted")
-async def test_provision_with_service_name_taken_fails_and_names_the_service(
-    provisioner: Provisioner, store: Store, kubernetes: Kubernetes
+async def test_provision_with_service_name_taken_continues_with_the_next_incarnation(
+    provisioner: Provisioner, store: Store, kubernetes: Kubernetes, valkey: ArqRedis
 ):
-    """The other Service is left alone."""
+    """The other Service is left alone, and a job removes the Pod of this incarnation."""
     foreign = await kubernetes.create_service(SERVICE, labels={"app": "something-else"})
     await provisioner.provision(ID, INCARNATION, 1)
-    record = await read(store, ID)
-    assert record.status is Status.FAILED
-    assert SERVICE in record.message
-    await provisioner.terminate(ID, INCARNATION, record.attempt)
-    await eventually(lambda: has_no_pods(kubernetes), "the Pod is removed")
-    assert [uid(service) for service in await kubernetes.list_objects("services")] == [uid(foreign)]
+    successor = await read(store, ID)
+    assert (successor.generation, successor.status) == (2, Status.PENDING)
+    assert f"terminate:{ID}:{INCARNATION}:2" in await queued(valkey)
+    await provisioner.provision(ID, successor.incarnation, 1)
+    await provisioner.terminate(ID, INCARNATION, 2)
+    assert (await read(store, ID)).url
+    services = {uid(service) for service in await kubernetes.list_objects("services")}
+    assert uid(foreign) in services
+    assert len(services) == 2
 
 
-async def has_no_pods(kubernetes: Kubernetes) -> bool:
-    return not await kubernetes.list_objects("pods")
+@pytest.mark.usefixtures("accepted")
+async def test_provision_after_a_lost_service_keeps_the_node_port(
+    provisioner: Provisioner, store: Store, cluster: KubernetesClient
+):
+    """The URL stays, so that a client that knows it goes on."""
+    await provisioner.provision(ID, INCARNATION, 1)
+    before = await read(store, ID)
+    await cluster.delete_service(SERVICE, before.service_uid)
+    lost = await put(store, next_attempt(without_service(before)))
+    await provisioner.provision(ID, INCARNATION, lost.attempt)
+    after = await read(store, ID)
+    assert (after.url, after.pod_uid) == (before.url, before.pod_uid)
+    assert after.service_uid != before.service_uid
+
+
+@pytest.mark.usefixtures("accepted")
+async def test_provision_after_a_lost_service_takes_another_node_port_if_that_one_is_taken(
+    provisioner: Provisioner, store: Store, cluster: KubernetesClient, kubernetes: Kubernetes
+):
+    await provisioner.provision(ID, INCARNATION, 1)
+    before = await read(store, ID)
+    await cluster.delete_service(SERVICE, before.service_uid)
+    ports = [{"port": 80, "nodePort": before.node_port}]
+    await kubernetes.create_object("services", "other", spec={"type": "NodePort", "ports": ports})
+    lost = await put(store, next_attempt(without_service(before)))
+    await provisioner.provision(ID, INCARNATION, lost.attempt)
+    after = await read(store, ID)
+    assert after.url
+    assert after.url != before.url
 
 
 async def test_provision_creates_missing_namespace(
@@ -568,7 +599,8 @@ async def test_provision_at_its_deadline_fails_with_the_last_cause(
     clock.advance(1)
     await provisioner.provision(ID, INCARNATION, 1)
     record = await read(store, ID)
-    assert (record.status, record.reason) == (Status.FAILED, Reason.PROVISIONING_TIMED_OUT)
+    assert (record.status, record.reason) == (Status.FAILED, Reason.QUOTA_EXCEEDED)
+    assert "in time" in record.message
     assert "exceeded quota: none" in record.message
     assert await queued(valkey) == [Job.of(JobKind.TERMINATE, record).id]
 
@@ -650,17 +682,20 @@ async def test_provision_with_redis_emptied_meanwhile_writes_its_record_back(
 
 
 @pytest.mark.usefixtures("accepted")
-async def test_provision_with_redis_emptied_and_id_created_again_removes_its_objects(
+async def test_provision_with_redis_emptied_and_id_created_again_leaves_its_pod_to_the_leader(
     provisioner: Provisioner, store: Store, kubernetes: Kubernetes, valkey: ArqRedis
 ):
+    """Only the leader can tell which of the two is newer. It adopts the Pod, or removes it."""
     await kubernetes.set_faults({"kind": "delay", "seconds": 0.3, "verb": "create", "resource": "pods"})
     provisioning = asyncio.create_task(provisioner.provision(ID, INCARNATION, 1))
     await kubernetes.until_fault()
     await valkey.flushall()
     again = await put(store, replace(ACCEPTED, token="ffffffff"))
-    await provisioning
+    with pytest.raises(ClusterNotSynced):
+        await provisioning
     assert await read(store, ID) == again
-    await kubernetes.until_empty()
+    (pod,) = await kubernetes.list_objects("pods")
+    assert "deletionTimestamp" not in pod["metadata"]
 
 
 # Repair

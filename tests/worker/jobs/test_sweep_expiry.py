@@ -359,6 +359,10 @@ async def test_sweep_after_an_interrupted_one_does_the_rest(
 async def test_sweep_of_ten_due_records_costs_the_same_among_many(
     valkey: ArqRedis, store: Store, throttle: CleanupThrottle, clock: Clock, sync: ClusterSync, leading: Precondition
 ):
+    await count_commands_of_a_sweep(valkey, store, throttle, clock, due=10)  # loads the scripts
+    await valkey.flushdb()
+    await valkey.set(*leading)
+    await sync.mark_synced(leading)
     await put_all(valkey, (running(f"live-{number}", lifetime=10.0**6) for number in range(100)))
     among_few = await count_commands_of_a_sweep(valkey, store, throttle, clock, due=10)
     await valkey.flushdb()

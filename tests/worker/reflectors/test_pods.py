@@ -300,6 +300,44 @@ async def test_pod_that_cannot_be_reconciled_backs_off_alone(
     assert tries == 3
 
 
+def rejected(record: Sandbox, version: int = 1, *, has_run: bool = False) -> objects.Pod:
+    """Return the Pod of a record that the kubelet rejected for lack of room."""
+    ended = objects.ContainerStateTerminated(exit_code=1)
+    ran = objects.ContainerStatus(name="sandbox", state=objects.ContainerState(terminated=ended))
+    status = objects.PodStatus(
+        phase="Failed",
+        reason="OutOfcpu",
+        message="Node didn't have enough resource: cpu",
+        container_statuses=(ran,) if has_run else (),
+    )
+    return replace(look(record, version), status=status)
+
+
+async def test_pod_rejected_by_its_node_restarts_as_the_next_incarnation(
+    store: Store, pods: PodReflector, clock: Clock, valkey: ArqRedis
+):
+    """Another Pod may fit. The deadline of the create stays."""
+    deadline = clock.now + 300
+    record = await put(store, record_of(ID, now=clock(), deadline=deadline, pod_uid=f"pod-{ID}", service_uid="s"))
+    await take_in(pods, modified(rejected(record)))
+    successor = await read(store, ID)
+    assert (successor.generation, successor.status, successor.deadline) == (2, Status.PENDING, deadline)
+    assert (successor.reason, "resource" in successor.message) == (Reason.UNSCHEDULABLE, True)
+    jobs = await queued(valkey)
+    assert sorted(jobs) == sorted(
+        [f"terminate:{ID}:{record.incarnation}:2", f"provision:{ID}:{successor.incarnation}:1"]
+    )
+
+
+@pytest.mark.parametrize("case", ["a container ran", "deadline is over", "was ready"])
+async def test_pod_failed_for_another_cause_fails_its_record(store: Store, pods: PodReflector, clock: Clock, case: str):
+    deadline = None if case == "was ready" else clock.now if case == "deadline is over" else clock.now + 300
+    record = await put(store, record_of(ID, now=clock(), deadline=deadline, pod_uid=f"pod-{ID}", service_uid="s"))
+    await take_in(pods, modified(rejected(record, has_run=case == "a container ran")))
+    after = await read(store, ID)
+    assert (after.generation, after.status) == (1, Status.FAILED)
+
+
 async def test_settle_one_pod_failed_raises_after_the_others_are_reconciled(
     store: Store, pods: PodReflector, provision: Provision, cluster: KubernetesClient, kubernetes: Kubernetes
 ):
