@@ -9,6 +9,7 @@ from typing import NoReturn
 from shared.errors import InvalidSettings
 from shared.setting_warnings import misspelled, without_effect
 from shared.settings import Settings, describe, read_settings
+from shared.version import VERSION
 
 USAGE_ERROR = 2
 """Exit code of a process that was started in a wrong way; the same as argparse's."""
@@ -18,6 +19,10 @@ def add_print_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--print-settings", action="store_true", help="print the settings in force, with secrets masked, and exit"
     )
+
+
+def add_version(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--version", action="version", version=VERSION, help="print the version, and exit")
 
 
 def freeze() -> None:

@@ -97,6 +97,7 @@ async def close(worker: QueueWorker) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m worker", description="Run one worker of the sandbox provisioner.")
+    cli.add_version(parser)
     cli.add_print_settings(parser)
     parser.add_argument("--check", action="store_true", help="exit 0 if a worker on this host is alive, else 1")
     parser.add_argument("--ready", action="store_true", help="as --check, and the whole system must be ready")

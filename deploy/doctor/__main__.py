@@ -11,6 +11,7 @@ from deploy.doctor.context import open_context
 from deploy.doctor.findings import failed
 from deploy.doctor.report import as_json, as_table, has_failed
 from deploy.doctor.runner import Result, result, run_checks
+from shared import cli
 from shared.errors import InvalidSettings
 from shared.settings import Settings, read_settings
 
@@ -37,6 +38,7 @@ def diagnose() -> list[Result]:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m deploy.doctor", description=__doc__, epilog=_EPILOG)
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    cli.add_version(parser)
     arguments = parser.parse_args()
     results = diagnose()
     columns = shutil.get_terminal_size((110, 0)).columns

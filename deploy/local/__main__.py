@@ -2,36 +2,65 @@
 
 import argparse
 import asyncio
-import os
-import shlex
 import signal
 import sys
-from collections.abc import Mapping
 from pathlib import Path
+from typing import NoReturn
 
 import httpx
 
 from deploy.local.demo import demo
+from deploy.local.introduction import FORGETFUL, introduction
+from deploy.local.preflight import NotStartable, check, has_records, kept_key
 from deploy.local.processes import ProcessEnded, show, show_nothing
 from deploy.local.stack import Options, Stack
+from shared import cli
+
+MAX_WORKERS = 64
+"""Limit of worker processes on one machine. Each takes 100 MB."""
+MAX_PORT = 65535
+QUIET = frozenset({"valkey", "kubernetes"})
+"""Processes whose output is not shown. Both print addresses and hints that are meant for servers in production."""
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that refuses arguments with one line, without the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(cli.USAGE_ERROR, f"{message}\n")
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m deploy.local",
         description="Start Valkey, an emulated cluster, the API and workers. Ctrl-C stops them all.",
     )
-    parser.add_argument("--workers", type=int, default=2, help="worker processes (default %(default)s)")
+    parser.add_argument("--workers", type=int, default=2, metavar="N", help="worker processes (default %(default)s)")
     parser.add_argument("--kubeconfig", type=Path, help="use this real cluster instead of an emulated one")
-    parser.add_argument("--port", type=int, default=8002, help="port of the API; 0: any free one (default %(default)s)")
-    parser.add_argument("--data", type=Path, help="keep Valkey's append-only file in this directory")
+    parser.add_argument(
+        "--port", type=int, default=8002, metavar="N", help="port of the API; 0: any free one (default %(default)s)"
+    )
+    parser.add_argument("--data", type=Path, help="keep Valkey's data and the API key in this directory")
     parser.add_argument("--demo", action="store_true", help="create, use and delete three sandboxes, then exit")
-    return parser.parse_args()
+    cli.add_version(parser)
+    arguments = parser.parse_args()
+    if not 1 <= arguments.workers <= MAX_WORKERS:
+        parser.error(f"--workers: expected a whole number from 1 to {MAX_WORKERS}; got {arguments.workers}")
+    if not 0 <= arguments.port <= MAX_PORT:
+        parser.error(f"--port: expected a whole number from 0 to {MAX_PORT}; got {arguments.port}")
+    return arguments
+
+
+def show_to_people(name: str, line: str) -> None:
+    if name not in QUIET:
+        show(name, line)
 
 
 async def serve(options: Options, stopped: asyncio.Event) -> int:
     """Run until Ctrl-C, and return 0. If a process ends by itself, stop the others and return 1."""
+    is_forgetful = not options.kubeconfig and has_records(options.data)
     async with Stack(options) as stack:
+        print(f"\n{FORGETFUL}" if is_forgetful else "")
         print(introduction(stack.urls[0], stack.key, stack.settings), flush=True)
         stopping = asyncio.create_task(stopped.wait())
         ending = asyncio.create_task(stack.wait_for_end())
@@ -64,30 +93,6 @@ async def _interrupt(playing: asyncio.Task[int]) -> int:
     return 1
 
 
-def introduction(url: str, key: str, settings: Mapping[str, str]) -> str:
-    """Return the text that `make dev` prints. `settings` are those of a worker."""
-    return f"""
-API      {url}
-API key  {key}
-
-  curl -s -X POST {url}/api/sandboxes -H 'X-API-Key: {key}' -d '{{"sandbox_id": "hello"}}'
-  curl -s {url}/api/sandboxes/hello -H 'X-API-Key: {key}'
-  curl -s -X DELETE {url}/api/sandboxes/hello -H 'X-API-Key: {key}'
-
-If something does not work, run the doctor:
-
-  {doctor_command(settings)}
-
-Ctrl-C stops all processes.
-"""
-
-
-def doctor_command(settings: Mapping[str, str]) -> str:
-    """Return one line for a shell in this directory. Log settings are left out, because the doctor writes no log."""
-    variables = [f"{name}={shlex.quote(value)}" for name, value in settings.items() if not name.startswith("LOG_")]
-    return " ".join([*variables, shlex.quote(os.path.relpath(sys.executable)), "-m deploy.doctor"])
-
-
 async def main() -> int:
     arguments = parse_arguments()
     options = Options(
@@ -95,8 +100,14 @@ async def main() -> int:
         kubeconfig=arguments.kubeconfig,
         port=arguments.port,
         data=arguments.data,
-        show=show,
+        show=show_to_people,
     )
+    try:
+        await check(options._replace(port=0) if arguments.demo else options)
+        options = options._replace(environment=kept_key(arguments.data))
+    except NotStartable as error:
+        print(error, file=sys.stderr)
+        return cli.USAGE_ERROR
     stopped = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)

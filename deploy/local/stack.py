@@ -90,7 +90,7 @@ class Stack:
     async def wait_for_end(self) -> str:
         """Wait until a process ends by itself, and return a description. The stack does not restart processes."""
         process = await self._ended.get()
-        return f"{process.name} (pid {process.pid}) ended by itself with exit code {process.exit_code}"
+        return f"{process.name} (pid {process.pid}) ended by itself{process.ending}"
 
     async def start_valkey(self) -> None:
         """Start Valkey. A second start, after a stop, uses the same port and data."""
@@ -235,7 +235,7 @@ async def wait_until(answers: Callable[[], Awaitable[bool]], process: Process) -
 
 def _require_running(process: Process) -> None:
     if process.exit_code is not None:
-        raise ProcessEnded(f"{process.name} ended with exit code {process.exit_code} before it answered")
+        raise ProcessEnded(f"{process.name} ended before it answered{process.ending}")
 
 
 async def _http_answers(url: str) -> bool:
