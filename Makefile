@@ -9,8 +9,18 @@ SOURCES := api worker shared deploy tests
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
+IS_SUPPORTED := import sys; sys.exit(sys.version_info < (3, 11))
+# A .venv whose Python is too old, or was removed from the system, is made again.
+ifneq ($(wildcard .venv/installed),)
+ifneq ($(shell $(BIN)/python -c '$(IS_SUPPORTED)' >/dev/null 2>&1; echo $$?),0)
+.venv/installed: .FORCE
+.FORCE: ;
+endif
+endif
+
 .venv/installed: requirements-dev.txt
-	$(PYTHON) -m venv .venv
+	@$(PYTHON) -c '$(IS_SUPPORTED)' || { echo "$(PYTHON) must be Python 3.11 or newer. Name another one: make PYTHON=python3.12 …"; exit 2; }
+	[ "$$($(BIN)/python -V 2>&1)" = "$$($(PYTHON) -V 2>&1)" ] || $(PYTHON) -m venv --clear .venv
 	$(BIN)/python -m pip install --quiet "uv==0.13.*" 2>/dev/null || true
 	if [ -x $(BIN)/uv ]; then $(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements-dev.txt; \
 	else $(BIN)/python -m pip install --quiet -r requirements-dev.txt; fi
