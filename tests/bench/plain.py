@@ -18,9 +18,9 @@ from shared.settings import Settings
 from tests.bench.load import UnexpectedStatus
 from tests.bench.wire import Response
 from worker import manifests
-from worker.kubernetes.config import configuration
+from worker.kubernetes.config import ClusterConfig, configuration
+from worker.kubernetes.credentials.renewal import Current
 from worker.kubernetes.http import LINE_BYTES
-from worker.kubernetes.lazy_import import ApiClient, Configuration
 
 CLEAR_SECONDS = 60.0
 """Time limit for the removal of all Pods and Services."""
@@ -50,13 +50,14 @@ class PlainClient:
     """A client with one connection pool, as large as a worker's."""
 
     def __init__(
-        self, session: aiohttp.ClientSession, configuration: Configuration, token: str, settings: Settings
+        self, session: aiohttp.ClientSession, config: ClusterConfig, credentials: Current, settings: Settings
     ) -> None:
         self.settings = settings
         self._session = session
-        self._configuration = configuration
-        self._headers = {"Content-Type": "application/json", "Authorization": token}
-        self._base = f"{configuration.host}/api/v1/namespaces"
+        self._config = config
+        self._tls = credentials.tls
+        self._headers = {"Content-Type": "application/json", **credentials.headers}
+        self._base = f"{config.host}/api/v1/namespaces"
 
     async def create(self, sandbox_id: str) -> str:
         """Create Pod and Service, one after the other, and return the Pod's uid.
@@ -110,7 +111,7 @@ class PlainClient:
         query = {"watch": "true", "resourceVersion": version}
         timeout = aiohttp.ClientTimeout(total=None)
         async with self._session.get(
-            self._url("pods"), params=query, headers=self._headers, timeout=timeout
+            self._url("pods"), params=query, headers=self._headers, ssl=self._tls, timeout=timeout
         ) as response:
             async for line in response.content:
                 yield line
@@ -123,8 +124,10 @@ class PlainClient:
 
     async def _request(self, method: str, url: str, body: bytes, content_type: str = "application/json") -> bytes:
         headers = {**self._headers, "Content-Type": content_type}
-        name = self._configuration.tls_server_name
-        async with self._session.request(method, url, data=body, headers=headers, server_hostname=name) as response:
+        name = self._config.tls_server_name
+        async with self._session.request(
+            method, url, data=body, headers=headers, ssl=self._tls, server_hostname=name
+        ) as response:
             content = await response.read()
             if response.status >= HTTPStatus.BAD_REQUEST:
                 raise UnexpectedStatus(Response(response.status, content))
@@ -137,13 +140,10 @@ class PlainClient:
 @asynccontextmanager
 async def open_plain(settings: Settings) -> AsyncIterator[PlainClient]:
     """Open a client for the namespace of the settings."""
-    kubeconfig = await configuration(settings)
-    async with ApiClient(kubeconfig) as client:
-        token = (await kubeconfig.auth_settings()).get("BearerToken", {}).get("value", "")
-        # The library's own session would look for proxies in the environment at each call, in a thread.
-        pool = client.rest_client.pool_manager.connector
-        async with aiohttp.ClientSession(connector=pool, connector_owner=False, read_bufsize=LINE_BYTES) as session:
-            yield PlainClient(session, kubeconfig, token, settings)
+    config = await configuration(settings)
+    pool = aiohttp.TCPConnector(limit=config.max_connections)
+    async with aiohttp.ClientSession(connector=pool, read_bufsize=LINE_BYTES) as session:
+        yield PlainClient(session, config, await config.credentials.current(), settings)
 
 
 @asynccontextmanager

@@ -1,101 +1,110 @@
-"""Configuration of the Kubernetes client: from a kubeconfig file or, in a Pod, from its service account."""
+"""Configuration of a client of Kubernetes: from kubeconfig files or, in a Pod, from its service account."""
 
 import asyncio
-import ssl
-import time
-from collections.abc import Callable
+import os
 from pathlib import Path
 
-import structlog
+import msgspec
+from msgspec.structs import replace
 
 from shared.errors import InvalidSettings
 from shared.settings import Settings
-from worker.kubernetes.lazy_import import ConfigException, Configuration, load_incluster_config, load_kube_config
+from worker.kubernetes.credentials.access import Access, CredentialsError, Source
+from worker.kubernetes.credentials.in_cluster import InClusterSource
+from worker.kubernetes.credentials.kubeconfig import KubeconfigSource, normalize_server
+from worker.kubernetes.credentials.kubeconfig_files import read_file
+from worker.kubernetes.credentials.renewal import Credentials
+from worker.kubernetes.credentials.tls import check_authority
+from worker.kubernetes.proxies import proxy_for
 
-log = structlog.get_logger()
-
-PLUGIN_SECONDS = 10.0
-"""Maximum run time of a kubeconfig's exec plugin. Requests wait for the plugin."""
-TOKEN_SECONDS = 60.0
-"""Interval between two reads of the token: that of the library for in-cluster tokens. Plugins' tokens live minutes."""
 SPARE_CONNECTIONS = 10
 """Connections beyond one for each job: for the lists, watches and deletes of no job."""
+_DEFAULT_PATH = Settings().kubeconfig_path
 
 
-class TokenRefresher:
-    """Reads the token of a kubeconfig again: an exec plugin renews it, its file changes, or the kubeconfig is replaced.
+class ClusterConfig(msgspec.Struct, frozen=True):
+    """The API server of one cluster, and how to reach it. `host` is its URL without a trailing slash."""
 
-    The library calls the refresher before each request; the refresher reads at most once in TOKEN_SECONDS. If that
-    fails, the old token stays. In a cluster, the library itself reads the token of the service account again.
-    """
-
-    def __init__(self, file: Path, clock: Callable[[], float] = time.monotonic) -> None:
-        self._file = file
-        self._clock = clock
-        self._due = clock() + TOKEN_SECONDS
-
-    async def __call__(self, configuration: Configuration) -> None:
-        if self._clock() < self._due:
-            return
-        self._due = self._clock() + TOKEN_SECONDS
-        fresh = Configuration()
-        try:
-            async with asyncio.timeout(PLUGIN_SECONDS):
-                await load_kube_config(config_file=str(self._file), client_configuration=fresh, persist_config=False)
-        except Exception as error:  # noqa: BLE001 - whatever fails here, the old token may still be valid
-            log.warning("kubeconfig token cannot be refreshed", kubeconfig=str(self._file), error=str(error))
-        else:
-            configuration.api_key.update(fresh.api_key)
+    host: str
+    credentials: Credentials
+    max_connections: int
+    proxy: str | None = None
+    tls_server_name: str | None = None
 
 
-async def configuration(settings: Settings) -> Configuration:
-    """Load the configuration, and apply the settings that override it.
+async def configuration(settings: Settings) -> ClusterConfig:
+    """Read the configuration, and apply the settings that override it.
 
     Raises:
         InvalidSettings: no usable configuration. The message names the setting, and what to do.
     """
-    loaded = Configuration()
-    await _load(settings.kubeconfig_path, loaded)
-    if settings.k8s_api_server:
-        loaded.host = settings.k8s_api_server.rstrip("/")
-    if settings.k8s_ca_file:
-        _check_ca_file(settings.k8s_ca_file)
-        loaded.ssl_ca_cert = settings.k8s_ca_file
-    loaded.verify_ssl = loaded.verify_ssl and settings.k8s_verify_tls
-    loaded.tls_server_name = settings.k8s_tls_server_name or loaded.tls_server_name
-    loaded.connection_pool_maxsize = settings.worker_max_jobs + SPARE_CONNECTIONS
-    return loaded
+    source = _source(settings.kubeconfig_path)
 
+    async def read(renew: bool) -> Access:
+        access = await source.read(renew=renew)
+        return await asyncio.to_thread(_override, access, settings)
 
-def _check_ca_file(file: str) -> None:
     try:
-        ssl.create_default_context(cafile=file)
-    except OSError as error:  # includes ssl.SSLError
+        access = await read(False)
+        credentials = Credentials(read, access)
+    except CredentialsError as error:
+        raise InvalidSettings(f"KUBECONFIG_PATH: {_explain(error, settings, source)}") from error
+    return ClusterConfig(
+        host=access.server,
+        credentials=credentials,
+        max_connections=settings.worker_max_jobs + SPARE_CONNECTIONS,
+        proxy=_proxy(access),
+        tls_server_name=access.tls_server_name or None,
+    )
+
+
+def _explain(error: CredentialsError, settings: Settings, source: Source) -> str:
+    if not isinstance(source, InClusterSource):
+        return str(error)
+    missing = f"{settings.kubeconfig_path} is missing; mount the file or set the variable."
+    return f"{missing} Not in a cluster either: {error}"
+
+
+def _source(path: str) -> Source:
+    """Return the place that `path` names. Only the default path can be missing: it was not asked for.
+
+    A path that was set is never replaced by another cluster.
+    """
+    if path == _DEFAULT_PATH and not os.access(Path(path).expanduser(), os.F_OK):
+        return InClusterSource()
+    return KubeconfigSource(path)
+
+
+def _override(access: Access, settings: Settings) -> Access:
+    """Return the access with what the settings replace."""
+    return replace(
+        access,
+        server=_read_server(settings.k8s_api_server) if settings.k8s_api_server else access.server,
+        authority=_read_authority(settings.k8s_ca_file) if settings.k8s_ca_file else access.authority,
+        verify_tls=access.verify_tls and settings.k8s_verify_tls,
+        tls_server_name=settings.k8s_tls_server_name or access.tls_server_name,
+    )
+
+
+def _read_server(url: str) -> str:
+    try:
+        return normalize_server(url)
+    except CredentialsError as error:
+        raise InvalidSettings(f"K8S_API_SERVER: {error}") from error
+
+
+def _read_authority(file: str) -> bytes:
+    try:
+        content = read_file(Path(file)) or b""
+        check_authority(content)
+    except CredentialsError as error:
         raise InvalidSettings(f"K8S_CA_FILE: expected a PEM file of certificates; got {file!r}: {error}") from error
+    return content
 
 
-async def _load(path: str, target: Configuration) -> None:
+def _proxy(access: Access) -> str | None:
     try:
-        await _read(Path(path).expanduser(), path, target)
-    except InvalidSettings:
-        raise
-    except Exception as error:  # of the library, its YAML parser or the file system
-        raise InvalidSettings(f"KUBECONFIG_PATH: {path} cannot be used: {type(error).__name__}: {error}") from error
-
-
-async def _read(file: Path, path: str, target: Configuration) -> None:
-    if file.is_dir():
-        raise InvalidSettings(
-            f"KUBECONFIG_PATH: expected a file; {path} is a directory. Docker creates a directory if the file to mount "
-            "is missing on the host. Remove the directory and mount the real file."
-        )
-    if file.is_file():
-        await load_kube_config(config_file=str(file), client_configuration=target, persist_config=False)
-        target.refresh_api_key_hook = TokenRefresher(file)
-        return
-    try:
-        load_incluster_config(client_configuration=target)  # type: ignore[no-untyped-call]
-    except ConfigException as error:
-        raise InvalidSettings(
-            f"KUBECONFIG_PATH: {path} is missing; mount the file or set the variable. Not in a cluster either: {error}"
-        ) from error
+        return proxy_for(access.server, access.proxy_url, os.environ)
+    except CredentialsError as error:
+        setting = "KUBECONFIG_PATH: " if access.proxy_url else ""
+        raise InvalidSettings(f"{setting}{error}") from error

@@ -1,4 +1,4 @@
-"""Errors of calls to Kubernetes. The exceptions of aiohttp and the client library stop at `worker.kubernetes.http`."""
+"""Errors of calls to Kubernetes. All exceptions of a request stop at `worker.kubernetes.http`."""
 
 from shared.errors import ProvisionerError
 
@@ -15,7 +15,8 @@ class KubernetesError(ProvisionerError):
 
     `reason` is that of Kubernetes' Status, a constant of this module, or the name of an exception of the connection.
     If `http_status` is `NO_ANSWER`, the call timed out, or its connection was refused or lost. The call may have had
-    its effect. `retry_after` is the server's Retry-After, in seconds.
+    its effect. `retry_after` is the server's Retry-After, in seconds. `is_lasting` is True for a 401 or 403 that this
+    client has met for a while (`worker.kubernetes.denials`).
     """
 
     code = "kubernetes_error"
@@ -26,6 +27,7 @@ class KubernetesError(ProvisionerError):
         self.reason = reason
         self.message = message
         self.retry_after = retry_after
+        self.is_lasting = False
 
     def __str__(self) -> str:
         return f"{self.http_status or 'no answer'} {self.reason}: {self.message}"

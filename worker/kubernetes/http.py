@@ -1,24 +1,24 @@
 """HTTP to the Kubernetes API server. No other module of the worker sends requests to the API server.
 
-The client library supplies TLS, credentials and the connection pool. Every call has a timeout, and every failure is a
-`KubernetesError`.
+Every call has a timeout, and every failure is a `KubernetesError`, whichever exception aiohttp, ssl or asyncio raise.
 """
 
 import asyncio
+import ssl
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
+from typing import NamedTuple
 
 import aiohttp
 import msgspec
-import structlog
 
 from shared import metrics
 from worker.kubernetes import objects, retry
+from worker.kubernetes.config import ClusterConfig
+from worker.kubernetes.credentials.renewal import Current
+from worker.kubernetes.denials import Denials
 from worker.kubernetes.errors import NO_ANSWER, TIMED_OUT, Expired, KubernetesError
-from worker.kubernetes.lazy_import import ApiClient, Configuration
 
 MAX_TRIES = 3
 """Tries of one call before its job is retried later. A restart of the API server, or a lost connection, fails only one
@@ -26,26 +26,40 @@ or two."""
 LINE_BYTES = 2 * 1024 * 1024
 """Maximum length of a line of a watch. A line holds a whole object, and etcd limits an object to 1.5 MiB."""
 
-log = structlog.get_logger()
+_UNAUTHORIZED = 401
+_JSON = {"Content-Type": "application/json", "Accept": "application/json"}
 
 Query = Mapping[str, str]
 _decode_status = msgspec.json.Decoder(objects.ApiStatus).decode
 
 
-class KubernetesHTTP:
-    """A session with one API server, whose URL is `host`. Paths begin with a slash. The owner closes the session."""
+class _Request(NamedTuple):
+    method: str
+    path: str
+    body: bytes | None
+    query: Query | None
+    timeout: aiohttp.ClientTimeout
 
-    def __init__(self, configuration: Configuration, timeout: float) -> None:
-        self._client = ApiClient(configuration)
-        self._session = _session(self._client)
-        self._configuration = configuration
-        self._proxy = configuration.proxy or _proxy_for(configuration.host)
+
+class KubernetesHTTP:
+    """A session with one API server, whose URL is `host`. Paths begin with a slash. The owner closes the session.
+
+    `clock` measures how long the API server refuses the credentials or a right.
+    """
+
+    def __init__(self, config: ClusterConfig, timeout: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._config = config
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=config.max_connections),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            read_bufsize=LINE_BYTES,
+        )
         self._timeout = aiohttp.ClientTimeout(total=timeout)
-        self.host = str(configuration.host)
+        self._denials = Denials(clock)
+        self.host = config.host
 
     async def close(self) -> None:
         await self._session.close()
-        await self._client.close()
 
     async def call(self, method: str, path: str, *, body: bytes | None = None, query: Query | None = None) -> bytes:
         """Return the body of the answer. A transient error is retried within a second, MAX_TRIES times in all.
@@ -93,46 +107,83 @@ class KubernetesHTTP:
         query: Query | None = None,
         timeout: aiohttp.ClientTimeout | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """Send a request once. The answer can be read inside the context.
+        """Send a request. The answer can be read inside the context.
+
+        After a 401, or if TLS fails, the credentials are read again, and the request is repeated once.
 
         Raises:
             KubernetesError: the call failed.
         """
-        call = _CallMetrics(method, path, query)
+        request = _Request(method, path, body, query, timeout or self._timeout)
         try:
-            async with self._session.request(
-                method,
-                f"{self.host}{path}",
-                data=body,
-                params=query,
-                headers=await self._headers(),
-                timeout=timeout or self._timeout,
-                proxy=self._proxy,
-                server_hostname=self._configuration.tls_server_name,
-            ) as response:
-                call.finish(response.status)
-                if response.status >= 400:  # noqa: PLR2004 - errors begin here
-                    raise to_error(await _read_status(response), response.headers.get("Retry-After"))
+            async with await self._send_or_renew(request) as response:
                 yield response
+        except KubernetesError:
+            raise
         except TimeoutError as error:
-            call.finish(NO_ANSWER)
             raise KubernetesError(NO_ANSWER, TIMED_OUT, "the API server did not answer in time") from error
-        except (aiohttp.ClientError, OSError) as error:
-            call.finish(NO_ANSWER)
+        except Exception as error:
             raise KubernetesError(NO_ANSWER, type(error).__name__, str(error)) from error
 
-    async def _headers(self) -> dict[str, str]:
-        """Return the headers with the current token. The library's hook reads a rotated token."""
-        headers = {"Content-Type": "application/json", "Accept": "application/json"}
-        token = (await self._configuration.auth_settings()).get("BearerToken")
-        if token and token["value"]:
-            headers["Authorization"] = token["value"]
-        return headers
+    async def _send_or_renew(self, request: _Request) -> aiohttp.ClientResponse:
+        credentials = await self._config.credentials.current()
+        try:
+            return await self._send(request, credentials)
+        except Exception as error:
+            if not _can_be_renewed(error):
+                raise
+        await self._config.credentials.renew(credentials)
+        return await self._send(request, await self._config.credentials.current())
+
+    async def _send(self, request: _Request, credentials: Current) -> aiohttp.ClientResponse:
+        call = _CallMetrics(request)
+        headers = credentials.headers.copy()
+        headers.update(_JSON)
+        try:
+            response = await self._session.request(
+                request.method,
+                f"{self.host}{request.path}",
+                data=request.body,
+                params=request.query,
+                headers=headers,
+                timeout=request.timeout,
+                proxy=self._config.proxy,
+                ssl=credentials.tls,
+                server_hostname=self._config.tls_server_name,
+            )
+        except Exception:
+            call.finish(NO_ANSWER)
+            raise
+        call.finish(response.status)
+        if response.status >= 400:  # noqa: PLR2004 - errors begin here
+            async with response:
+                error = to_error(await _read_status(response), response.headers.get("Retry-After"))
+            error.is_lasting = self._judge(call, error)
+            raise error
+        self._judge(call, None)
+        return response
+
+    def _judge(self, call: "_CallMetrics", error: KubernetesError | None) -> bool:
+        """Note whether the credentials and this kind of call are refused. Return True if that has lasted."""
+        if error is not None and error.http_status == _UNAUTHORIZED:
+            return self._denials.refuse("credentials")
+        self._denials.accept("credentials")
+        if error is not None and retry.is_denied(error):
+            return self._denials.refuse(call.name)
+        self._denials.accept(call.name)
+        return False
+
+
+def _can_be_renewed(error: Exception) -> bool:
+    """Return True if other credentials can help: the API server refuses the present ones, or TLS does."""
+    if isinstance(error, KubernetesError):
+        return error.http_status == _UNAUTHORIZED
+    return isinstance(error, aiohttp.ClientSSLError) or isinstance(error.__cause__, ssl.SSLError)
 
 
 def to_error(status: objects.ApiStatus, retry_after: str | None = None) -> KubernetesError:
     kind = Expired if status.code == 410 else KubernetesError  # noqa: PLR2004 - Gone
-    seconds = float(retry_after) if retry_after and retry_after.isdigit() else None
+    seconds = float(retry_after) if retry_after and retry_after.isdecimal() else None
     return kind(status.code, status.reason, status.message, seconds)
 
 
@@ -141,49 +192,26 @@ async def _read_status(response: aiohttp.ClientResponse) -> objects.ApiStatus:
     raw = await response.read()
     try:
         status = _decode_status(raw)
-    except msgspec.DecodeError:
+    except (ValueError, RecursionError):
         status = objects.ApiStatus(message=raw[:200].decode(errors="replace"))
     return msgspec.structs.replace(status, code=response.status)
 
 
-def _session(client: ApiClient) -> aiohttp.ClientSession:
-    """Open a session on the library's connection pool, which has its TLS context.
-
-    The library's own session would read the environment's proxy and `.netrc` in a thread at each request, and parse
-    the cookies of each answer.
-    """
-    pool: aiohttp.BaseConnector | None = client.rest_client.pool_manager.connector
-    jar = aiohttp.DummyCookieJar()
-    return aiohttp.ClientSession(connector=pool, connector_owner=False, cookie_jar=jar, read_bufsize=LINE_BYTES)
-
-
-def _proxy_for(server: str | None) -> str | None:
-    """Return the proxy of the environment (`HTTPS_PROXY`, `NO_PROXY` and others) for this server.
-
-    Aiohttp requires that the proxy itself is reached over plain HTTP.
-    """
-    url = urlsplit(server or "")
-    proxy = None if proxy_bypass(url.hostname or "") else getproxies().get(url.scheme)
-    if proxy and not proxy.startswith("http:"):
-        log.warning("proxy ignored: its URL does not begin with http:", proxy=urlsplit(proxy).hostname)
-        return None
-    return proxy
-
-
 class _CallMetrics:
-    """Metrics of one call, counted once: at its status line or its failure, whichever is first."""
+    """Kind and metrics of one call. It is counted at its status line or its failure."""
 
-    def __init__(self, method: str, path: str, query: Query | None) -> None:
-        parts = path.partition("/namespaces")[2].split("/")  # "", namespace, resource, name
+    def __init__(self, request: _Request) -> None:
+        parts = request.path.partition("/namespaces")[2].split("/")  # "", namespace, resource, name
         self._resource = parts[2] if len(parts) > 2 else "namespaces"  # noqa: PLR2004 - as above
         has_name = len(parts) > 3  # noqa: PLR2004 - as above
-        get_verb = "watch" if query and "watch" in query else "get" if has_name else "list"
-        self._verb = {"POST": "create", "DELETE": "delete"}.get(method, get_verb)
-        self._started: float | None = time.perf_counter()
+        get_verb = "watch" if request.query and "watch" in request.query else "get" if has_name else "list"
+        self._verb = {"POST": "create", "DELETE": "delete"}.get(request.method, get_verb)
+        self._started = time.perf_counter()
+
+    @property
+    def name(self) -> str:
+        return f"{self._verb} {self._resource}"
 
     def finish(self, status: int) -> None:
-        if self._started is None:
-            return
         metrics.KUBERNETES.labels(self._verb, self._resource, str(status or "none")).inc()
         metrics.KUBERNETES_SECONDS.labels(self._verb, self._resource).observe(time.perf_counter() - self._started)
-        self._started = None

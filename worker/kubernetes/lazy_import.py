@@ -54,9 +54,9 @@ class _Finder(MetaPathFinder):
 _finder = _Finder()
 sys.meta_path.insert(0, _finder)
 try:
-    from kubernetes_asyncio.client import ApiClient, Configuration
-    from kubernetes_asyncio.config import ConfigException, load_incluster_config, load_kube_config
+    from kubernetes_asyncio.client import Configuration
+    from kubernetes_asyncio.config import ConfigException, load_incluster_config
 finally:
     sys.meta_path.remove(_finder)
 
-__all__ = ["ApiClient", "ConfigException", "Configuration", "load_incluster_config", "load_kube_config"]
+__all__ = ["ConfigException", "Configuration", "load_incluster_config"]

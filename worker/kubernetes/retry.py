@@ -1,7 +1,9 @@
 """Retry rules: which Kubernetes errors are temporary, which are permanent, and how long to wait between attempts.
 
 Temporary: no answer, 408, 429, 5xx, a conflict of two writers, a full quota or node-port range.
-Permanent, because the same request fails again: 400, 401, 403, 404, 422, and a name that exists already.
+Permanent, because the same request fails again: 400, 404, 422, and a name that exists already.
+401 and 403 are temporary at first, because tokens and Roles are replaced while requests go on, and permanent if they
+last. The 403 of an admission rule is permanent at once: the rule judges the object.
 """
 
 import random
@@ -15,9 +17,12 @@ CAP_SECONDS = 10.0
 
 _RETRYABLE = frozenset({NO_ANSWER, 408, 429})
 _TRANSIENT = frozenset({NO_ANSWER, 500, 502, 503})
+_UNAUTHORIZED = 401
 _FORBIDDEN = 403
 _CONFLICT = 409
 _SERVER_ERROR = 500
+_ADMISSION = ("violates PodSecurity", "denied the request", "denied request")
+"""Parts of messages of Pod Security, of admission webhooks and of admission policies."""
 
 
 def is_retryable(error: KubernetesError) -> bool:
@@ -25,7 +30,17 @@ def is_retryable(error: KubernetesError) -> bool:
     if error.http_status == _CONFLICT:
         # "Conflict": two writers met, for example at a quota's count. A name that exists has "AlreadyExists".
         return error.reason == "Conflict"
+    if is_denied(error):
+        return not error.is_lasting
     return error.http_status in _RETRYABLE or error.http_status >= _SERVER_ERROR or _is_temporarily_forbidden(error)
+
+
+def is_denied(error: KubernetesError) -> bool:
+    """Return True if the API server does not accept the credentials, or refuses a right to them."""
+    if error.http_status != _FORBIDDEN:
+        return error.http_status == _UNAUTHORIZED
+    is_of_admission = any(part in error.message for part in _ADMISSION)
+    return not is_of_admission and not _is_temporarily_forbidden(error)
 
 
 def is_transient(error: KubernetesError) -> bool:
@@ -41,9 +56,14 @@ def reason_for(error: KubernetesError) -> Reason:
         return Reason.QUOTA_EXCEEDED
     if "nodePort" in error.message and "range is full" in error.message:
         return Reason.NODE_PORTS_EXHAUSTED
-    if is_retryable(error):
+    if is_retryable(error) and not is_denied(error):
         return Reason.CLUSTER_UNAVAILABLE
     return {401: Reason.UNAUTHORIZED, 403: Reason.FORBIDDEN}.get(error.http_status, Reason.INVALID)
+
+
+def is_node_port_refused(error: KubernetesError) -> bool:
+    """Return True if the node port that a Service asks for is taken, or not in the cluster's range."""
+    return "nodePort" in error.message and ("already allocated" in error.message or "valid range" in error.message)
 
 
 def backoff_seconds(attempt: int, retry_after: float | None = None) -> float:
