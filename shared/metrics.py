@@ -89,6 +89,13 @@ WATCHES = Counter(
     ["resource", "reason"],
     registry=REGISTRY,
 )
+UNREADABLE = Counter(
+    "deerflow_unreadable_objects",
+    "Objects of the cluster that a worker could not decode, and skipped, in lists and watches. Another program wrote "
+    "them; the worker's log names them.",
+    ["resource"],
+    registry=REGISTRY,
+)
 LEASE = Gauge(
     "deerflow_lease_held",
     "1 if this worker is the leader, else 0. Exactly one worker is the leader.",
@@ -135,6 +142,8 @@ def prepare(process: str) -> None:
         JOBS.labels(work, outcome)
     for code in sorted(_CODES):
         REFUSALS.labels(code)
+    for resource in _WATCHED:
+        UNREADABLE.labels(resource)
     for resource, reason in product(_WATCHED, _RESTARTS):
         WATCHES.labels(resource, reason)
 

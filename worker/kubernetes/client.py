@@ -4,19 +4,22 @@ Requests are `worker.kubernetes.manifest_types`, answers `worker.kubernetes.obje
 models cost milliseconds each. Every failure is a `KubernetesError`.
 """
 
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+import time
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from types import TracebackType
-from typing import Generic, NamedTuple, Self, TypeVar
+from typing import Generic, NamedTuple, Self
 
 import msgspec
 
 from worker.kubernetes import manifest_types, objects
-from worker.kubernetes.errors import NO_ANSWER, NOT_KUBERNETES, AlreadyExists, KubernetesError, NamespaceMissing
+from worker.kubernetes.config import ClusterConfig
+from worker.kubernetes.decoding import Page, Unreadable, decoder, object_decoder, read_frame, read_page, require_uid
+from worker.kubernetes.errors import AlreadyExists, KubernetesError, NamespaceMissing
 from worker.kubernetes.http import KubernetesHTTP, to_error
 from worker.kubernetes.labels import SANDBOX_ID, SELECTOR
-from worker.kubernetes.lazy_import import Configuration
-from worker.kubernetes.objects import Kind
+from worker.kubernetes.objects import Kind, ObjectMeta
+from worker.kubernetes.unreadable import UnreadableLog
 
 PAGE = "500"
 """Maximum number of objects in one answer of a list; the chunk size of kubectl."""
@@ -25,28 +28,10 @@ WATCH_SECONDS = 10
 WATCH_SILENCE_SECONDS = WATCH_SECONDS + 5
 """Maximum silence of a watch before the client gives it up."""
 
-T = TypeVar("T")
 _encode = msgspec.json.Encoder().encode
-
-
-def _decoder(kind: type[T]) -> Callable[[bytes | msgspec.Raw], T]:
-    """Return a function that decodes one type. Text of another shape, such as a proxy's page, counts as no answer."""
-    decode = msgspec.json.Decoder(kind).decode
-
-    def decode_or_raise(raw: bytes | msgspec.Raw) -> T:
-        try:
-            return decode(raw)
-        except msgspec.DecodeError as error:
-            message = f"the answer is not from Kubernetes: {error}"
-            raise KubernetesError(NO_ANSWER, NOT_KUBERNETES, message) from error
-
-    return decode_or_raise
-
-
-_decode_frame = _decoder(objects.WatchFrame)
-_decode_status = _decoder(objects.ApiStatus)
-_decode_pod = _decoder(objects.Pod)
-_decode_service = _decoder(objects.Service)
+_decode_status = decoder(objects.ApiStatus)
+_decode_pod = decoder(objects.Pod)
+_decode_service = decoder(objects.Service)
 
 
 class WatchEvent(NamedTuple, Generic[Kind]):
@@ -57,10 +42,26 @@ class WatchEvent(NamedTuple, Generic[Kind]):
 
 
 class ObjectList(NamedTuple, Generic[Kind]):
-    """All objects of a resource at `resource_version`."""
+    """All objects of a resource at `resource_version`: those in `items`, and the unreadable ones."""
 
     items: list[Kind]
+    unreadable: list[Unreadable]
     resource_version: str
+
+    @property
+    def uids(self) -> set[str]:
+        """The uids of all objects, as far as they can be read."""
+        return {metadata.uid for metadata in self.metadata}
+
+    @property
+    def metadata(self) -> list[ObjectMeta]:
+        """The metadata of all objects, as far as they can be read."""
+        return [item.metadata for item in self.items] + [item.metadata for item in self.unreadable]
+
+    @property
+    def is_complete(self) -> bool:
+        """False if an object is in the cluster whose uid is not in `uids`: then no object can be called missing."""
+        return all(item.metadata.uid for item in self.unreadable)
 
 
 class Resource(NamedTuple, Generic[Kind]):
@@ -68,42 +69,28 @@ class Resource(NamedTuple, Generic[Kind]):
 
     name: str
     query: Mapping[str, str]
-    decode_page: Callable[[bytes], objects.ListPage[Kind]]
-    decode: Callable[[msgspec.Raw], Kind]
+    kind: type[Kind]
+    decode: Callable[[bytes | msgspec.Raw], Kind | Unreadable]
 
 
 _BY_LABEL = {"labelSelector": SELECTOR}
-PODS = Resource("pods", _BY_LABEL, _decoder(objects.ListPage[objects.Pod]), _decode_pod)
-SERVICES = Resource("services", _BY_LABEL, _decoder(objects.ListPage[objects.Service]), _decode_service)
-EVENTS = Resource(
-    "events",
-    {"fieldSelector": "involvedObject.kind=Pod"},  # Events have no labels
-    _decoder(objects.ListPage[objects.Event]),
-    _decoder(objects.Event),
-)
-
-
-def _decode_lines(
-    resource: Resource[Kind], lines: Sequence[bytes]
-) -> tuple[list[WatchEvent[Kind]], KubernetesError | None]:
-    """Return the events before the first bad line, and its error. A bad line is an ERROR or cannot be decoded."""
-    events: list[WatchEvent[Kind]] = []
-    try:
-        for line in lines:
-            frame = _decode_frame(line)
-            if frame.type == "ERROR":
-                raise to_error(_decode_status(frame.object))
-            events.append(WatchEvent(frame.type, resource.decode(frame.object)))
-    except KubernetesError as error:
-        return events, error
-    return events, None
+_OF_PODS = {"fieldSelector": "involvedObject.kind=Pod"}  # Events have no labels
+PODS = Resource("pods", _BY_LABEL, objects.Pod, object_decoder(objects.Pod))
+SERVICES = Resource("services", _BY_LABEL, objects.Service, object_decoder(objects.Service))
+EVENTS = Resource("events", _OF_PODS, objects.Event, object_decoder(objects.Event))
 
 
 class KubernetesClient:
-    """Client of one cluster for one namespace. Close the client, or use the client as an async context manager."""
+    """Client of one cluster for one namespace. Close the client, or use the client as an async context manager.
 
-    def __init__(self, configuration: Configuration, namespace: str, timeout: float) -> None:
-        self._server = KubernetesHTTP(configuration, timeout)
+    `clock` measures how long the API server refuses the credentials or a right.
+    """
+
+    def __init__(
+        self, config: ClusterConfig, namespace: str, timeout: float, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._server = KubernetesHTTP(config, timeout, clock)
+        self._unreadable = UnreadableLog()
         self._namespace = namespace
         self._base = f"/api/v1/namespaces/{namespace}"
 
@@ -170,12 +157,14 @@ class KubernetesClient:
             Expired: the list took longer than the API server keeps that version.
         """
         items: list[Kind] = []
+        unreadable: list[Unreadable] = []
         query = {**resource.query, "limit": PAGE}
         while True:
-            page = resource.decode_page(await self._server.call("GET", f"{self._base}/{resource.name}", query=query))
+            page = await self._read_page(resource, query)
             items += page.items
+            unreadable += page.unreadable
             if not page.metadata.continue_:
-                return ObjectList(items, page.metadata.resource_version)
+                return ObjectList(items, unreadable, page.metadata.resource_version)
             query["continue"] = page.metadata.continue_
 
     async def pods_of(self, sandbox_id: str) -> list[objects.Pod]:
@@ -185,8 +174,7 @@ class KubernetesClient:
 
     async def version(self, resource: Resource[Kind]) -> str:
         """Return the current resourceVersion, without the objects."""
-        raw = await self._server.call("GET", f"{self._base}/{resource.name}", query={**resource.query, "limit": "1"})
-        return resource.decode_page(raw).metadata.resource_version
+        return (await self._read_page(resource, {**resource.query, "limit": "1"})).metadata.resource_version
 
     async def watch(
         self, resource: Resource[Kind], resource_version: str
@@ -208,11 +196,45 @@ class KubernetesClient:
         path = f"{self._base}/{resource.name}"
         async with aclosing(self._server.lines(path, query=query, silence=WATCH_SILENCE_SECONDS)) as stream:
             async for lines in stream:
-                events, error = _decode_lines(resource, lines)
+                events, error = self._decode_lines(resource, lines)
                 if events:
                     yield events
                 if error is not None:
                     raise error
+
+    async def _read_page(self, resource: Resource[Kind], query: Mapping[str, str]) -> Page[Kind]:
+        raw = await self._server.call("GET", f"{self._base}/{resource.name}", query=query)
+        page = read_page(raw, resource.decode)
+        for item in page.unreadable:
+            self._unreadable.report(resource.name, item)
+        return page
+
+    def _decode_lines(
+        self, resource: Resource[Kind], lines: Sequence[bytes]
+    ) -> tuple[list[WatchEvent[Kind]], KubernetesError | None]:
+        """Return the events before the first ERROR or line of another program, and that line's error."""
+        events: list[WatchEvent[Kind]] = []
+        try:
+            for line in lines:
+                frame = read_frame(line)
+                if frame.type == "ERROR":
+                    raise to_error(_decode_status(frame.object))
+                events += self._event(resource, frame)
+        except KubernetesError as error:
+            return events, error
+        return events, None
+
+    def _event(self, resource: Resource[Kind], frame: objects.WatchFrame) -> Iterator[WatchEvent[Kind]]:
+        """Yield the event. An unreadable object is skipped, but its deletion is not, if its uid can be read."""
+        decoded = resource.decode(frame.object)
+        if frame.type != "BOOKMARK":
+            decoded = require_uid(decoded)
+        if isinstance(decoded, Unreadable):
+            self._unreadable.report(resource.name, decoded)
+            if frame.type != "DELETED" or not decoded.metadata.uid:
+                return
+            decoded = resource.kind(metadata=decoded.metadata)
+        yield WatchEvent(frame.type, decoded)
 
     async def _create(self, resource: str, body: bytes) -> bytes:
         try:

@@ -3,6 +3,7 @@
 import msgspec
 
 from shared.sandbox.record import Sandbox, Spec
+from shared.sandbox.request import TEXT_RULES
 from worker.kubernetes.objects import ObjectMeta
 
 APP = "deer-flow-sandbox"
@@ -83,12 +84,29 @@ class Origin(msgspec.Struct, frozen=True, omit_defaults=True):
     created_at: float
 
 
+class AnnotationUnreadable(Exception):
+    """The annotation is nested more deeply than any text of this service or of a person: the Pod is left alone."""
+
+
 def origin(pod: ObjectMeta) -> Origin | None:
-    """Return None if the annotation is missing or cannot be decoded."""
+    """Return None if the annotation is missing, or is not as this service writes it.
+
+    Raises:
+        AnnotationUnreadable: the annotation must have been made to break its readers.
+    """
     try:
-        return msgspec.json.decode(pod.annotations.get(RECORD, ""), type=Origin)
-    except msgspec.DecodeError:
+        found = msgspec.json.decode(pod.annotations.get(RECORD, ""), type=Origin)
+    except RecursionError as error:
+        raise AnnotationUnreadable(f"the annotation {RECORD} is nested too deeply") from error
+    except ValueError:
         return None
+    return found if _is_valid(found.spec) else None
+
+
+def _is_valid(spec: Spec) -> bool:
+    """Return True if the texts of a spec keep the rules of a request. The decoder has checked the numbers."""
+    texts = {field: getattr(spec, field) for field in ("user_id", "thread_id")}
+    return all(text is None or TEXT_RULES[field].accepts(text) for field, text in texts.items())
 
 
 def annotations(record: Sandbox) -> dict[str, str]:

@@ -5,12 +5,15 @@ Field names are those of Kubernetes in snake case. Kubernetes' times are whole s
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Generic, TypeVar
+from typing import Annotated, TypeVar
 
 import msgspec
 
 STUCK_SECONDS = 60.0
 """Time after a Pod's deletion timestamp after which the deletion counts as stuck. A healthy kubelet needs seconds."""
+
+
+Time = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
 class _Object(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -25,8 +28,8 @@ class ObjectMeta(_Object, frozen=True):
     name: str = ""
     uid: str = ""
     resource_version: str = ""
-    creation_timestamp: datetime | None = None
-    deletion_timestamp: datetime | None = None
+    creation_timestamp: Time | None = None
+    deletion_timestamp: Time | None = None
     labels: Mapping[str, str] = {}
     annotations: Mapping[str, str] = {}
     owner_references: tuple[OwnerReference, ...] = ()
@@ -37,7 +40,7 @@ class Condition(_Object, frozen=True):
     status: str
     reason: str = ""
     message: str = ""
-    last_transition_time: datetime | None = None
+    last_transition_time: Time | None = None
 
 
 class ContainerStateWaiting(_Object, frozen=True):
@@ -171,9 +174,11 @@ class ListMeta(_Object, frozen=True):
     continue_: str = msgspec.field(default="", name="continue")
 
 
-class ListPage(_Object, Generic[Kind], frozen=True):
+class ListPage(_Object, frozen=True):
+    """Page of a list. Each object is decoded on its own."""
+
     metadata: ListMeta
-    items: tuple[Kind, ...]
+    items: tuple[msgspec.Raw, ...]
 
 
 class ApiStatus(_Object, frozen=True):

@@ -7,7 +7,7 @@ from msgspec.structs import replace
 from shared.queue.job import Job, JobKind
 from shared.sandbox.expiry import expiry_policy
 from shared.sandbox.names import object_name
-from shared.sandbox.record import Sandbox, Spec, Status, Timings
+from shared.sandbox.record import MAX_SECONDS, Sandbox, Spec, Status, Timings
 from shared.sandbox.request import SANDBOX_ID as SANDBOX_ID_RULE
 from shared.sandbox.urls import service_url, with_url
 from shared.settings import Settings
@@ -15,6 +15,11 @@ from shared.store.update import Update
 from worker.kubernetes.labels import SANDBOX_ID, incarnation_of, is_owned_by, origin
 from worker.kubernetes.objects import Pod, Service
 from worker.reconcile.pod_status import apply_pod
+
+EARLIEST_SECONDS = 1_500_000_000.0
+"""Earliest time of a create that is believed, in seconds since the epoch: 2017. No sandbox is older."""
+CLOCK_TOLERANCE_SECONDS = 86_400.0
+"""Maximum time by which a create can seem later than the creation of its Pod. The two times are of two clocks."""
 
 _INCARNATION = re.compile(r"[1-9][0-9]{0,8}-[0-9a-z-]{1,16}")
 
@@ -43,7 +48,7 @@ def adopt(pod: Pod, service: Service | None, settings: Settings, now: float) -> 
     sandbox_id, incarnation = sandbox_of(pod) or ("", "")
     generation, _, token = incarnation.partition("-")
     annotation = origin(pod.metadata)
-    created_at = annotation.created_at if annotation else _creation_time(pod, now)
+    created_at = _created_at(pod, now) if annotation else min(now, _created_at(pod, now))
     spec = annotation.spec if annotation else Spec()
     policy = expiry_policy(spec, settings)
     record = Sandbox(
@@ -88,22 +93,36 @@ def is_record_lost(record: Sandbox | None, pod: Pod, incarnation: str, *, has_sy
 
 def requested_at(pod: Pod) -> float:
     """Return when the Pod's incarnation was accepted, seconds since the epoch; 0 if the Pod does not tell."""
-    annotation = origin(pod.metadata)
-    return annotation.created_at if annotation else _creation_time(pod, 0.0)
+    return _created_at(pod, 0.0)
 
 
-def _creation_time(pod: Pod, now: float) -> float:
+def _created_at(pod: Pod, default: float) -> float:
+    """Return the time in the Pod's annotation or, if that cannot be right, the Pod's own creation time.
+
+    An impossible time would make the sandbox expire at once, replace a record in use, or make a record unreadable.
+    """
     timestamp = pod.metadata.creation_timestamp
-    return timestamp.timestamp() if timestamp else now
+    pod_created_at = _in_range(timestamp.timestamp()) if timestamp else None
+    annotation = origin(pod.metadata)
+    latest = min(MAX_SECONDS, (pod_created_at or MAX_SECONDS) + CLOCK_TOLERANCE_SECONDS)
+    if annotation is not None and EARLIEST_SECONDS <= annotation.created_at <= latest:
+        return annotation.created_at
+    return pod_created_at or default
+
+
+def _in_range(seconds: float | None) -> float | None:
+    """Return a time that a record can hold. Everybody who may write a Pod's status can write other times there."""
+    return seconds if seconds and 0 < seconds <= MAX_SECONDS else None
 
 
 def _with_service(record: Sandbox, pod: Pod, service: Service | None, settings: Settings) -> Sandbox:
     if service is None or not is_owned_by(service.metadata, pod.metadata):
         return with_url(record, settings)
-    return replace(record, service_uid=service.metadata.uid, url=service_url(record, service.node_port, settings))
+    url = service_url(record, service.node_port, settings)
+    return replace(record, service_uid=service.metadata.uid, url=url, node_port=service.node_port)
 
 
 def _timings(pod: Pod) -> Timings:
     """Return the times of the Pod's conditions. No condition tells when the Pod was Running, so Ready stands for it."""
-    ready = pod.condition_since("Ready") or None
-    return Timings(scheduled=pod.condition_since("PodScheduled") or None, running=ready, ready=ready)
+    ready = _in_range(pod.condition_since("Ready"))
+    return Timings(scheduled=_in_range(pod.condition_since("PodScheduled")), running=ready, ready=ready)
