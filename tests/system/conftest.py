@@ -1,5 +1,6 @@
 """Systems of real processes: the local stack on the emulated cluster, or on the real one that TEST_KUBECONFIG names."""
 
+import asyncio
 import os
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -17,6 +18,7 @@ from deploy.local.stack import Options, Stack
 from shared.store import keys
 from tests.support.emulator import SYSTEM_TESTS, node_address
 from tests.support.eventually import eventually
+from tests.support.real_cluster import NotUsable, get_when_reachable, node_host
 from worker.kubernetes.labels import SANDBOX_ID, SELECTOR
 
 REAL = os.environ.get("TEST_KUBECONFIG")
@@ -34,6 +36,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if REAL and not item.get_closest_marker("cluster"):
             item.add_marker(pytest.mark.skip(reason="needs the emulator's faults"))
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """End before the first test if the real cluster cannot be used. Each test would fail after minutes."""
+    if REAL and any(item.get_closest_marker("cluster") for item in session.items):
+        try:
+            os.environ["NODE_HOST"] = asyncio.run(node_host(Path(REAL), os.environ.get("NODE_HOST")))
+        except NotUsable as error:
+            pytest.exit(str(error), returncode=2)
 
 
 class System:
@@ -78,8 +89,7 @@ class System:
 
     async def fetch(self, url: str) -> dict[str, Any]:
         """Return the body of the sandbox at this URL; empty if the body is no JSON."""
-        async with httpx.AsyncClient(timeout=10) as outside:
-            response = await outside.get(f"{url}/v1/sandbox")
+        response = await get_when_reachable(f"{url}/v1/sandbox", seconds=SECONDS if REAL else 0.0)
         assert response.status_code == 200, response.text
         if "json" not in response.headers.get("Content-Type", ""):
             return {}
@@ -168,32 +178,21 @@ async def start(tmp_path: Path, worker_id: str) -> AsyncIterator[Start]:
                 data=tmp_path / secrets.token_hex(2),
                 emulator=("--node-address", address, *emulator),
                 valkey=valkey,
-                environment=await _environment(address, environment),
+                environment=_environment(address, environment),
             )
             return await exit_stack.enter_async_context(open_system(options))
 
         yield start_system
 
 
-async def _environment(address: str, extra: dict[str, str]) -> dict[str, str]:
+def _environment(address: str, extra: dict[str, str]) -> dict[str, str]:
     return {
         "K8S_NAMESPACE": f"deer-flow-test-{secrets.token_hex(4)}",
-        "NODE_HOST": await _real_node() if REAL else address,
+        "NODE_HOST": os.environ["NODE_HOST"] if REAL else address,
         "LOG_FORMAT": "json",
         "SWEEP_INTERVAL_SECONDS": str(SWEEP_SECONDS),
         **extra,
     }
-
-
-async def _real_node() -> str:
-    """Return the address of the real cluster's node ports: NODE_HOST, or the first node's own address."""
-    if host := os.environ.get("NODE_HOST"):
-        return host
-    configuration = client.Configuration()
-    await config.load_kube_config(config_file=REAL, client_configuration=configuration)
-    async with client.ApiClient(configuration) as kubernetes:
-        nodes = await client.CoreV1Api(kubernetes).list_node()
-    return str(next(a.address for a in nodes.items[0].status.addresses if a.type == "InternalIP"))
 
 
 @asynccontextmanager
