@@ -38,6 +38,7 @@ class Lease:
         self._renew = load_script(redis, __file__, "renew.lua", prelude=SERVER_ID)
         self._keys = [self._name, keys.renewals(cluster), keys.synced(cluster)]
         self._renewals = -1
+        self._renewed_at = 0.0
         self._run_id: bytes | None = None
 
     @property
@@ -68,16 +69,17 @@ class Lease:
             "token": self.precondition.value,
             "lease_ms": int(LEASE_SECONDS * 1000),
             "renewals": self._renewals,
+            "renewed_at": self._renewed_at,
         }
         with translate_redis_errors():
-            verdict, renewals, run_id = await self._renew(self._keys, request)
+            verdict, renewals, run_id, renewed_at = await self._renew(self._keys, request)
         if verdict == b"rolled back":
             raise DatasetChanged(f"Redis went back from renewal {self._renewals} to {renewals}")
         if self._run_id not in {None, run_id}:
             raise DatasetChanged("Redis was restarted, restored or replaced")
         if verdict == b"lost":
             raise LeaseLost(self._name)
-        self._renewals, self._run_id = renewals, run_id
+        self._renewals, self._run_id, self._renewed_at = renewals, run_id, float(renewed_at)
 
     async def release(self) -> None:
         """Give up the lease, so that the next holder need not wait. If Redis does not answer, the lease expires."""

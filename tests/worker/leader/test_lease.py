@@ -181,6 +181,23 @@ async def test_renew_after_step_back_raises_dataset_changed_and_removes_the_sync
     assert not await sync.has_synced()
 
 
+async def test_renew_after_redis_was_emptied_keeps_the_synced_mark_of_the_next_leader(valkey: ArqRedis):
+    """The next leader has compared records and cluster since. Without its mark the API would answer 503."""
+    former = await held(valkey)
+    await former.renew()
+    await former.renew()
+    await valkey.flushall()
+    successor = await held(valkey)
+    await successor.renew()
+    store = Store(valkey)
+    await store.set_clock()
+    sync = ClusterSync(valkey, store.now, "default")
+    await sync.mark_synced(successor.precondition)
+    with pytest.raises(DatasetChanged):
+        await former.renew()
+    assert await sync.has_synced()
+
+
 async def test_renew_takes_over_the_count_of_earlier_holders(valkey: ArqRedis):
     first = await held(valkey)
     await first.renew()
