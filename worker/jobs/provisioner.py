@@ -13,6 +13,7 @@ from msgspec.structs import replace
 from shared.liveness.sync import ClusterSync
 from shared.liveness.workers import WorkerRegistry
 from shared.queue.job import Job, JobKind
+from shared.sandbox.names import is_older_incarnation
 from shared.sandbox.record import Reason, Sandbox, Status
 from shared.sandbox.transitions import (
     ProvisionedObjects,
@@ -156,8 +157,8 @@ class Provisioner:
             return Update(provisioned(started(current, started_at), created, now=self._store.now()))
 
         result = await self._store.update_cached(record, if_active(mutate))
-        if not result.written and result.record is None and await self._sync.dataset_id() != dataset_id:
-            # Redis was emptied meanwhile, and this job holds the only copy of the record.
+        if not result.written and result.record is None and await self._is_record_lost(record, dataset_id):
+            # This job holds the only copy of the record.
             result = await self._store.create_or_update(record.id, lambda r: mutate(record) if r is None else None)
         if not result.written and result.record is not None and await self._sync.dataset_id() != dataset_id:
             raise ClusterNotSynced  # Redis went back in time: the leader adopts the newer Pod
@@ -167,6 +168,13 @@ class Provisioner:
             # The record was deleted or replaced meanwhile. If this worker dies here, the job's next try removes them.
             log.info("sandbox not needed any more; removing its objects", pod=pod.metadata.name)
             await self._objects.delete(record.id, record.incarnation)
+
+    async def _is_record_lost(self, record: Sandbox, dataset_id: str) -> bool:
+        """Return True if Redis lost the missing record since this job began. A delete leaves a tombstone instead."""
+        if await self._sync.dataset_id() == dataset_id:
+            return False
+        tombstone = await self._store.tombstone(record.id)
+        return tombstone is None or is_older_incarnation(tombstone.incarnation, record)
 
     async def _handle_api_error(self, record: Sandbox, started_at: float, error: KubernetesError) -> None:
         """Fail the record if the error is permanent. Otherwise write the reason and raise the error again."""

@@ -682,6 +682,39 @@ async def test_provision_with_redis_emptied_meanwhile_writes_its_record_back(
 
 
 @pytest.mark.usefixtures("accepted")
+async def test_provision_of_deleted_record_with_redis_restarted_meanwhile_leaves_nothing_behind(
+    provisioner: Provisioner, store: Store, kubernetes: Kubernetes, valkey: ArqRedis
+):
+    """A restart makes the synced mark invalid. The tombstone shows that the record was deleted and not lost."""
+    await kubernetes.set_faults({"kind": "delay", "seconds": 0.3, "verb": "create", "resource": "services"})
+    provisioning = asyncio.create_task(provisioner.provision(ID, INCARNATION, 1))
+    await kubernetes.until_fault()
+    await store.create_or_update(ID, lambda record: Update(None) if record else None)
+    await valkey.delete(keys.synced("default"))
+    await provisioning
+    assert await store.get(ID) is None
+    await kubernetes.until_empty()
+
+
+async def test_provision_with_redis_gone_back_before_its_create_writes_its_record_back(
+    provisioner: Provisioner, store: Store, kubernetes: Kubernetes, valkey: ArqRedis
+):
+    """The tombstone is of an older incarnation. So the record was lost and not deleted."""
+    await put(store, ACCEPTED)
+    await store.create_or_update(ID, lambda record: Update(None) if record else None)
+    tombstone = await valkey.get(keys.tombstone(ID))
+    assert tombstone is not None
+    second = await put(store, new_incarnation(ACCEPTED, ACCEPTED.spec, now=ACCEPTED.created_at))
+    await kubernetes.set_faults({"kind": "delay", "seconds": 0.3, "verb": "create", "resource": "services"})
+    provisioning = asyncio.create_task(provisioner.provision(ID, second.incarnation, 1))
+    await kubernetes.until_fault()
+    await valkey.flushall()
+    await valkey.set(keys.tombstone(ID), tombstone)
+    await provisioning
+    await assert_complete(kubernetes, await read(store, ID), SECOND)
+
+
+@pytest.mark.usefixtures("accepted")
 async def test_provision_with_redis_emptied_and_id_created_again_leaves_its_pod_to_the_leader(
     provisioner: Provisioner, store: Store, kubernetes: Kubernetes, valkey: ArqRedis
 ):
