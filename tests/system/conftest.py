@@ -29,6 +29,10 @@ POLL_SECONDS = 0.05
 SWEEP_SECONDS = 1.0
 """Time between two sweeps. The default of ten seconds would only make the tests wait."""
 
+LIMITS = httpx.Limits(max_connections=100, max_keepalive_connections=20, keepalive_expiry=2.0)
+"""Limits of clients of the API. The API closes a connection that is idle for 5 s, which is also httpx' own limit. With
+equal limits a request can meet the end of its connection, and fails."""
+
 T = TypeVar("T")
 
 
@@ -86,6 +90,14 @@ class System:
             return sandbox if sandbox.get("ready") and sandbox.get("sandbox_url") else None
 
         return await self.until(ready, f"{sandbox_id} is ready with a URL", lambda: self.read(sandbox_id))
+
+    async def until_synced(self) -> None:
+        """Wait until the leader has compared records and cluster, which the API requires after a restart of Redis."""
+
+        async def synced() -> bool:
+            return (await self.api.get("/health/system")).is_success
+
+        await self.until(synced, "the cluster is synced")
 
     async def fetch(self, url: str) -> dict[str, Any]:
         """Return the body of the sandbox at this URL; empty if the body is no JSON."""
@@ -204,7 +216,7 @@ async def open_system(options: Options) -> AsyncIterator[System]:
         headers = {"X-API-Key": stack.key}
         async with (
             client.ApiClient(configuration) as kubernetes,
-            httpx.AsyncClient(base_url=stack.urls[0], headers=headers, timeout=30) as api,
+            httpx.AsyncClient(base_url=stack.urls[0], headers=headers, timeout=30, limits=LIMITS) as api,
             Redis.from_url(stack.redis_url) as redis,
         ):
             system = System(stack, api, client.CoreV1Api(kubernetes), redis)

@@ -50,7 +50,7 @@ async def test_worker_killed_in_a_job_neither_loses_nor_doubles_the_sandbox(star
 
 
 async def test_api_without_redis_answers_503_and_recovers_without_a_restart(start: Start):
-    """A sandbox that was created before still exists, and the worker still works."""
+    """A sandbox that was created before can be read at once. Creates wait until the leader has synced the cluster."""
     system = await start(workers=1)
     await system.create("before")
     await system.until_ready("before")
@@ -68,6 +68,7 @@ async def test_api_without_redis_answers_503_and_recovers_without_a_restart(star
 
     await system.stack.start_valkey()
     assert (await system.api.get("/api/sandboxes/before")).json()["status"] == "Running"
+    await system.until_synced()
     await system.create("after")
     await system.until_ready("after")
     assert system.stack.workers[0].exit_code is None

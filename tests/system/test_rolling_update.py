@@ -8,7 +8,7 @@ from typing import Any, Self
 import httpx
 import pytest
 
-from tests.system.conftest import Start, System
+from tests.system.conftest import LIMITS, Start, System
 from tests.system.rest import at_rest
 
 pytestmark = pytest.mark.anyio
@@ -22,7 +22,7 @@ class Balancer:
         self.failures: list[str] = []
         self.response_count = 0
         self._random = random.Random(1)
-        self._client = httpx.AsyncClient(headers={"X-API-Key": system.stack.key}, timeout=30)
+        self._client = httpx.AsyncClient(headers={"X-API-Key": system.stack.key}, timeout=30, limits=LIMITS)
 
     async def __aenter__(self) -> Self:
         return self
