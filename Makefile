@@ -65,8 +65,8 @@ format: .venv/installed ## format the code, and fix what the linter can fix
 	$(BIN)/ruff format --quiet $(SOURCES)
 	$(BIN)/ruff check --quiet --fix $(SOURCES)
 
-lock: .venv/installed ## pin the requirements of pyproject.toml
-	$(BIN)/uv pip compile -q pyproject.toml --universal --python-version 3.11 --no-header \
+lock: .venv/installed ## pin the requirements of pyproject.toml, with the hashes of their files
+	$(BIN)/uv pip compile -q pyproject.toml --generate-hashes --universal --python-version 3.11 --no-header \
 		--no-emit-index-url --no-emit-find-links -o requirements.txt
-	$(BIN)/uv pip compile -q pyproject.toml --extra local --extra dev --universal --python-version 3.11 --no-header \
+	$(BIN)/uv pip compile -q pyproject.toml --generate-hashes --extra local --extra dev --universal --python-version 3.11 --no-header \
 		--no-emit-index-url --no-emit-find-links -o requirements-dev.txt

@@ -74,6 +74,19 @@ def test_requirements_pin_every_imported_distribution():
     assert not missing
 
 
+@pytest.mark.parametrize("name", ["requirements.txt", "requirements-dev.txt"])
+def test_requirements_have_hashes_and_no_address_of_a_registry(name: str):
+    text = (ROOT / name).read_text()
+    pins = re.findall(r"^[\w.-]+==.*\n(?:    --hash=sha256:[0-9a-f]{64}.*\n)*", text, re.MULTILINE)
+    assert len(pins) == len(re.findall(r"^\S+==", text, re.MULTILINE))
+    assert all("--hash=sha256:" in pin for pin in pins)
+    assert "://" not in text
+
+
+def test_image_installs_only_files_with_the_pinned_hashes():
+    assert any("--require-hashes --requirement /tmp/requirements.txt" in run for run in arguments("RUN", INSTRUCTIONS))
+
+
 def imports(path: Path) -> set[str]:
     names = set()
     for node in ast.walk(ast.parse(path.read_text())):
