@@ -32,6 +32,15 @@ def changed(tmp_path_factory: pytest.TempPathFactory) -> Rendering:
     return render(overlay)
 
 
+@pytest.fixture(scope="session")
+def isolated(tmp_path_factory: pytest.TempPathFactory) -> Rendering:
+    """`prod` with the component sandbox-network."""
+    overlay = copy(tmp_path_factory.mktemp("isolated"), "prod", OWN_REDIS)
+    kustomization = overlay / "kustomization.yaml"
+    kustomization.write_text(kustomization.read_text().replace("  # - ../../components", "  - ../../components"))
+    return render(overlay)
+
+
 @pytest.fixture(scope="session", params=["dev", "prod", "changed"])
 def rendering(request: pytest.FixtureRequest) -> Rendering:
     get: Callable[[str], Rendering] = request.getfixturevalue

@@ -19,8 +19,8 @@ NAMES = {row.name for row in TABLE}
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_objects_are_valid(rendering, version):
-    for each in rendering.objects:
+def test_objects_are_valid(rendering, isolated, version):
+    for each in [*rendering.objects, *isolated.all("NetworkPolicy")]:
         try:
             kubernetes_validate.validate(each, version, strict=True)
         except kubernetes_validate.SchemaNotFoundError:
@@ -198,4 +198,7 @@ def test_renderings_use_every_component():
         yaml.safe_load(path.read_text()) for path in (DEPLOY / "kubernetes/overlays").glob("*/kustomization.yaml")
     ]
     listed = {Path(component).name for overlay in overlays for component in overlay["components"]}
-    assert {path.name for path in (DEPLOY / "kubernetes/components").iterdir()} == listed | {"external-redis"}
+    assert {path.name for path in (DEPLOY / "kubernetes/components").iterdir()} == listed | {
+        "external-redis",
+        "sandbox-network",
+    }

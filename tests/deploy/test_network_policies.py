@@ -42,7 +42,7 @@ KUBERNETES = None
         (WORKER, SANDBOX, 8080, True),
         (WORKER, DEERFLOW, 8080, False),
         (API, SANDBOX, 8080, False),
-        (WORKER, KUBERNETES, 6443, True),
+        *((WORKER, KUBERNETES, port, True) for port in (443, 6443, 8443, 16443)),
         (API, KUBERNETES, 6443, False),
         (API, KUBERNETES, 443, False),
         (REDIS, KUBERNETES, 443, False),
@@ -51,6 +51,33 @@ KUBERNETES = None
 )
 def test_connection_is_allowed_or_denied(rendering, source, target, port, allowed):
     assert may_reach(rendering.all("NetworkPolicy"), source, target, port) is allowed
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "port", "allowed"),
+    [
+        (DEERFLOW, SANDBOX, 8080, True),
+        (DEERFLOW, SANDBOX, 22, False),
+        (WORKER, SANDBOX, 8080, True),
+        (STRANGER, SANDBOX, 8080, False),
+        (SANDBOX, SANDBOX, 8080, False),
+        (PROMETHEUS, SANDBOX, 8080, False),
+        (SANDBOX, DEERFLOW, 8001, False),
+        (SANDBOX, API, 8002, False),
+        (SANDBOX, KUBERNETES, 53, True),
+        *((SANDBOX, address, 443, True) for address in ("93.184.216.34", "2606:2800::1")),
+        *((SANDBOX, address, 443, False) for address in ("10.96.0.1", "172.18.0.2", "192.168.1.1", "fd00::1")),
+        *((SANDBOX, address, 80, False) for address in ("169.254.169.254", "100.100.100.200", "fe80::a9fe:a9fe")),
+    ],
+)
+def test_isolated_sandbox_reaches_the_internet_and_is_reached_by_deerflow(isolated, source, target, port, allowed):
+    assert may_reach(isolated.all("NetworkPolicy"), source, target, port) is allowed
+
+
+def test_isolated_sandbox_accepts_the_port_of_the_settings(isolated):
+    settings = read_settings(isolated.environment("worker"))
+    sandbox = Peer(settings.k8s_namespace, {"app": APP})
+    assert may_reach(isolated.all("NetworkPolicy"), WORKER, sandbox, settings.sandbox_container_port)
 
 
 @pytest.mark.parametrize("source", [API, WORKER])
