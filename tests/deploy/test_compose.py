@@ -17,7 +17,7 @@ FILE = ROOT / "docker-compose-dev.yaml"
 COMPOSE: dict[str, Any] = yaml.safe_load(FILE.read_text())
 SERVICES: dict[str, Any] = COMPOSE["services"]
 PROCESSES = ("api", "worker")
-REDIS_URL = "redis://redis:6379/0"
+REDIS_URL = "redis://:${REDIS_PASSWORD}@redis:6379/0"
 DEFAULTS = {"REDIS_URL": REDIS_URL, "WORKER_METRICS_HOST": "0.0.0.0"}
 """Defaults of this file that differ from the defaults of the settings."""
 
@@ -41,8 +41,9 @@ def test_settings_are_all_passed_through(process):
 
 
 def test_settings_of_an_empty_environment_are_valid():
-    settings = read_settings({row.name: "" for row in TABLE} | DEFAULTS)
-    assert {name: getattr(settings, name.lower()) for name in DEFAULTS} == DEFAULTS
+    defaults = {name: value.replace("${REDIS_PASSWORD}", "a1b2") for name, value in DEFAULTS.items()}
+    settings = read_settings({row.name: "" for row in TABLE} | defaults)
+    assert {name: getattr(settings, name.lower()) for name in defaults} == defaults
 
 
 def test_secrets_have_no_value_in_the_file():
@@ -82,6 +83,23 @@ def test_redis_keeps_every_record():
     assert "--maxmemory-policy noeviction" in command
     assert SERVICES["redis"]["volumes"] == ["redis-data:/data"]
     assert "redis-data" in COMPOSE["volumes"]
+
+
+def test_redis_has_a_password_that_must_be_given():
+    redis = SERVICES["redis"]
+    assert redis["command"][-2:] == ["--requirepass", "${REDIS_PASSWORD:?choose a password for Redis}"]
+    assert redis["environment"] == {"REDISCLI_AUTH": "${REDIS_PASSWORD}"}, "the health check needs it too"
+
+
+def test_redis_is_in_a_network_of_api_and_workers_alone():
+    networks = {name: service.get("networks", ["default"]) for name, service in SERVICES.items()}
+    assert networks.pop("redis") == ["redis"]
+    assert {name for name, joined in networks.items() if "redis" in joined} == set(PROCESSES)
+    assert COMPOSE["networks"]["redis"] == {"internal": True}
+
+
+def test_anonymous_visitor_of_grafana_only_views():
+    assert SERVICES["grafana"]["environment"]["GF_AUTH_ANONYMOUS_ORG_ROLE"] == "Viewer"
 
 
 def test_published_ports_are_on_loopback_only():
@@ -143,7 +161,7 @@ def test_docker_compose_accepts_the_file(tmp_path):
     command = compose_command()
     if command is None:
         pytest.skip("no working `docker compose` or `docker-compose` on this machine")
-    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}
+    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "REDIS_PASSWORD": "a1b2"}
     if "DOCKER_CONFIG" in os.environ:  # where the plugin may be
         environment["DOCKER_CONFIG"] = os.environ["DOCKER_CONFIG"]
     checked = subprocess.run(
