@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from shared.settings import TABLE, ServiceType, read_settings
-from tests.deploy.conftest import EXTERNAL_REDIS
+from tests.deploy.conftest import EXTERNAL_REDIS, RUNBOOKS
 from tests.deploy.foreign import KINDS, validate
 from tests.deploy.rendering import DEPLOY, Object
 
@@ -190,6 +190,15 @@ def test_prod_contains_rules_and_dashboard(prod):
     dashboard = prod.one("ConfigMap", "provisioner-dashboard")
     assert dashboard["metadata"]["labels"] == {"grafana_dashboard": "1"}
     assert dashboard["data"].keys() == {"dashboard.json"}
+
+
+def test_alerts_link_to_the_runbooks_where_operators_publish_them(prod, changed):
+    for rendered, start in ((prod, "docs/runbooks.md"), (changed, RUNBOOKS)):
+        (rules,) = rendered.all("PrometheusRule")
+        alerts = [rule for group in rules["spec"]["groups"] for rule in group["rules"] if "alert" in rule]
+        assert alerts
+        for alert in alerts:
+            assert alert["annotations"]["runbook_url"] == f"{start}#{alert['alert'].lower()}"
 
 
 def test_renderings_use_every_component():
