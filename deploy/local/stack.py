@@ -34,7 +34,6 @@ class Options(NamedTuple):
     port: int = 8002
     data: Path | None = None
     emulator: tuple[str, ...] = ()
-    valkey: tuple[str, ...] = ()
     environment: Mapping[str, str] = {}
     show: Show = show
 
@@ -98,7 +97,6 @@ class Stack:
             *(str(get_binary_path()), "--port", str(self._redis_port), "--bind", "127.0.0.1"),
             *("--dir", str(self._data), "--appendonly", "yes", "--appendfsync", "always"),
             *("--save", "", "--loglevel", "warning"),
-            *self.options.valkey,
         ]
         self.valkey = await self._spawn("valkey", command)
         await wait_until(self._valkey_answers, self.valkey)

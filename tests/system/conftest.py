@@ -179,7 +179,6 @@ async def start(tmp_path: Path, worker_id: str) -> AsyncIterator[Start]:
             workers: int = 2,
             apis: int = 1,
             emulator: tuple[str, ...] = (),
-            valkey: tuple[str, ...] = (),
             **environment: str,
         ) -> System:
             options = Options(
@@ -189,7 +188,6 @@ async def start(tmp_path: Path, worker_id: str) -> AsyncIterator[Start]:
                 port=0,
                 data=tmp_path / secrets.token_hex(2),
                 emulator=("--node-address", address, *emulator),
-                valkey=valkey,
                 environment=_environment(address, environment),
             )
             return await exit_stack.enter_async_context(open_system(options))

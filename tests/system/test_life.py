@@ -12,7 +12,7 @@ from worker.kubernetes.labels import SANDBOX_ID
 
 pytestmark = [pytest.mark.anyio, pytest.mark.cluster]
 
-SANDBOXES = int(os.environ.get("TEST_SANDBOXES", "20" if os.environ.get("TEST_KUBECONFIG") else "200"))
+SANDBOXES = int(os.environ.get("TEST_SANDBOXES", "20" if os.environ.get("TEST_KUBECONFIG") else "100"))
 """Number of sandboxes of one test. A small real cluster has room for few."""
 INCARNATIONS = int(os.environ.get("TEST_INCARNATIONS", "50"))
 CONCURRENCY = 20
