@@ -19,7 +19,8 @@ from worker.kubernetes.proxies import proxy_for
 
 SPARE_CONNECTIONS = 10
 """Connections beyond one for each job: for the lists, watches and deletes of no job."""
-_DEFAULT_PATH = Settings().kubeconfig_path
+DEFAULT_PATH = Settings().kubeconfig_path
+"""Default of KUBECONFIG_PATH. Only this path can be missing: no person has named it."""
 
 
 class ClusterConfig(msgspec.Struct, frozen=True):
@@ -66,11 +67,8 @@ def _explain(error: CredentialsError, settings: Settings, source: Source) -> str
 
 
 def _source(path: str) -> Source:
-    """Return the place that `path` names. Only the default path can be missing: it was not asked for.
-
-    A path that was set is never replaced by another cluster.
-    """
-    if path == _DEFAULT_PATH and not os.access(Path(path).expanduser(), os.F_OK):
+    """Return the place that `path` names. A path that was set is never replaced by another cluster."""
+    if path == DEFAULT_PATH and not os.access(Path(path).expanduser(), os.F_OK):
         return InClusterSource()
     return KubeconfigSource(path)
 

@@ -74,23 +74,23 @@ class ExecPlugin:
         return self._credential, max(0.0, self._renew_at - self._clock())
 
 
-async def run(plugin: Exec, cluster: Cluster) -> Credential:
+async def run(plugin: Exec, cluster: Cluster, seconds: float = PLUGIN_SECONDS) -> Credential:
     """Run the plugin once.
 
     Raises:
-        CredentialsError: the plugin failed, took more than PLUGIN_SECONDS, or printed no credential.
+        CredentialsError: the plugin failed, took more than `seconds`, or printed no credential.
     """
     try:
-        output = await _execute(plugin, _environment(plugin, cluster))
+        output = await _execute(plugin, _environment(plugin, cluster), seconds)
+    except TimeoutError as error:
+        raise CredentialsError(f"the command {plugin.command!r} took more than {seconds:g} s.") from error
     except OSError as error:
         hint = f" {plugin.install_hint.strip()}" if plugin.install_hint.strip() else ""
         raise CredentialsError(f"the command {plugin.command!r} cannot be run: {error.strerror}.{hint}") from error
-    except TimeoutError as error:
-        raise CredentialsError(f"the command {plugin.command!r} took more than {PLUGIN_SECONDS:g} s.") from error
     return _read_credential(output, plugin)
 
 
-async def _execute(plugin: Exec, environment: dict[str, str]) -> bytes:
+async def _execute(plugin: Exec, environment: dict[str, str], seconds: float) -> bytes:
     process = await asyncio.create_subprocess_exec(
         plugin.command,
         *plugin.args,
@@ -101,7 +101,7 @@ async def _execute(plugin: Exec, environment: dict[str, str]) -> bytes:
         start_new_session=True,
     )
     try:
-        async with asyncio.timeout(PLUGIN_SECONDS):
+        async with asyncio.timeout(seconds):
             output, errors = await asyncio.gather(_read(process.stdout), _read(process.stderr))
             code = await process.wait()
     except BaseException:

@@ -40,7 +40,7 @@ class KubeconfigSource:
             CredentialsError: the kubeconfig, or a file or command that it names, cannot be used.
         """
         cluster, user, access = await asyncio.to_thread(self._read_files)
-        if user.exec is None or _has_header(access, "Authorization"):  # kubectl runs no plugin beside a token
+        if user.exec is None or access.certificate or _has_header(access, "Authorization"):  # as kubectl
             return access
         credential, valid_seconds = await self._plugin.credential(user.exec, cluster, renew=renew)
         return replace(_with_credential(access, credential), valid_seconds=valid_seconds)
@@ -231,11 +231,11 @@ def _header_value(field: str, value: str) -> str:
 
 
 def _with_credential(access: Access, credential: Credential) -> Access:
-    """Add a plugin's credential. As in kubectl, a certificate in the kubeconfig comes first."""
+    """Add a plugin's credential. Certificate and token can both be there."""
     if credential.token:
         token = _header_value("the plugin's token", credential.token)
         access = replace(access, headers=(("Authorization", f"Bearer {token}"), *access.headers))
-    if credential.client_certificate_data and not access.certificate:
+    if credential.client_certificate_data:
         certificate, key = credential.client_certificate_data.encode(), credential.client_key_data.encode()
         access = replace(access, certificate=certificate, key=key)
     return access

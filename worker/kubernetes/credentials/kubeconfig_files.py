@@ -4,7 +4,7 @@ import os
 import stat
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import msgspec
 import yaml
@@ -16,16 +16,16 @@ from worker.kubernetes.credentials.kubeconfig_types import Cluster, Context, Kub
 T = TypeVar("T")
 
 _UTF8_MARK = b"\xef\xbb\xbf"
-_Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
-class _Loader(_Base):  # type: ignore[misc]
-    """YAML without dates: as in kubectl, `2026-01-01` is text."""
+class _Loader(yaml.SafeLoader):
+    """YAML without dates: as in kubectl, `2026-01-01` is text. The loader in C would crash at 100,000 levels."""
 
-    yaml_implicit_resolvers = {  # noqa: RUF012 - overrides the attribute of the library
-        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
-        for first, resolvers in _Base.yaml_implicit_resolvers.items()
-    }
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 
 
 class Merged(NamedTuple):
@@ -121,7 +121,7 @@ def _load(content: bytes, file: Path) -> object:
     loader = None
     try:
         loader = _Loader(content.removeprefix(_UTF8_MARK))
-        return loader.get_data() if loader.check_data() else None
+        return loader.get_data() if loader.check_data() else None  # type: ignore[no-untyped-call]
     except yaml.MarkedYAMLError as error:
         line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
         raise CredentialsError(f"{file} is not YAML: {line}{error.problem}. {_compare(file)}") from error
