@@ -60,7 +60,8 @@ async def serve(options: Options, stopped: asyncio.Event) -> int:
     """Run until Ctrl-C, and return 0. If a process ends by itself, stop the others and return 1."""
     is_forgetful = not options.kubeconfig and has_records(options.data)
     async with Stack(options) as stack:
-        print(f"\n{FORGETFUL}" if is_forgetful else "")
+        if is_forgetful:
+            print(f"\n{FORGETFUL}")
         print(introduction(stack.urls[0], stack.key, stack.settings), flush=True)
         stopping = asyncio.create_task(stopped.wait())
         ending = asyncio.create_task(stack.wait_for_end())
