@@ -93,38 +93,42 @@ def read_frame(line: bytes) -> WatchFrame:
     """
     try:
         return _decode_frame(line)
-    except RecursionError as error:
-        parts = members(line)
+    except _UNDECODABLE as error:
         try:
+            parts = members(line)
             return WatchFrame(type=_decode_text(parts[b"type"]), object=msgspec.Raw(parts[b"object"]))
         except (*_UNDECODABLE, KeyError):
             raise _not_kubernetes(error) from error
-    except ValueError as error:
-        raise _not_kubernetes(error) from error
 
 
 def _split_page(raw: bytes) -> tuple[ListMeta, list[bytes | msgspec.Raw]]:
+    """Return the metadata and the items of a page. A text that is cut off is refused: it would hide objects."""
     try:
         page = _decode_page(raw)
-    except RecursionError as error:
-        parts = members(raw)
+    except _UNDECODABLE as error:
         try:
+            parts = members(raw)
             return _decode_list_meta(parts[b"metadata"]), list(split(parts[b"items"]))
         except (*_UNDECODABLE, KeyError):
             raise _not_kubernetes(error) from error
-    except ValueError as error:
-        raise _not_kubernetes(error) from error
     return page.metadata, list(page.items)
 
 
 def _readable_metadata(raw: bytes) -> ObjectMeta:
     """Return the metadata or, if they cannot be decoded as a whole, name and uid."""
-    metadata = members(raw).get(b"metadata", b"")
+    metadata = _members_or_none(raw).get(b"metadata", b"")
     try:
         return _decode_metadata(metadata)
     except _UNDECODABLE:
-        fields = members(metadata)
+        fields = _members_or_none(metadata)
         return ObjectMeta(name=_text(fields.get(b"name", b"")), uid=_text(fields.get(b"uid", b"")))
+
+
+def _members_or_none(raw: bytes) -> dict[bytes, bytes]:
+    try:
+        return members(raw)
+    except ValueError:
+        return {}
 
 
 def _text(raw: bytes) -> str:

@@ -1,6 +1,6 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ import pytest
 
 from deploy.local.stack import free_port
 from shared.settings import Settings
+from tests.support.canned import serving_body
 from tests.support.eventually import SECONDS, within
 from tests.support.records import record_of, settings_of
 from tests.worker.conftest import Kubernetes
@@ -230,25 +231,10 @@ async def test_lasting_error_is_raised_after_max_tries(cluster: KubernetesClient
     assert await kubernetes.count_faults() == [MAX_TRIES]
 
 
-@asynccontextmanager
-async def serving(body: bytes) -> AsyncIterator[str]:
-    """Yield the URL of a server that answers every request with 200 and `body`."""
-
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
-        await writer.drain()
-        writer.close()
-        await writer.wait_closed()
-
-    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-
-
 @pytest.fixture
 async def html_server() -> AsyncIterator[str]:
     """URL of a server that is not Kubernetes, for example a proxy."""
-    async with serving(b"<html>hello</html>\n") as url:
+    async with serving_body(b"<html>hello</html>\n") as url:
         yield url
 
 
@@ -264,15 +250,11 @@ async def test_answer_that_is_not_json_raises_kubernetes_error(settings: Setting
                 await collect_until(stream, "ADDED")
 
 
-@pytest.mark.parametrize(
-    ("scheme", "excluded", "is_used"),
-    [("http:", "", True), ("http:", "kubernetes.test", False), ("https:", "", False)],
-    ids=["proxy", "NO_PROXY", "proxy over TLS"],
-)
-async def test_proxy_of_environment_is_used_unless_excluded_or_over_tls(
-    settings: Settings, html_server: str, monkeypatch: pytest.MonkeyPatch, scheme: str, excluded: str, is_used: bool
+@pytest.mark.parametrize(("excluded", "is_used"), [("", True), ("kubernetes.test", False)], ids=["proxy", "NO_PROXY"])
+async def test_proxy_of_environment_is_used_unless_excluded(
+    settings: Settings, html_server: str, monkeypatch: pytest.MonkeyPatch, excluded: str, is_used: bool
 ):
-    monkeypatch.setenv("http_proxy", html_server.replace("http:", scheme))
+    monkeypatch.setenv("http_proxy", html_server)
     monkeypatch.setenv("no_proxy", excluded)
     remote = msgspec.structs.replace(settings, k8s_api_server="http://kubernetes.test")
     async with KubernetesClient(await configuration(remote), "any", 10) as cluster:
@@ -403,9 +385,9 @@ async def test_watch_from_old_version_yields_missed_events_in_batches(cluster: K
 
 
 async def test_watch_with_undecodable_line_yields_earlier_events_then_raises(settings: Settings):
-    good = b'{"type": "MODIFIED", "object": {"metadata": {"name": "a", "resourceVersion": "5"}}}'
-    bad = b'{"type": "MODIFIED", "object": {"metadata": {"name": 7}}}'
-    async with serving(b"\n".join([good, good, bad, good])) as url:
+    good = b'{"type": "MODIFIED", "object": {"metadata": {"name": "a", "uid": "a", "resourceVersion": "5"}}}'
+    bad = b'{"type": "MODIFIED", "object": {"metadata": {"name": "a"}'
+    async with serving_body(b"\n".join([good, good, bad, good])) as url:
         local = await configuration(msgspec.structs.replace(settings, k8s_api_server=url))
         async with KubernetesClient(local, "any", 10) as cluster, aclosing(cluster.watch(PODS, "1")) as stream:
             assert [event.object.metadata.name for event in await anext(stream)] == ["a", "a"]

@@ -17,12 +17,19 @@ def error_of(status: int, message: str = "", *, reason: str = "", retry_after: f
 
 
 PERMANENT = {
-    "a wrong token": (refusal("unauthorized"), Reason.UNAUTHORIZED),
     "a missing namespace": (refusal("namespace-missing"), Reason.INVALID),
     "two mounts at one path": (refusal("pod-invalid-duplicate-mount"), Reason.INVALID),
     "an invalid quantity": (refusal("pod-invalid-resources", 1), Reason.INVALID),
     "an invalid continue token": (refusal("list-continue", 2), Reason.INVALID),
     "the Pod security standard": (refusal("pod-security-forbidden"), Reason.FORBIDDEN),
+    "an admission webhook": (
+        error_of(403, 'admission webhook "policy" denied the request: no', reason="Forbidden"),
+        Reason.FORBIDDEN,
+    ),
+    "an admission policy": (
+        error_of(403, "ValidatingAdmissionPolicy 'p' with binding 'b' denied request: no", reason="Forbidden"),
+        Reason.FORBIDDEN,
+    ),
     "a node port in use": (refusal("service-nodeport-taken", 1), Reason.INVALID),
     "an existing name": (refusal("pod-create", 1), Reason.INVALID),
 }
@@ -31,6 +38,27 @@ PERMANENT = {
 @pytest.mark.parametrize(("error", "reason"), PERMANENT.values(), ids=PERMANENT)
 def test_permanent_error_is_not_retried_and_has_reason(error: KubernetesError, reason: Reason):
     assert not retry.is_retryable(error)
+    assert not retry.is_transient(error)
+    assert retry.reason_for(error) is reason
+
+
+DENIED = {
+    "a wrong token": (refusal("unauthorized"), Reason.UNAUTHORIZED),
+    "a missing right": (
+        error_of(403, 'pods is forbidden: User "u" cannot create resource "pods" in API group ""', reason="Forbidden"),
+        Reason.FORBIDDEN,
+    ),
+    "a proxy's 403": (error_of(403, "<html>"), Reason.FORBIDDEN),
+}
+
+
+@pytest.mark.parametrize(("error", "reason"), DENIED.values(), ids=DENIED)
+@pytest.mark.parametrize("is_lasting", [False, True])
+def test_refused_right_is_retryable_until_it_lasts_and_keeps_its_reason(
+    error: KubernetesError, reason: Reason, is_lasting: bool
+):
+    error.is_lasting = is_lasting
+    assert retry.is_retryable(error) is not is_lasting
     assert not retry.is_transient(error)
     assert retry.reason_for(error) is reason
 
