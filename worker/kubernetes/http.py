@@ -158,20 +158,13 @@ class KubernetesHTTP:
         if response.status >= 400:  # noqa: PLR2004 - errors begin here
             async with response:
                 error = to_error(await _read_status(response), response.headers.get("Retry-After"))
-            error.is_lasting = self._judge(call, error)
+            if retry.is_denied(error):
+                error.is_lasting = self._denials.refuse(call.kind)
+            elif response.status < 500:  # noqa: PLR2004 - the server itself fails from here on
+                self._denials.accept(call.kind)
             raise error
-        self._judge(call, None)
+        self._denials.accept(call.kind)
         return response
-
-    def _judge(self, call: "_CallMetrics", error: KubernetesError | None) -> bool:
-        """Note whether the credentials and this kind of call are refused. Return True if that has lasted."""
-        if error is not None and error.http_status == _UNAUTHORIZED:
-            return self._denials.refuse("credentials")
-        self._denials.accept("credentials")
-        if error is not None and retry.is_denied(error):
-            return self._denials.refuse(call.name)
-        self._denials.accept(call.name)
-        return False
 
 
 def _can_be_renewed(error: Exception) -> bool:
@@ -209,7 +202,7 @@ class _CallMetrics:
         self._started = time.perf_counter()
 
     @property
-    def name(self) -> str:
+    def kind(self) -> str:
         return f"{self._verb} {self._resource}"
 
     def finish(self, status: int) -> None:

@@ -31,6 +31,8 @@ from worker import manifests
 from worker.jobs.provisioner import CleanupPending, ClusterNotSynced, Provisioner
 from worker.kubernetes import labels as labelling
 from worker.kubernetes.client import KubernetesClient
+from worker.kubernetes.config import configuration
+from worker.kubernetes.denials import LASTING_SECONDS
 from worker.kubernetes.errors import KubernetesError
 
 pytestmark = pytest.mark.anyio
@@ -509,7 +511,7 @@ async def test_provision_with_permanent_error_fails_at_once_with_its_cause(
 @pytest.mark.usefixtures("accepted")
 @pytest.mark.parametrize(
     ("status", "reason"),
-    [(400, Reason.INVALID), (401, Reason.UNAUTHORIZED), (403, Reason.FORBIDDEN), (422, Reason.INVALID)],
+    [(400, Reason.INVALID), (422, Reason.INVALID)],
 )
 async def test_provision_refused_halfway_keeps_the_failed_record(
     provisioner: Provisioner, store: Store, kubernetes: Kubernetes, status: int, reason: Reason
@@ -524,6 +526,48 @@ async def test_provision_refused_halfway_keeps_the_failed_record(
     await kubernetes.until_empty()
     await provisioner.terminate(ID, INCARNATION, record.attempt)
     assert await read(store, ID) == record
+
+
+@pytest.mark.usefixtures("accepted")
+@pytest.mark.parametrize(("status", "reason"), [(401, Reason.UNAUTHORIZED), (403, Reason.FORBIDDEN)])
+async def test_provision_without_rights_waits_and_fails_if_that_lasts(
+    store: Store,
+    sync: ClusterSync,
+    workers: WorkerRegistry,
+    kubernetes: Kubernetes,
+    settings: Settings,
+    clock: Clock,
+    status: int,
+    reason: Reason,
+):
+    """A token or a Role may be on its way to the API server."""
+    refusal = {"kind": "error", "status": status, "message": "because", "verb": "create", "resource": "services"}
+    await kubernetes.set_faults(refusal)
+    async with KubernetesClient(await configuration(settings), kubernetes.namespace, 10, clock=clock) as client:
+        provisioner = Provisioner(store, sync, workers, client, settings)
+        for _ in range(int(LASTING_SECONDS / 10)):
+            with pytest.raises(KubernetesError):
+                await provisioner.provision(ID, INCARNATION, 1)
+            waiting = await read(store, ID)
+            assert (waiting.status, waiting.reason, waiting.message) == (Status.PENDING, reason, "because")
+            clock.advance(10)
+        await provisioner.provision(ID, INCARNATION, 1)
+    record = await read(store, ID)
+    assert (record.status, record.reason, record.message) == (Status.FAILED, reason, "because")
+
+
+@pytest.mark.usefixtures("accepted")
+@pytest.mark.parametrize(("status", "times"), [(401, 2), (403, 1)])
+async def test_provision_after_a_single_refusal_completes(
+    provisioner: Provisioner, store: Store, kubernetes: Kubernetes, status: int, times: int
+):
+    """The client itself repeats a call after a 401."""
+    refusal = {"kind": "error", "status": status, "verb": "create", "resource": "pods", "times": times}
+    await kubernetes.set_faults(refusal)
+    with pytest.raises(KubernetesError):
+        await provisioner.provision(ID, INCARNATION, 1)
+    await provisioner.provision(ID, INCARNATION, 1)
+    await assert_complete(kubernetes, await read(store, ID))
 
 
 @pytest.mark.usefixtures("accepted")

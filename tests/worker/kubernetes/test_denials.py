@@ -9,12 +9,12 @@ def denials(clock: Clock) -> Denials:
     return Denials(clock)
 
 
-def refuse_for(denials: Denials, clock: Clock, seconds: float, subject: str = "create pods") -> bool:
+def refuse_for(denials: Denials, clock: Clock, seconds: float, kind: str = "create pods") -> bool:
     """Refuse every ten seconds, as a job's tries do; return the last verdict."""
-    verdict = denials.refuse(subject)
+    verdict = denials.refuse(kind)
     for _ in range(int(seconds // 10)):
         clock.advance(10)
-        verdict = denials.refuse(subject)
+        verdict = denials.refuse(kind)
     return verdict
 
 
@@ -37,7 +37,7 @@ def test_two_refusals_far_apart_are_two_series(denials: Denials, clock: Clock):
     assert not denials.refuse("create pods")
 
 
-def test_subjects_are_judged_alone(denials: Denials, clock: Clock):
+def test_kinds_of_calls_are_judged_alone(denials: Denials, clock: Clock):
     refuse_for(denials, clock, LASTING_SECONDS)
     assert not denials.refuse("create services")
     denials.accept("create services")
