@@ -79,8 +79,20 @@ async def test_rolling_update_of_all_processes_fails_no_request_and_loses_no_san
 async def _replace_api(system: System, balancer: Balancer, number: int, url: str) -> None:
     """Send no new requests to the process, let it finish those under way, and start another in its place."""
     balancer.ready.remove(url)
+    await _until_requests_are_read(url)
     process = system.stack.apis[number]
     process.signal(signal.SIGTERM)
     assert await process.wait() == 0
     await system.stack.restart_api(number)
     balancer.ready.append(url)
+
+
+async def _until_requests_are_read(url: str) -> None:
+    """Wait until the process has read all requests that were sent before, as a Pod does in its preStop hook.
+
+    A process that stops closes each connection on which it has read no request. The process reads the sockets of older
+    requests before it answers newer ones.
+    """
+    for _ in range(2):
+        async with httpx.AsyncClient() as probe:
+            (await probe.get(f"{url}/health")).raise_for_status()
