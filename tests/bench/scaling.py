@@ -1,7 +1,7 @@
 """`python -m tests.bench.scaling`: creates a second with one, two and four workers, while the cores are not the limit.
 
-Each call to the emulated cluster takes 50 ms longer, and each worker runs one job at a time. So a worker spends its
-time waiting, as it does before a real cluster, and the workers do not compete for the cores of this machine.
+Each call to the emulated cluster takes 50 ms longer, and each worker runs one job at a time. So a worker mostly waits,
+as it does before a real cluster, and workers do not compete for the cores of this machine.
 """
 
 import argparse
