@@ -61,6 +61,7 @@ LABELS = {
     "deerflow_redis_errors": set(),
     "deerflow_refusals": {"reason"},
     "deerflow_repairs": {"kind"},
+    "deerflow_unreadable_objects": {"resource"},
     "deerflow_watch_restarts": {"resource", "reason"},
 }
 """All families with all their labels. None holds a sandbox, a user or free text."""
@@ -118,6 +119,7 @@ def test_series_with_known_labels_start_at_0(families):
     assert ("provision", "failed") in series["deerflow_jobs"]
     assert ("20.0", "ready") in series["deerflow_create_stage_seconds"]
     watched = [resource.name for resource in (PODS, SERVICES, EVENTS)]
+    assert series["deerflow_unreadable_objects"] == {(resource,) for resource in watched}
     assert series["deerflow_watch_restarts"] == set(product(("ended", "expired", "error"), watched))
 
 

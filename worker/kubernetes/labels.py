@@ -94,8 +94,10 @@ def origin(pod: ObjectMeta) -> Origin | None:
     Raises:
         AnnotationUnreadable: the annotation must have been made to break its readers.
     """
+    text = pod.annotations.get(RECORD, "")
     try:
-        found = msgspec.json.decode(pod.annotations.get(RECORD, ""), type=Origin)
+        msgspec.json.decode(text)  # looks at every level, where the types below end the search at the first error
+        found = msgspec.json.decode(text, type=Origin)
     except RecursionError as error:
         raise AnnotationUnreadable(f"the annotation {RECORD} is nested too deeply") from error
     except ValueError:

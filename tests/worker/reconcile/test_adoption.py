@@ -15,7 +15,13 @@ from tests.worker.transcripts import pod_of
 from worker import manifests
 from worker.kubernetes.labels import RECORD
 from worker.kubernetes.objects import Pod, Service
-from worker.reconcile.adoption import adopt, is_record_lost, sandbox_of
+from worker.reconcile.adoption import (
+    CLOCK_TOLERANCE_SECONDS,
+    EARLIEST_SECONDS,
+    adopt,
+    is_record_lost,
+    sandbox_of,
+)
 
 UID = "4bac641e-9787-412d-8533-464a73917551"
 LEGACY_INCARNATION = "1-legacy-4bac641e"
@@ -151,11 +157,57 @@ SPECS = st.builds(
 )
 
 
-@given(SPECS, st.floats(1, 4e9))
+@given(SPECS, st.floats(EARLIEST_SECONDS, NOW + CLOCK_TOLERANCE_SECONDS))
 def test_adoption_restores_every_spec_and_creation_time(spec: Spec, created_at: float):
     lost = msgspec.structs.replace(record_of("abc"), spec=spec, created_at=created_at)
     record, _ = adopted(pod_for(lost), None)
     assert (record.spec, record.created_at) == (spec, created_at)
+
+
+@given(
+    st.floats(allow_nan=False, allow_infinity=False).filter(lambda time: not EARLIEST_SECONDS <= time <= NOW + 86_400)
+)
+def test_adoption_with_impossible_time_uses_creation_time_of_the_pod(created_at: float):
+    """The sandbox would expire at once, or its record could not be read."""
+    lost = msgspec.structs.replace(record_of("abc", spec={"user_id": "ada"}), created_at=created_at)
+    record, _ = adopted(pod_for(lost), None)
+    assert (record.spec.user_id, record.created_at) == ("ada", NOW)
+    assert msgspec.json.decode(msgspec.json.encode(record), type=Sandbox) == record
+
+
+def test_pod_of_impossible_time_does_not_replace_a_record():
+    """Otherwise whoever may write an annotation could replace the record of a sandbox in use."""
+    record = record_of("abc", generation=2, now=NOW + 60, pod_uid="another")
+    pod = pod_for(msgspec.structs.replace(record_of("abc"), created_at=9e9))
+    assert not is_record_lost(record, pod, "1-0a1b2c3d", has_synced=True)
+
+
+TIMES = ["0001-01-01T00:00:00Z", "1969-12-31T23:59:59Z", "9999-12-31T23:59:59Z"]
+
+
+@pytest.mark.parametrize("time", TIMES)
+def test_adoption_with_impossible_times_of_conditions_gives_a_readable_record(time: str):
+    """Whoever may write a Pod's status can write other times there."""
+    conditions = [{"type": kind, "status": "True", "lastTransitionTime": time} for kind in ("PodScheduled", "Ready")]
+    record, _ = adopted(pod_for(record_of("abc"), {"phase": "Running", "conditions": conditions}), None)
+    assert msgspec.json.decode(msgspec.json.encode(record), type=Sandbox) == record
+    assert adopted(pod_for(record_of("abc"), creationTimestamp=time), None)[0].created_at >= 0
+
+
+UNUSABLE_SPECS = [
+    {"user_id": ""},
+    {"user_id": "a/b"},
+    {"thread_id": "x" * 65},
+    {"lifetime_seconds": 10**12},
+    {"idle_timeout_seconds": -1},
+]
+
+
+@pytest.mark.parametrize("spec", UNUSABLE_SPECS, ids=str)
+def test_adoption_with_spec_that_no_request_can_have_uses_default_spec(spec: dict[str, Any]):
+    annotation = msgspec.json.encode({"spec": spec, "created_at": NOW}).decode()
+    record, _ = adopted(pod_for(record_of("abc"), annotations={RECORD: annotation}), None)
+    assert (record.spec, record.created_at) == (Spec(), NOW)
 
 
 def test_adoption_of_legacy_pod_uses_default_spec_and_creation_time():
