@@ -1,7 +1,7 @@
 """Endpoint `/metrics`: metrics of this process, and the state that all processes share, read at each scrape."""
 
-import asyncio
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
 from litestar import MediaType, Request, Response, get
@@ -15,10 +15,6 @@ from shared import metrics
 from shared.errors import StoreUnavailable
 from shared.settings import Settings
 from shared.store.limits import Limit, limits
-
-REDIS_SECONDS = 3.0
-"""Limit for reading the shared state. If Redis hangs, the metrics of this process must not wait past Prometheus' own
-timeout."""
 
 
 class SharedStateCollector(Collector):
@@ -70,13 +66,8 @@ class SharedStateCollector(Collector):
 async def scrape(request: Request[Any, Any, Any]) -> Response[bytes]:
     """Return all metrics. If Redis does not answer, return those of this process, which count that error."""
     registry = CollectorRegistry()
-    try:
-        async with asyncio.timeout(REDIS_SECONDS):
-            registry.register(await _read_shared_state(app_state(request)))
-    except StoreUnavailable:
-        pass
-    except TimeoutError:
-        metrics.REDIS_ERRORS.inc()
+    with suppress(StoreUnavailable):
+        registry.register(await _read_shared_state(app_state(request)))
     return Response(metrics.exposition() + generate_latest(registry), headers={"Content-Type": metrics.CONTENT_TYPE})
 
 

@@ -5,8 +5,8 @@ from typing import NamedTuple, cast
 from redis.asyncio import Redis
 
 from shared.queue import job as queue
+from shared.redis.calls import redis_call
 from shared.redis.clock import Clock
-from shared.redis.connection import translate_redis_errors
 from shared.sandbox.record import Status
 from shared.store import keys
 from shared.store.limits import Limit
@@ -36,17 +36,16 @@ async def read_stats(redis: Redis, clock: Clock, limits: tuple[Limit, ...]) -> Q
         StoreUnavailable: Redis does not answer.
     """
     now = clock()
-    with translate_redis_errors():
-        async with redis.pipeline(transaction=False) as pipeline:
-            for status in Status:
-                pipeline.zcard(keys.STATUS + status)
-            pipeline.zcount(keys.QUEUE, "-inf", now * 1000)
-            pipeline.zcount(keys.QUEUE, f"({now * 1000}", "+inf")
-            pipeline.zcount(keys.DEADLINE, "-inf", now - OVERDUE_SECONDS)
-            for limit in limits:
-                for index in limit.indexes:
-                    pipeline.zcard(index)
-            counts = iter(await pipeline.execute())
+    async with redis_call(), redis.pipeline(transaction=False) as pipeline:
+        for status in Status:
+            pipeline.zcard(keys.STATUS + status)
+        pipeline.zcount(keys.QUEUE, "-inf", now * 1000)
+        pipeline.zcount(keys.QUEUE, f"({now * 1000}", "+inf")
+        pipeline.zcount(keys.DEADLINE, "-inf", now - OVERDUE_SECONDS)
+        for limit in limits:
+            for index in limit.indexes:
+                pipeline.zcard(index)
+        counts = iter(await pipeline.execute())
     by_status = {status.value: next(counts) for status in Status}
     waiting, delayed, overdue = next(counts), next(counts), next(counts)
     usage = {limit.name: sum(next(counts) for _ in limit.indexes) for limit in limits}
@@ -59,7 +58,7 @@ async def _oldest_seconds(redis: Redis, now: float) -> float:
     The age counts from the time when the job was enqueued; for a delayed job, from the time when it became due.
     """
     for start in range(0, _SEARCHED_JOBS, _CHUNK):
-        with translate_redis_errors():
+        async with redis_call():
             jobs = await redis.zrangebyscore(keys.QUEUE, "-inf", now * 1000, start=start, num=_CHUNK, withscores=True)
             waiting_since = await _waiting_since(redis, {job.decode(): score / 1000 for job, score in jobs})
         if waiting_since or len(jobs) < _CHUNK:

@@ -5,8 +5,8 @@ import hashlib
 from redis.asyncio import Redis
 
 from shared.errors import RateLimited
+from shared.redis.calls import redis_call
 from shared.redis.clock import Clock
-from shared.redis.connection import translate_redis_errors
 from shared.store import keys
 from shared.store.lua import load_script
 
@@ -31,7 +31,7 @@ class RateLimiter:
             return
         cost = 1 / self._per_second
         bucket = keys.RATE + hashlib.sha256(key.encode()).hexdigest()[:16]  # Redis holds no secret
-        with translate_redis_errors():
+        async with redis_call():
             wait = await self._allow([bucket], {"cost": cost, "burst": cost * self._burst, "now": repr(self._now())})
         if float(wait) > 0:
             raise RateLimited(self._per_second, float(wait))

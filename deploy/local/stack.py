@@ -26,10 +26,14 @@ START_SECONDS = 30.0
 
 
 class Options(NamedTuple):
-    """Without `kubeconfig`: an emulated cluster. Without `data`: a temporary directory. Port 0: any free port."""
+    """Without `redis_url`: a Valkey of its own. Without `kubeconfig`: an emulated cluster. Port 0: any free port.
+
+    Without `data`: a temporary directory.
+    """
 
     workers: int = 2
     apis: int = 1
+    redis_url: str = ""
     kubeconfig: Path | None = None
     port: int = 8002
     data: Path | None = None
@@ -61,7 +65,7 @@ class Stack:
 
     @property
     def redis_url(self) -> str:
-        return f"redis://127.0.0.1:{self._redis_port}/0"
+        return self.options.redis_url or f"redis://127.0.0.1:{self._redis_port}/0"
 
     @property
     def kubeconfig(self) -> Path:
@@ -133,7 +137,8 @@ class Stack:
         directory = Path(self._exit.enter_context(TemporaryDirectory(prefix="deer-flow-")))
         self._data = self.options.data or directory
         self._data.mkdir(parents=True, exist_ok=True)
-        await self.start_valkey()
+        if not self.options.redis_url:
+            await self.start_valkey()
         kubeconfig = self.options.kubeconfig or await self._start_emulator(directory / "kubeconfig")
         node = {} if self.options.kubeconfig else {"NODE_HOST": os.environ.get("NODE_HOST", "127.0.0.1")}
         self._environment = {

@@ -11,8 +11,8 @@ import msgspec
 from redis.asyncio import Redis
 
 from shared.errors import PreconditionFailed
+from shared.redis.calls import redis_call
 from shared.redis.clock import Clock
-from shared.redis.connection import translate_redis_errors
 from shared.store import keys
 from shared.store.lua import SERVER_ID, load_script
 from shared.store.update import SYNCED, Precondition
@@ -54,7 +54,7 @@ class ClusterSync:
             PreconditionFailed: the lease is lost; this worker is not the leader any more.
         """
         request = {"precondition": lease.value, "now": f"{self._now():.3f}", "dataset_id": secrets.token_hex(4)}
-        with translate_redis_errors():
+        async with redis_call():
             verdict = await self._mark_synced([self._key, lease.key], request)
         if verdict == b"fenced":
             raise PreconditionFailed(self.cluster)
@@ -77,6 +77,6 @@ class ClusterSync:
         return await self._mark() is not None
 
     async def _mark(self) -> SyncedMark | None:
-        with translate_redis_errors():
+        async with redis_call():
             raw = await self._read_synced([self._key], {})
         return _decode(raw) if raw else None

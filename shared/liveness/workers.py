@@ -4,8 +4,8 @@ from collections.abc import Collection
 
 from redis.asyncio import Redis
 
+from shared.redis.calls import redis_call
 from shared.redis.clock import Clock
-from shared.redis.connection import translate_redis_errors
 from shared.store import keys
 
 HEARTBEAT_SECONDS = 2.0
@@ -25,32 +25,31 @@ class WorkerRegistry:
     async def beat(self, worker: str) -> None:
         """Write a worker's heartbeat, and remove workers that have been silent for long."""
         now = self._now()
-        with translate_redis_errors():
-            async with self._redis.pipeline(transaction=False) as pipeline:
-                pipeline.zadd(keys.WORKERS, {worker: now})
-                pipeline.zremrangebyscore(keys.WORKERS, "-inf", now - FORGET_SECONDS)
-                await pipeline.execute()
+        async with redis_call(), self._redis.pipeline(transaction=False) as pipeline:
+            pipeline.zadd(keys.WORKERS, {worker: now})
+            pipeline.zremrangebyscore(keys.WORKERS, "-inf", now - FORGET_SECONDS)
+            await pipeline.execute()
 
     async def remove(self, worker: str) -> None:
         """Remove a worker that stops."""
-        with translate_redis_errors():
+        async with redis_call():
             await self._redis.zrem(keys.WORKERS, worker)
 
     async def alive(self) -> list[str]:
         """Return the names of the workers with a recent heartbeat, by Redis' own time."""
-        with translate_redis_errors():
+        async with redis_call():
             seconds, _ = await self._redis.time()
             names = await self._redis.zrangebyscore(keys.WORKERS, seconds - ALIVE_SECONDS, "+inf")
         return [name.decode() for name in names]
 
     async def any_registered(self) -> bool:
         """Return True if any worker has ever sent a heartbeat to this Redis and was not removed since."""
-        with translate_redis_errors():
+        async with redis_call():
             return bool(await self._redis.exists(keys.WORKERS))
 
     async def any_alive(self, names: Collection[str]) -> bool:
         """Return True if one of these workers has a recent heartbeat."""
-        with translate_redis_errors():
+        async with redis_call():
             heartbeats = await self._redis.zmscore(keys.WORKERS, list(names))
         oldest = self._now() - ALIVE_SECONDS
         return any(heartbeat is not None and heartbeat > oldest for heartbeat in heartbeats)

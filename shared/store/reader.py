@@ -9,8 +9,9 @@ from redis.asyncio import Redis
 
 from shared.errors import RecordUnreadable
 from shared.queue.job import Job, JobKind
+from shared.redis.calls import redis_call
 from shared.redis.clock import Clock, RedisClock
-from shared.redis.connection import subscribe, translate_redis_errors
+from shared.redis.connection import subscribe
 from shared.sandbox import history
 from shared.sandbox.history import HistoryEntry
 from shared.sandbox.record import Sandbox
@@ -58,7 +59,7 @@ class RecordReader:
         Raises:
             StoreUnavailable: Redis does not answer.
         """
-        with translate_redis_errors():
+        async with redis_call():
             seconds, microseconds = await self.redis.time()
         self._redis_clock.synchronize(seconds + microseconds / 1_000_000)
 
@@ -73,7 +74,7 @@ class RecordReader:
 
     async def all(self) -> list[Sandbox]:
         """Return every record, oldest first, in several reads. A record written in between may be missing."""
-        with translate_redis_errors():
+        async with redis_call():
             ids = await self.redis.zrange(keys.CREATED, 0, -1)
         return [record for record in await self._get_many([i.decode() for i in ids]) if record is not None]
 
@@ -100,19 +101,19 @@ class RecordReader:
 
         An entry is None if its record is deleted by now, or unreadable.
         """
-        with translate_redis_errors():
+        async with redis_call():
             ids = await self.redis.zrangebyscore(keys.DEADLINE, "-inf", self.now(), start=skip, num=limit)
         return await self._get_many([sandbox_id.decode() for sandbox_id in ids])
 
     async def tombstone(self, sandbox_id: str) -> Tombstone | None:
         """Return the tombstone of an id that has no record any more."""
-        with translate_redis_errors():
+        async with redis_call():
             raw = await self.redis.get(keys.tombstone(sandbox_id))
         return decode_tombstone(raw) if raw else None
 
     async def history(self, sandbox_id: str) -> list[HistoryEntry]:
         """Return the history of a sandbox, newest last."""
-        with translate_redis_errors():
+        async with redis_call():
             entries = await cast(Awaitable[list[bytes]], self.redis.lrange(keys.history(sandbox_id), 0, -1))
         return [history.read_entry(raw) for raw in entries]
 
@@ -120,7 +121,7 @@ class RecordReader:
         """Return the names of the workers that run a provision job of this incarnation, or died running one."""
         attempts = range(max(1, record.attempt - _MARKED_ATTEMPTS), record.attempt + 1)
         jobs = [Job(JobKind.PROVISION, record.id, record.incarnation, attempt) for attempt in attempts]
-        with translate_redis_errors():
+        async with redis_call():
             marks = await self.redis.mget([keys.IN_PROGRESS + job.id for job in jobs])
         return {mark.decode() for mark in marks if mark}
 
@@ -137,7 +138,7 @@ class RecordReader:
         """Return the next entries of an index, and True if no more follow. Entries of one time are ordered by id."""
         offset = 0
         while True:
-            with translate_redis_errors():
+            async with redis_call():
                 entries = await self.redis.zrangebyscore(
                     index, after.created_at, "+inf", start=offset, num=_INDEX_CHUNK, withscores=True
                 )
@@ -148,14 +149,14 @@ class RecordReader:
             offset += _INDEX_CHUNK
 
     async def _raw(self, sandbox_id: str) -> bytes:
-        with translate_redis_errors():
+        async with redis_call():
             return await self.redis.get(keys.record(sandbox_id)) or b""
 
     async def _get_many(self, ids: Sequence[str]) -> list[Sandbox | None]:
         """Return one record an id; None if it is deleted by now, or unreadable."""
         records: list[Sandbox | None] = []
         for start in range(0, len(ids), RECORD_CHUNK):
-            with translate_redis_errors():
+            async with redis_call():
                 raws = await self.redis.mget([keys.record(i) for i in ids[start : start + RECORD_CHUNK]])
             records += [_readable(raw or b"") for raw in raws]
         return records

@@ -16,8 +16,8 @@ from redis.asyncio import Redis
 
 from shared import metrics
 from shared.errors import LimitReached, PreconditionFailed
+from shared.redis.calls import redis_call
 from shared.redis.clock import Clock
-from shared.redis.connection import translate_redis_errors
 from shared.sandbox import history
 from shared.sandbox.history import HistoryEntry
 from shared.sandbox.record import Sandbox
@@ -54,7 +54,7 @@ class Store(RecordReader):
             "entries": [{"text": history.encode_entry(e).decode(), "dedup_key": e.dedup_key} for e in entries],
         }
         script_keys = [keys.record(sandbox_id), precondition.key, keys.history(sandbox_id)]
-        with translate_redis_errors():
+        async with redis_call():
             verdict = await self._append_history(script_keys, request)
         if verdict == b"fenced":
             raise PreconditionFailed(sandbox_id)
@@ -147,7 +147,7 @@ class Store(RecordReader):
 
     async def _retry_after_seconds(self) -> float:
         """Return the average time between two ends of a sandbox, in seconds."""
-        with translate_redis_errors():
+        async with redis_call():
             freed = await cast(Awaitable[list[bytes]], self.redis.lrange(keys.FREED, 0, -1))
         return (self.now() - float(freed[-1])) / len(freed) if freed else _DEFAULT_RETRY_SECONDS
 

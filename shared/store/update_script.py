@@ -7,7 +7,7 @@ from redis.asyncio import Redis
 
 from shared.queue import job as queue
 from shared.queue.job import Job
-from shared.redis.connection import translate_redis_errors
+from shared.redis.calls import redis_call
 from shared.sandbox import history
 from shared.sandbox.record import Sandbox
 from shared.store import keys
@@ -68,7 +68,7 @@ class UpdateScript:
         }
         record_keys = [keys.record(sandbox_id), key, keys.history(sandbox_id), keys.tombstone(sandbox_id), keys.FREED]
         payloads = (raw, encode_record(update.record), *_payloads(update.jobs, now))
-        with translate_redis_errors():
+        async with redis_call():
             name, detail, redis_now = await self._run([*record_keys, *scores], request, payloads)
         return Verdict(name, detail, float(redis_now))
 

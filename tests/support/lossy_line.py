@@ -1,4 +1,4 @@
-"""A connection to Redis that breaks after a command was executed and before its reply arrives."""
+"""A connection to Redis that loses replies: it breaks before a reply, or it forwards nothing any more."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -9,11 +9,13 @@ class LossyLine:
     """A proxy between a client and Redis.
 
     The proxy drops the connection instead of the reply to the next request that contains the bytes `lose`. With None it
-    drops nothing.
+    drops nothing. While `silent` is set, the proxy accepts connections and forwards nothing, as if packets were lost.
     """
 
     def __init__(self, url: str) -> None:
         self.lose: bytes | None = None
+        self.silent = False
+        self.url = ""
         self._upstream = int(url.rpartition(":")[2].partition("/")[0])
 
     @asynccontextmanager
@@ -26,7 +28,8 @@ class LossyLine:
         dropped = asyncio.Event()
         forwarding = asyncio.create_task(self._forward(reader, up_writer, dropped))
         while (reply := await up_reader.read(65536)) and not dropped.is_set():
-            writer.write(reply)
+            if not self.silent:
+                writer.write(reply)
         for each in (writer, up_writer):
             each.close()
             await each.wait_closed()
@@ -39,5 +42,6 @@ class LossyLine:
             if self.lose is not None and self.lose in request:
                 self.lose = None
                 dropped.set()
-            up_writer.write(request)
+            if not self.silent:
+                up_writer.write(request)
         up_writer.close()

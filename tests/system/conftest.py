@@ -179,11 +179,13 @@ async def start(tmp_path: Path, worker_id: str) -> AsyncIterator[Start]:
             workers: int = 2,
             apis: int = 1,
             emulator: tuple[str, ...] = (),
+            redis_url: str = "",
             **environment: str,
         ) -> System:
             options = Options(
                 workers=workers,
                 apis=apis,
+                redis_url=redis_url,
                 kubeconfig=Path(REAL) if REAL else None,
                 port=0,
                 data=tmp_path / secrets.token_hex(2),

@@ -2,8 +2,8 @@
 
 from redis.asyncio import Redis
 
+from shared.redis.calls import redis_call
 from shared.redis.clock import Clock
-from shared.redis.connection import translate_redis_errors
 from shared.store import keys
 from shared.store.lua import load_script
 
@@ -28,6 +28,6 @@ class CleanupThrottle:
             return []
         interval = 1 / CLEANUPS_PER_SECOND
         request = {"count": count, "interval": interval, "now": repr(self._now())}
-        with translate_redis_errors():
+        async with redis_call():
             first = float(await self._reserve([keys.CLEANUP_SLOTS], request))
         return [first + position * interval for position in range(count)]

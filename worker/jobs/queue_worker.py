@@ -21,7 +21,7 @@ import structlog
 from arq import Retry
 from arq.cron import CronJob
 from arq.jobs import DeserializationError, deserialize_job_raw
-from arq.utils import timestamp_ms
+from arq.utils import poll, timestamp_ms
 from arq.worker import Function, Worker
 from redis.exceptions import RedisError
 
@@ -45,7 +45,8 @@ _ARQ_INTERNALS: dict[type, set[str]] = {
     Worker: {
         *("_handle_signals", "_poll_iteration", "allow_pick_jobs", "close", "ctx", "finish_failed_job", "finish_job"),
         *("functions", "handle_sig", "heart_beat", "in_progress_timeout_s", "job_deserializer", "job_timeout_s"),
-        *("jobs_complete", "jobs_failed", "jobs_retried", "loop", "main", "max_jobs", "pool", "queue_name", "tasks"),
+        *("jobs_complete", "jobs_failed", "jobs_retried", "loop", "main", "max_jobs", "on_shutdown", "on_startup"),
+        *("poll_delay_s", "pool", "queue_name", "record_health", "tasks"),
     },
     CronJob: {"calculate_next", "next_run"},
 }
@@ -107,11 +108,18 @@ class QueueWorker(Worker):
         return self._monotonic() - self._fetched_at
 
     async def main(self) -> None:
-        """Work until cancelled. Do nothing if a stop signal came before."""
+        """Work until cancelled. Do nothing if a stop signal came before.
+
+        arq's own reads `INFO` first, which a user of Redis may lack the permission for.
+        """
         if not self.allow_pick_jobs:
             return
+        self.ctx["redis"] = self.pool
         try:
-            await super().main()
+            if self.on_startup:
+                await self.on_startup(self.ctx)
+            async for _ in poll(self.poll_delay_s):
+                await self._poll_iteration()
         finally:
             for helper in self._helpers:
                 helper.cancel()
@@ -133,13 +141,22 @@ class QueueWorker(Worker):
         with _log_redis_error("scheduled job not enqueued"):
             await super().heart_beat()
 
+    async def record_health(self) -> None:
+        """Write nothing. The registry of workers has the heartbeats (`worker.health.heartbeat`)."""
+
     async def close(self) -> None:
-        """Close as arq does. arq's own would take a cancelled job for its own cancellation, and close nothing."""
+        """Cancel the jobs, run the shutdown hook, and close the connections.
+
+        arq's own would take a cancelled job for its own cancellation, and close nothing. While Redis is away, its own
+        would wait for Redis, and not run the hook.
+        """
         if not self._handle_signals:
             self.handle_sig(signal.Signals.SIGUSR1)
         await asyncio.gather(*self.tasks.values(), return_exceptions=True)
         self.tasks.clear()
-        await super().close()
+        if self.on_shutdown:
+            await self.on_shutdown(self.ctx)
+        await self.pool.aclose(close_connection_pool=True)
 
     async def _fetch_loop(self) -> None:
         """Fetch jobs at each wake-up. A turn without a free slot counts as a successful look at the queue."""

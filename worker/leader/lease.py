@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 from redis.asyncio.lock import Lock
 from redis.exceptions import LockError, RedisError
 
-from shared.redis.connection import translate_redis_errors
+from shared.redis.calls import redis_call
 from shared.store import keys
 from shared.store.lua import SERVER_ID, load_script
 from shared.store.update import Precondition
@@ -71,7 +71,7 @@ class Lease:
             "renewals": self._renewals,
             "renewed_at": self._renewed_at,
         }
-        with translate_redis_errors():
+        async with redis_call():
             verdict, renewals, run_id, renewed_at = await self._renew(self._keys, request)
         if verdict == b"rolled back":
             raise DatasetChanged(f"Redis went back from renewal {self._renewals} to {renewals}")

@@ -203,8 +203,11 @@ async def test_queue_worker_has_the_same_results_as_arqs_worker(
         await valkey.delete(keys.JOB + JOBS[4].id)  # expired
         await valkey.set(keys.JOB + JOBS[5].id, b"rubbish")
         await enqueue(valkey, Job(JobKind.TERMINATE, "s8", "1-0a1b2c3d"))  # no function has this name
-        worker = kind(**options_of(runs, valkey_url), burst=True, poll_delay=0.05, **options)
-        await within(worker.async_run())
+        worker = kind(**options_of(runs, valkey_url), poll_delay=0.05, **options)
+        running = asyncio.create_task(worker.async_run())
+        await until_empty(valkey)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
         counts = (worker.jobs_complete, worker.jobs_failed, worker.jobs_retried)
         await worker.close()
         return sorted(runs.started), sorted(runs.finished), counts, sorted(await valkey.keys())
