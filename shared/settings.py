@@ -28,6 +28,7 @@ from shared.setting_rules import (
     PORT,
     PORT_OR_NONE,
     POSITIVE,
+    REPLICA_COUNT,
     REQUEST_COUNT,
     URL_PATH,
     allowed_values,
@@ -67,6 +68,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         str, doc("Sentinels as `host:port,host:port`; `REDIS_URL` then gives only database and credentials")
     ] = ""
     redis_sentinel_master: A[str, doc("name of the master that the Sentinels watch")] = ""
+    redis_sentinel_username: A[str, doc("user of the Sentinels, which have users of their own")] = ""
+    redis_sentinel_password: A[str, doc("password of the Sentinels; TLS as in `REDIS_URL`", secret=True)] = ""
+    redis_wait_replicas: A[
+        int, REPLICA_COUNT, doc("replicas that must have a create or a delete before its answer; 0: none")
+    ] = 0
     # API
     provisioner_api_key: A[
         str, HEADER_VALUE, doc("value of `X-API-Key` that `/api` requires; empty: every call is refused", secret=True)
@@ -76,9 +82,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     # Cluster
     cluster_name: A[str, DNS_LABEL, doc("name of the cluster in records, leases and metrics")] = "default"
     k8s_namespace: A[str, NAMESPACE, doc("namespace of Pods and Services; created if missing")] = "deer-flow"
-    kubeconfig_path: A[str, doc("kubeconfig file; if it is missing, the in-cluster configuration is used")] = (
-        "/root/.kube/config"
-    )
+    kubeconfig_path: A[
+        str, doc("kubeconfig, or several separated by `:`; if the default is missing: the in-cluster configuration")
+    ] = "/root/.kube/config"
     k8s_api_server: A[
         str, doc("URL that replaces the kubeconfig's server, whose `localhost` a container cannot reach")
     ] = ""
@@ -215,7 +221,7 @@ def _contradictions(settings: Settings) -> Iterator[str]:
     yield from _bad_redis(settings)
     yield from _bad_timeouts(settings)
     yield from _bad_paths(settings)
-    if settings.k8s_api_server and not settings.k8s_api_server.startswith(("http://", "https://")):
+    if settings.k8s_api_server and not settings.k8s_api_server.lower().startswith(("http://", "https://")):
         yield f"K8S_API_SERVER: expected a URL, https://host:port; got {settings.k8s_api_server!r}"
     yield from _bad_template(settings.skills_pvc_subpath_template)
 

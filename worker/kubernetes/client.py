@@ -1,7 +1,7 @@
 """The worker's calls to Kubernetes: Pods, Services and Events of one namespace.
 
-Requests are `worker.kubernetes.manifest_types`, answers `worker.kubernetes.objects`, because the client library's
-models cost milliseconds each. Every failure is a `KubernetesError`.
+Requests are `worker.kubernetes.manifest_types`, answers `worker.kubernetes.objects`, because the models of
+kubernetes-asyncio cost milliseconds each. Every failure is a `KubernetesError`.
 """
 
 import time

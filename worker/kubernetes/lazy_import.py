@@ -1,4 +1,4 @@
-"""Import of the Kubernetes client library (configuration, credentials, TLS) without its models.
+"""Import of the Kubernetes client library (the in-cluster configuration) without its models.
 
 A plain import loads a module for each of Kubernetes' 700 kinds, a third of a worker's memory. The worker uses none of
 these modules. The library's two big packages consist of `from … import …` lines. Here, each such name is imported at
