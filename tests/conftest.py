@@ -1,11 +1,12 @@
 """Fixtures of all tests: a clock, and Redis as a fake and as a real server."""
 
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -81,13 +82,13 @@ class Clock:
 
 
 class Valkey:
-    """A real Valkey process that saves nothing. A test can stop it and start it again on the same port."""
+    """A real server that saves nothing, of `program`. A test can stop it and start it again on the same port."""
 
-    def __init__(self, *arguments: str, config: str | None = None) -> None:
+    def __init__(self, *arguments: str, config: str | None = None, program: str | None = None) -> None:
         self.port = free_port()
         self._directory = TemporaryDirectory(prefix="valkey-")  # short: a socket's path has 108 characters at most
         self.socket = Path(self._directory.name) / "valkey.sock"
-        command = [str(get_binary_path())]
+        command = [program or str(get_binary_path())]
         if config is not None:  # a Sentinel rewrites its configuration
             (Path(self._directory.name) / "valkey.conf").write_text(config)
             command.append("valkey.conf")
@@ -107,14 +108,14 @@ class Valkey:
         lines = []
         for line in self._process.stdout:
             lines.append(line)
-            if "Ready to accept connections unix" in line or "+monitor master" in line:
+            if any(text in line for text in STARTED):
                 return
         pytest.fail(f"Valkey did not start:\n{''.join(lines)}")
 
     def stop(self) -> None:
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
-        self._process.communicate()
+            self._process.communicate()
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
@@ -130,7 +131,17 @@ class Valkey:
         self._directory.cleanup()
 
 
+STARTED = ("Ready to accept connections unix", "now ready to accept connections at", "+monitor master")
+"""Parts of the lines that Valkey, Redis 7.0 and a Sentinel log when all of their ports are open."""
 StartValkey = Callable[..., Valkey]
+
+
+def program_of_redis(name: str = "redis-server") -> str:
+    """Return the path of a program of Debian's Redis, or skip the test. `.ci/run` installs the programs."""
+    path = shutil.which(name)
+    if path is None:
+        pytest.skip(f"needs the program {name} (packages redis-server and redis-sentinel)")
+    return path
 
 
 @pytest.fixture(scope="session")
@@ -172,13 +183,20 @@ def start_valkey() -> Iterator[StartValkey]:
     """Return a function that starts a Valkey of one test, with arguments of its command line."""
     with ExitStack() as stack:
 
-        def start(*arguments: str, config: str | None = None) -> Valkey:
-            server = Valkey("--save", "", *arguments, config=config)
+        def start(*arguments: str, config: str | None = None, program: str | None = None) -> Valkey:
+            server = Valkey("--save", "", *arguments, config=config, program=program)
             server.start()
             stack.callback(server.close)
             return server
 
         yield start
+
+
+@pytest.fixture(params=["redis", "valkey"])
+def start_server(request: pytest.FixtureRequest, start_valkey: StartValkey) -> StartValkey:
+    """Return a function that starts a server of one test: Debian's Redis in one run, and Valkey in the other."""
+    program = program_of_redis() if request.param == "redis" else None
+    return partial(start_valkey, program=program)
 
 
 HELD = Precondition("lease", "mine")

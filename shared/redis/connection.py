@@ -1,19 +1,15 @@
 """Connections to Redis by URL, socket or Sentinel. No other module opens a connection."""
 
 import asyncio
-import builtins
 import socket
 import time
 from collections.abc import AsyncIterator
 from typing import Any, cast
 
-from redis.asyncio import Connection, ConnectionPool, Redis
+from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
-from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
-from redis.backoff import ExponentialBackoff, NoBackoff
-from redis.connection import parse_url
+from redis.backoff import ExponentialBackoff
 from redis.exceptions import (  # names of redis-py that hide built-in names
     BusyLoadingError,
     ConnectionError,  # noqa: A004
@@ -24,6 +20,8 @@ from redis.exceptions import (  # names of redis-py that hide built-in names
 from shared.queue import job
 from shared.redis.batching import BatchingRedis
 from shared.redis.calls import CALL_SECONDS, translate_redis_errors
+from shared.redis.pool import HandshakeRetryPool
+from shared.redis.sentinels import sentinel_pool
 from shared.settings import Settings
 
 
@@ -39,7 +37,6 @@ FAIL_FAST = Retry(CappedBackoff(cap=0.2, base=0.02), retries=2)
 RETRY_FOREVER = Retry(CappedBackoff(cap=1.0, base=0.02), retries=-1)
 """Retries of arq's loop. A worker outlives an outage of Redis, and goes on within a second of its end."""
 
-_ONCE = Retry(NoBackoff(), retries=0)
 _TRANSIENT = [ConnectionError, TimeoutError, OSError, BusyLoadingError, ReadOnlyError]
 """Redis is down (OSError: before there is a connection), slow, still loading its data, or demoted to a replica."""
 _KEEPALIVE = {socket.TCP_KEEPIDLE: 10, socket.TCP_KEEPINTVL: 5, socket.TCP_KEEPCNT: 3}
@@ -47,81 +44,6 @@ _KEEPALIVE = {socket.TCP_KEEPIDLE: 10, socket.TCP_KEEPINTVL: 5, socket.TCP_KEEPC
 hours, and must notice within 25 s that the host of Redis is gone."""
 _SUBSCRIPTION_SECONDS = 3600.0
 """Timeout of one read of a subscription. Silence is normal and no reason for a new subscription."""
-_SERVER_OPTIONS = frozenset({"host", "port", "path", "connection_class"})
-"""Options of a URL that name one server. With Sentinels, the Sentinels name the server."""
-
-
-class CancelSafeConnection(AbstractConnection):
-    """Connection whose sends can be cancelled at any time, and whose `connect` tries once.
-
-    redis-py sends under `asyncio.wait_for`. Before Python 3.12, `wait_for` can lose a cancellation, and a process that
-    stops would hang. This class enforces the same timeout with `asyncio.timeout`, which loses none.
-
-    The pool and the command retry already. With Sentinels, a retry in `connect` would try a dead master again instead
-    of asking for the new one.
-    """
-
-    async def connect(self) -> None:
-        retry, self.retry = self.retry, _ONCE
-        try:
-            await super().connect()  # type: ignore[no-untyped-call]
-        finally:
-            self.retry = retry
-
-    async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
-        limit, self.socket_timeout = self.socket_timeout, None
-        try:
-            async with asyncio.timeout(limit):
-                await super().send_packed_command(command, check_health)
-        except builtins.TimeoutError:
-            await self.disconnect(nowait=True)
-            raise TimeoutError("Timeout writing to socket") from None
-        finally:
-            self.socket_timeout = limit
-
-
-class HandshakeRetryPool(ConnectionPool):
-    """Pool that also retries the handshake of a connection.
-
-    redis-py retries connecting and commands, but not the handshake between the two. A proxy in front of a dead Redis
-    drops the connection during the handshake.
-
-    `connect_seconds` limits the time of all tries. The pool opens one connection after the other, so without a limit
-    the first caller of a silent Redis would hold up all others.
-    """
-
-    def __init__(
-        self,
-        connection_class: type[AbstractConnection] = Connection,
-        *,
-        connect_seconds: float | None = None,
-        **options: Any,
-    ) -> None:
-        super().__init__(type(connection_class.__name__, (CancelSafeConnection, connection_class), {}), **options)
-        self._connect_seconds = connect_seconds
-
-    async def get_connection(self, *_: Any, **__: Any) -> AbstractConnection:
-        try:
-            async with asyncio.timeout(self._connect_seconds):
-                connection: AbstractConnection = await super().get_connection()
-                return connection
-        except builtins.TimeoutError as error:
-            raise TimeoutError("Timeout connecting to server") from error
-
-    async def ensure_connection(self, connection: AbstractConnection) -> None:
-        async def ensure() -> None:
-            await super(HandshakeRetryPool, self).ensure_connection(connection)
-
-        await connection.retry.call_with_retry(ensure, lambda _: connection.disconnect())
-
-
-class SentinelPool(SentinelConnectionPool, HandshakeRetryPool):
-    """Pool that closes its connections to the Sentinels too."""
-
-    async def disconnect(self, inuse_connections: bool = True) -> None:
-        await super().disconnect(inuse_connections)
-        for sentinel in self.sentinel_manager.sentinels:
-            await sentinel.aclose()
 
 
 async def subscribe(redis: Redis, channel: str) -> AsyncIterator[bytes | None]:
@@ -174,26 +96,10 @@ def connect(settings: Settings, retry: Retry) -> BatchingRedis:
     if not settings.redis_url.startswith("unix:"):
         options |= {"socket_keepalive": True, "socket_keepalive_options": _KEEPALIVE}
     pool = (
-        _sentinel_pool(settings, options)
+        sentinel_pool(settings, options)
         if settings.redis_sentinels
         else HandshakeRetryPool.from_url(settings.redis_url, **options)
     )
     client = cast(BatchingRedis, BatchingRedis.from_pool(pool))
     client.job_serializer, client.job_deserializer = job.encode, job.decode
     return client
-
-
-def _sentinel_pool(settings: Settings, options: dict[str, Any]) -> SentinelPool:
-    """Open a pool with database, credentials and TLS of `REDIS_URL`, and the master that the Sentinels name."""
-    parsed = parse_url(settings.redis_url)  # type: ignore[no-untyped-call]
-    url_options = {name: value for name, value in parsed.items() if name not in _SERVER_OPTIONS}
-    hosts = [part.strip().rpartition(":") for part in settings.redis_sentinels.split(",")]
-    sentinel = Sentinel([(host, int(port)) for host, _, port in hosts], **options)  # type: ignore[no-untyped-call]
-    return SentinelPool(  # type: ignore[no-untyped-call]
-        settings.redis_sentinel_master,
-        sentinel,
-        ssl=settings.redis_url.startswith("rediss:"),
-        check_connection=False,
-        **options,
-        **url_options,
-    )
