@@ -27,7 +27,7 @@ log = structlog.get_logger()
 TRIES = 3
 TRY_SECONDS = 3.0
 PAUSE_SECONDS = 5.0
-"""Pause between two tries. All tries take longer than a period of the liveness probe, in which a sandbox may restart."""
+"""Pause between two tries. All tries take longer than one period of the liveness probe: a sandbox may be restarting."""
 MAX_BYTES = 64 * 1024
 """Size of an answer with its headers and interim answers."""
 MAX_PROBES = 100
@@ -66,7 +66,7 @@ _decode = msgspec.json.Decoder(Activity).decode
 
 
 class TooManyProbes(Exception):
-    """This worker runs MAX_PROBES probes. Try again soon."""
+    """Raised if a worker runs MAX_PROBES probes. Try again soon."""
 
 
 class ActivityProbe:

@@ -82,7 +82,12 @@ async def waiting(store: Store) -> Sandbox:
 
 @pytest.mark.usefixtures("waiting")
 async def test_events_of_a_pod_stand_in_the_history_with_their_source(store: Store, events: EventReflector):
-    scheduler = {"source": {}, "reportingComponent": "default-scheduler", "count": None, "type": "Normal"}
+    scheduler: dict[str, Any] = {
+        "source": {},
+        "reportingComponent": "default-scheduler",
+        "count": None,
+        "type": "Normal",
+    }
     normal = {"type": "Normal"}
     await deliver(
         events,

@@ -1,6 +1,7 @@
 """The work queue: deduplicated, one run of a key at a time, back-off per key."""
 
 import asyncio
+from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
@@ -50,7 +51,7 @@ async def test_failed_key_runs_again_after_a_delay_that_grows(monkeypatch: pytes
     delays: list[float] = []
     loop = asyncio.get_running_loop()
 
-    def call_later(seconds: float, callback: object, *_: object) -> asyncio.TimerHandle:
+    def call_later(seconds: float, callback: Callable[..., object], *_: object) -> asyncio.TimerHandle:
         delays.append(seconds)
         return asyncio.TimerHandle(0, callback, (), loop)
 
