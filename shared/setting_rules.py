@@ -23,7 +23,6 @@ POSITIVE = Meta(gt=0, le=86400)
 INTERVAL = Meta(ge=0.1, le=3600)
 """Seconds between two runs: more often would keep Redis busy, more rarely would look like a hang."""
 JOB_COUNT = Meta(ge=1, le=1000)
-REPLICA_COUNT = Meta(ge=0, le=10)
 REQUEST_COUNT = Meta(ge=1)
 PORT = Meta(ge=1, le=65535)
 PORT_OR_NONE = Meta(ge=0, le=65535)

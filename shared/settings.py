@@ -28,7 +28,6 @@ from shared.setting_rules import (
     PORT,
     PORT_OR_NONE,
     POSITIVE,
-    REPLICA_COUNT,
     REQUEST_COUNT,
     URL_PATH,
     allowed_values,
@@ -70,9 +69,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     redis_sentinel_master: A[str, doc("name of the master that the Sentinels watch")] = ""
     redis_sentinel_username: A[str, doc("user of the Sentinels, which have users of their own")] = ""
     redis_sentinel_password: A[str, doc("password of the Sentinels; TLS as in `REDIS_URL`", secret=True)] = ""
-    redis_wait_replicas: A[
-        int, REPLICA_COUNT, doc("replicas that must have a create or a delete before its answer; 0: none")
-    ] = 0
     # API
     provisioner_api_key: A[
         str, HEADER_VALUE, doc("value of `X-API-Key` that `/api` requires; empty: every call is refused", secret=True)
