@@ -176,6 +176,7 @@ async def test_pod_with_hostile_annotation_is_neither_adopted_nor_removed(
     """Both workers exited before, and again at each restart."""
     pod = await create_pod(kubernetes, annotation)
     await kubernetes.create_legacy("other")
+    await kubernetes.ready("sandbox-other")
     if has_record:
         await put(store, record_of("odd", generation=2))
     await valkey.delete("arq:queue")
