@@ -165,7 +165,7 @@ class RecordReader:
 def decode_record(raw: bytes) -> Sandbox | None:
     try:
         return _decode(raw) if raw else None
-    except msgspec.DecodeError as error:  # a later version wrote it, or another program
+    except (ValueError, RecursionError) as error:  # a later version wrote it, or another program
         raise RecordUnreadable(raw, error) from error
 
 

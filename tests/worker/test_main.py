@@ -96,20 +96,23 @@ async def test_make_worker_registers_all_kinds_of_jobs_and_one_sweep_an_interval
         await worker.close()
 
 
-async def test_worker_in_a_burst_does_all_jobs_and_leaves_nothing(
-    settings: Settings, live_store: Store, kubernetes: Kubernetes
-):
+async def test_worker_does_all_jobs_and_leaves_nothing(settings: Settings, live_store: Store, kubernetes: Kubernetes):
     await accept(live_store, "abc")
-    worker = make_worker(settings, handle_signals=False, burst=True)
+    worker = make_worker(settings, handle_signals=False)
+    task = asyncio.create_task(worker.async_run())
+
+    async def is_done() -> bool:
+        return (await read(live_store, "abc")).is_provisioned and not await live_store.redis.keys("arq:*")
+
     try:
-        await within(worker.async_run())
+        await eventually(is_done, "the sandbox is provisioned, and no job is left")
     finally:
         await worker.close()
+        task.cancel()
+        await asyncio.wait([task])
     assert worker.jobs_complete >= 1  # a sweep may have run, too
     assert worker.jobs_failed == 0
-    assert (await read(live_store, "abc")).is_provisioned
     assert await kubernetes.names("pods") == ["sandbox-abc"]
-    assert await live_store.redis.keys("arq:*") == []
     assert await live_store.redis.zcard(keys.WORKERS) == 0
 
 

@@ -82,7 +82,7 @@ async def test_provisioning_workers_are_those_of_any_attempt_of_this_incarnation
 
 # Records that this version cannot read
 
-UNREADABLE = [b"{", b"[]", b'{"id":"abc"}', b"\xff\xfe", b'{"id":1}']
+UNREADABLE = [b'{"id":"\xff"}', b"[" * 3000, b"{", b"[]", b'{"id":"abc"}', b"\xff\xfe", b'{"id":1}']
 
 
 def next_or_new(current: Sandbox | None) -> Sandbox | Update | None:
