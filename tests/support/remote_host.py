@@ -12,18 +12,21 @@ from contextlib import contextmanager
 
 import pytest
 
+NETWORKS = ("192.0.2", "198.51.100", "203.0.113")
+"""The networks of examples, RFC 5737."""
 WRONG_MAC = "02:00:00:00:00:0d"
 """Frames to this address are dropped by whoever receives them."""
 
 
 class RemoteHost:
-    """`address` is the host's; `command` runs a program there."""
+    """`address` is the host's; `command` runs a program there. `number` is 0 to 191, and another one for each host."""
 
     def __init__(self, number: int) -> None:
+        network, cable = NETWORKS[number // 64], 4 * (number % 64)
         self._namespace = f"deer-{os.getpid()}-{number}"
         self._near, self._far = f"dn{os.getpid()}", f"df{os.getpid()}"
-        self._near_address = f"192.0.2.{4 * number + 1}"  # the network of examples, RFC 5737
-        self.address = f"192.0.2.{4 * number + 2}"
+        self._near_address = f"{network}.{cable + 1}"
+        self.address = f"{network}.{cable + 2}"
 
     def command(self, *arguments: str) -> list[str]:
         return ["ip", "netns", "exec", self._namespace, *arguments]

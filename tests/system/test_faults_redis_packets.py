@@ -27,8 +27,9 @@ WORKER_CLOSE_SECONDS = 5.0
 
 
 @pytest.fixture
-def host(worker_id: str) -> Iterator[RemoteHost]:
-    host = RemoteHost(int(worker_id.removeprefix("gw") or 0) if worker_id != "master" else 63)
+def host(worker_id: str, testrun_uid: str) -> Iterator[RemoteHost]:
+    worker = int(worker_id.removeprefix("gw")) if worker_id.startswith("gw") else 0
+    host = RemoteHost(8 * (int(testrun_uid, 16) % 24) + worker % 8)  # other runs on this machine have other addresses
     with host.up():
         yield host
 
