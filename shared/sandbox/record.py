@@ -67,7 +67,7 @@ JOB_REASONS = frozenset(
 
 
 class ExpiryCause(StrEnum):
-    """Which of the two times of an expiry policy ended."""
+    """The time of an expiry policy that ended."""
 
     IDLE = "idle"
     LIFETIME = "lifetime"

@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from shared.errors import InvalidRequest
-from shared.sandbox.record import Mount, Spec
+from shared.sandbox.record import MAX_SPEC_SECONDS, Mount, Spec
 
 
 class TextRule(NamedTuple):
@@ -47,8 +47,7 @@ class ExtraMount(msgspec.Struct, frozen=True):
     read_only: bool = False
 
 
-Seconds = Annotated[int, Meta(ge=1, le=31_536_000, examples=[600])]
-"""At most a year: a longer time is a mistake."""
+Seconds = Annotated[int, Meta(ge=1, le=MAX_SPEC_SECONDS, examples=[600])]
 
 
 class CreateSandbox(msgspec.Struct, frozen=True):

@@ -1,6 +1,6 @@
-"""The activity probe: requests from an idle sandbox whether it is busy, and ends the sandbox if not.
+"""The activity probe: asks an idle sandbox whether it is busy, and ends the sandbox if not.
 
-A sandbox runs untrusted code, and may never answer. So probes run beside the jobs and hold none of their places.
+A sandbox runs untrusted code, and may never answer. So probes run beside the jobs, and hold none of the slots for jobs.
 """
 
 import asyncio

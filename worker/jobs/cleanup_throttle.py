@@ -12,7 +12,7 @@ CLEANUPS_PER_SECOND = 50.0
 
 
 class CleanupThrottle:
-    """Lives as long as the `redis` it is given. All users of that Redis share the slots."""
+    """Reserves slots in `redis`, which the caller closes. All users of that Redis share the slots."""
 
     def __init__(self, redis: Redis, now: Clock) -> None:
         self._reserve = load_script(redis, __file__, "reserve_slots.lua")

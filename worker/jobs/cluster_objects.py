@@ -62,7 +62,7 @@ class ClusterObjects:
         """Return the Pod's Service: a new one, or the one that an earlier try created.
 
         Raises:
-            NameTaken: an object that is no sandbox's has the name.
+            NameTaken: an object of another program has the name.
             KubernetesError: Kubernetes refuses or fails.
         """
         try:
@@ -156,7 +156,7 @@ class ClusterObjects:
         """Delete a Service that an earlier Pod of this id left, and that garbage collection has not reached.
 
         Raises:
-            NameTaken: the Service is no sandbox's. It is left alone.
+            NameTaken: the Service belongs to no sandbox, and stays.
         """
         if service.metadata.labels.get(SANDBOX_ID) != record.id:
             raise NameTaken(service.metadata.name)

@@ -215,14 +215,14 @@ class Provisioner:
         await self._store.update_cached(record, if_active(mutate))
 
     async def _restart_under_new_name(self, record: Sandbox, name: str) -> None:
-        """Continue with the next incarnation: an object that is no sandbox's has the name of this one's."""
+        """Continue with the next incarnation: an object of another program has the name of this incarnation's Pod."""
         log.warning("name taken; continuing with the next incarnation", name=name)
         await self._store.update_cached(
             record, if_active(lambda current: restart(current, self._settings, now=self._store.now()))
         )
 
     async def _is_provisioning(self, record: Sandbox) -> bool:
-        """Return True if a living worker runs a provision job of this incarnation. A dead worker leaves its mark."""
+        """Return True if a running worker has a provision job of this incarnation. A dead worker leaves its mark."""
         workers = await self._store.provisioning_workers(record)
         return await self._workers.any_alive(workers) if workers else False
 

@@ -1,4 +1,4 @@
-"""The leader: of all workers of a cluster, one reflects the cluster into the records.
+"""The leader: one worker of each cluster reflects the cluster into the records.
 
 Every write has the lease as its precondition. So a leader that was frozen, and has been replaced meanwhile, writes
 nothing. Each term begins with a list that compares records and cluster: nothing depends on having seen every event.

@@ -30,7 +30,7 @@ class DatasetChanged(LeaseLost):
 
 
 class Lease:
-    """One object a term; not reentrant."""
+    """The lease of a single term. Each term of a leader needs a new object."""
 
     def __init__(self, redis: Redis, cluster: str) -> None:
         self._name = keys.leader(cluster)

@@ -1,4 +1,4 @@
-"""What a leader runs during its term."""
+"""The interface of the tasks that a leader runs during its term."""
 
 from collections.abc import Callable, Sequence
 from typing import Protocol

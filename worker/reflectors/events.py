@@ -21,7 +21,7 @@ from worker.reflectors.pod_cache import PodCache
 from worker.reflectors.reflector import Reflector
 
 BATCH_DELAY_SECONDS = 0.2
-"""Events of one Pod are collected this long. They come in bursts, and nobody waits for them."""
+"""Events of one Pod are collected this long. Events come in bursts, and no caller waits for them."""
 _POD_PREFIX = "sandbox-"
 
 

@@ -13,7 +13,7 @@ _TERMINAL_PHASES = frozenset({"Failed", "Succeeded"})
 
 
 class CachedPod(msgspec.Struct, frozen=True):
-    """One Pod of a sandbox, as last seen.
+    """A sandbox's Pod, as last seen.
 
     `first_seen` holds when the Pod was first seen with a node, Running and Ready, in seconds since the epoch. These
     times are stamped on arrival: an event may be superseded before it is reconciled.

@@ -218,7 +218,7 @@ class PodReflector(Reflector[Pod]):
         metrics.REPAIRS.labels("leftover").inc()
 
     async def _adopt(self, cached: CachedPod) -> None:
-        """Create the record of a Pod anew.
+        """Create a record from a Pod.
 
         The Pod is read again: a list or an event may be stale, and the Pod already deleted, with its record. While a
         provision job runs its record cannot be deleted, so a Pod without a record is not being provisioned.

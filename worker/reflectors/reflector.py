@@ -112,7 +112,7 @@ class Reflector(ABC, Generic[Kind]):
         """Wait until every changed key was reconciled once.
 
         Raises:
-            KubernetesError: a key waits for its next try, because Kubernetes did not answer as needed.
+            KubernetesError: a key waits for its next try, because Kubernetes refused a call or did not answer.
         """
         await self._queue.join()
         for error in self._cluster_errors.values():
